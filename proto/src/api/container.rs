@@ -1,0 +1,210 @@
+//! Containers: the lab runner's and adopted namespaces. What is shown has the key names of `docker inspect`.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::EndpointConfig;
+use crate::id::Name;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Made up by the daemon when absent.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// `sh` when empty.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `KEY=VALUE`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    #[serde(default)]
+    pub hostname: Option<String>,
+    #[serde(default)]
+    pub tty: bool,
+    #[serde(default)]
+    pub open_stdin: bool,
+    #[serde(default)]
+    pub auto_remove: bool,
+    /// A directory on the daemon's host.
+    #[serde(default)]
+    pub rootfs: Option<String>,
+    #[serde(default)]
+    pub workdir: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `bridge` when empty. The first one becomes eth0.
+    #[serde(default)]
+    pub networks: Vec<RunNetwork>,
+    /// Create only, when false.
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunNetwork {
+    /// Name, id or unique prefix.
+    pub network: String,
+    #[serde(flatten)]
+    pub endpoint: EndpointConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopt {
+    pub name: Name,
+    /// A process of the daemon's host, whose network namespace is meant. Exactly one of `pid` and `netns`.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// The path of a network namespace, as `/run/netns/NAME`.
+    #[serde(default)]
+    pub netns: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `bridge` when empty.
+    #[serde(default)]
+    pub networks: Vec<RunNetwork>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub env: Vec<String>,
+    #[serde(default)]
+    pub tty: bool,
+    /// Forward standard input.
+    #[serde(default)]
+    pub stdin: bool,
+    #[serde(default)]
+    pub workdir: Option<String>,
+}
+
+/// The outcome of a container or of an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The process's own code, 128 + N after signal N, 127 not found, 126 not executable.
+    pub exit_code: i32,
+    /// Why it did not start, when it did not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// A row of `ps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerSummary {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub names: String,
+    pub command: String,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// `created`, `running` or `exited`.
+    pub state: String,
+    /// For people, as `Up 3 minutes` or `Exited (0) 2 seconds ago`.
+    pub status: String,
+    /// `lab` or `adopted`.
+    pub kind: String,
+    /// Names of its networks, in the order of its interfaces.
+    pub networks: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    pub id: String,
+    /// With a leading slash, as Docker has it.
+    pub name: String,
+    pub created: String,
+    pub path: String,
+    pub args: Vec<String>,
+    pub state: ContainerState,
+    /// `lab` or `adopted`.
+    pub kind: String,
+    pub hostname_path: String,
+    pub hosts_path: String,
+    pub resolv_conf_path: String,
+    pub log_path: String,
+    pub config: ContainerConfig,
+    pub host_config: HostConfig,
+    pub network_settings: NetworkSettings,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerState {
+    /// `created`, `running` or `exited`.
+    pub status: String,
+    pub running: bool,
+    /// 0 when it does not run.
+    pub pid: u32,
+    pub exit_code: i32,
+    pub error: String,
+    pub started_at: String,
+    pub finished_at: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerConfig {
+    pub hostname: String,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub env: Vec<String>,
+    pub cmd: Vec<String>,
+    pub working_dir: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostConfig {
+    pub network_mode: String,
+    pub auto_remove: bool,
+    pub rootfs: String,
+    /// Path of the network namespace of an adopted one, or of its process.
+    pub netns: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NetworkSettings {
+    /// By network name.
+    pub networks: BTreeMap<String, EndpointSettings>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSettings {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(rename = "InterfaceName")]
+    pub interface_name: String,
+    #[serde(rename = "MacAddress")]
+    pub mac_address: String,
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    #[serde(rename = "Gateway")]
+    pub gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    #[serde(rename = "Aliases")]
+    pub aliases: Vec<String>,
+}

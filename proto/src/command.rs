@@ -1,0 +1,134 @@
+//! What goes into the replicated log.
+//!
+//! A [`Command`] holds everything that `apply` needs: random ids are drawn, the clock is read and the host's
+//! routes are looked up by the proposer and travel in the command, so that applying it is a pure function.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// A second entry with the same id is answered with the first one's result and changes nothing.
+    pub request_id: RequestId,
+    /// The proposer's wall clock, milliseconds since the Unix epoch. Shown to people, never compared.
+    pub at_ms: u64,
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    CreateNetwork(CreateNetwork),
+    RemoveNetwork { network: NetworkId },
+    /// Creates a container and its endpoints in one step: either all of it exists or none.
+    CreateContainer(CreateContainer),
+    /// The container's process runs (again); one endpoint id per attachment, in the order of the attachments,
+    /// used where the attachment has no endpoint at present.
+    StartContainer { container: ContainerId, endpoints: Vec<EndpointId> },
+    /// The container's process ended: its endpoints are released, its attachments stay.
+    ContainerExited { container: ContainerId, exit_code: i32, error: String },
+    RemoveContainer { container: ContainerId },
+    Connect { container: ContainerId, attachment: Attachment, endpoint: EndpointId },
+    Disconnect { container: ContainerId, network: NetworkId },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A switch on this host.
+    Bridge,
+    /// Loopback only. Docker calls the driver `null`.
+    #[serde(rename = "null")]
+    None,
+    /// The host's own network namespace.
+    Host,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateNetwork {
+    pub id: NetworkId,
+    pub name: Name,
+    pub driver: Driver,
+    /// Subnets asked for. Without an IPv4 one, the next default pool is taken.
+    pub pools: Vec<PoolRequest>,
+    pub internal: bool,
+    pub ipv6: bool,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// Prefixes that the proposer's host routes to already: never allocated from, refused when asked for.
+    pub occupied: Vec<IpNet>,
+    /// One of the three default networks, which cannot be removed.
+    pub builtin: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRequest {
+    pub subnet: IpNet,
+    pub gateway: Option<IpAddr>,
+    /// Where addresses are allocated from; within `subnet`.
+    pub ip_range: Option<IpNet>,
+    /// Reserved addresses by name.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateContainer {
+    pub id: ContainerId,
+    pub name: Name,
+    pub kind: ContainerKind,
+    /// Networks to connect to, the first one becoming eth0, each with the id its endpoint will have.
+    pub attachments: Vec<(Attachment, EndpointId)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerKind {
+    /// Made and kept by the lab runner.
+    Lab(LabSpec),
+    /// A network namespace that somebody else made.
+    Adopted(AdoptSpec),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabSpec {
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub hostname: Option<String>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    /// Removed as soon as it ends.
+    pub auto_remove: bool,
+    pub rootfs: Option<String>,
+    pub workdir: Option<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptSpec {
+    pub source: NetnsSource,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetnsSource {
+    /// A process, with its start time (field 22 of /proc/PID/stat, clock ticks since boot), so that a recycled
+    /// pid is not mistaken for it.
+    Pid { pid: u32, start_ticks: u64 },
+    Path(String),
+}
+
+/// What a container asks of a network. Kept while the container exists, so that a new start finds it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub network: NetworkId,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub mac: Option<MacAddr>,
+    pub aliases: Vec<Name>,
+}

@@ -1,0 +1,5 @@
+//! Headers that this project itself reads and writes, each as a checked view over bytes, a `Repr`, and tests on
+//! literal bytes.
+
+pub mod ethernet;
+pub mod vnet_hdr;

@@ -1,0 +1,68 @@
+//! What the data plane decides. It performs nothing itself.
+
+use vswitch_proto::id::PortId;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To this port, which is in the frame's network and is not where it came from.
+    Port(PortId),
+    /// To every port of the frame's network but the one it came from; see [`super::flood::targets`].
+    Flood,
+    /// For the switch itself: the network's gateway may have an answer, to be sent back to where the frame came from.
+    Gateway,
+    /// To the gateway and to every other port: broadcast and multicast that the gateway also listens to.
+    FloodAndGateway,
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame was dropped. Each is counted by itself.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant),*];
+            pub const COUNT: usize = DropReason::ALL.len();
+
+            /// As the command line prints it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Too short for an Ethernet header.
+    Runt = "runt",
+    /// A segment would exceed the MTU of the port it came from.
+    Oversized = "oversized",
+    /// The virtio-net header does not fit the frame.
+    BadVnetHdr = "bad_vnet_hdr",
+    /// The source is multicast or zero (IEEE 802.3 section 3.2.3 allows neither).
+    BadSource = "bad_source",
+    /// A MAC control frame of the link itself (01:80:c2:00:00:0x, IEEE 802.1Q table 8-1): a bridge never forwards it.
+    LinkLocal = "link_local",
+    /// The port that it came from is no longer in the tables.
+    UnknownPort = "unknown_port",
+    /// The destination is behind the port that it came from.
+    Hairpin = "hairpin",
+    /// Broadcast, unknown or multicast over the port's limit.
+    StormControl = "storm_control",
+    /// Nobody else is in the network.
+    NoReceiver = "no_receiver",
+    /// For the gateway, which has nothing to do with it.
+    GatewayUnhandled = "gateway_unhandled",
+    /// The receiving TAP's queue is full (EAGAIN or ENOBUFS).
+    TapFull = "tap_full",
+    /// The receiving TAP is gone or down (EBADFD, EIO, ENXIO).
+    TapGone = "tap_gone",
+    /// The receiving TAP refused the frame (EINVAL and others).
+    TapRefused = "tap_refused",
+}

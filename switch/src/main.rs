@@ -1,0 +1,2 @@
+//! vswitchd.
+fn main() {}
