@@ -12,9 +12,17 @@ use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, PortId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Attach(Attach),
-    Detach { container: ContainerId, endpoint: EndpointId, port: PortId, interface: String },
+    Detach {
+        container: ContainerId,
+        endpoint: EndpointId,
+        port: PortId,
+        interface: String,
+    },
     /// The container's names file; in place, whole.
-    WriteHosts { container: ContainerId, content: String },
+    WriteHosts {
+        container: ContainerId,
+        content: String,
+    },
 }
 
 /// A TAP inside a container's namespace.

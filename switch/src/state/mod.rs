@@ -51,7 +51,10 @@ pub enum Phase {
     /// Endpoints are allocated, the process has not begun.
     Created,
     Running,
-    Exited { code: i32, error: String },
+    Exited {
+        code: i32,
+        error: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
