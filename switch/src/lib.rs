@@ -22,5 +22,6 @@
 
 pub mod forward;
 pub mod frame;
+pub mod gateway;
 pub mod plan;
 pub mod state;

@@ -12,6 +12,19 @@ pub struct Tables {
     pub ports: HashMap<PortId, Port>,
 }
 
+impl Tables {
+    /// A port together with its network. `None` for a port that is not, or no longer, of this switch.
+    pub fn port(&self, id: PortId) -> Option<(&Port, &Network)> {
+        let port = self.ports.get(&id)?;
+        Some((port, self.networks.get(&port.vni)?))
+    }
+
+    /// Whether frames of network `vni` may be given to this port.
+    pub fn is_member(&self, vni: Vni, id: PortId) -> bool {
+        self.ports.get(&id).is_some_and(|port| port.vni == vni)
+    }
+}
+
 /// One broadcast domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
