@@ -11,8 +11,8 @@ use vswitch_proto::id::{MacAddr, PortId, Vni};
 
 use super::fdb::{Fdb, Location};
 
-/// 256 slots of 48 bytes stay in the first-level cache. Power of two.
-const SLOTS: usize = 256;
+/// Power of two. With 48 bytes each they stay in the second-level cache.
+const SLOTS: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
