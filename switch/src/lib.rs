@@ -22,6 +22,7 @@
 
 pub mod forward;
 pub mod frame;
+pub mod gateway;
 pub mod io;
 pub mod plan;
 pub mod state;
