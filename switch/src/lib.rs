@@ -23,6 +23,7 @@
 pub mod container;
 pub mod forward;
 pub mod frame;
+pub mod gateway;
 pub mod io;
 pub mod plan;
 pub mod state;
