@@ -104,7 +104,7 @@ async fn one_that_attaches_late_sees_what_is_printed_from_then_on() {
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_nobody() {
     const BYTES: usize = 20_000_000;
-    let (_lab, shim) = create(sh(&format!("yes | head -c {BYTES}"))).await;
+    let (_lab, shim) = create(sh(&format!("yes {} | head -c {BYTES}", "x".repeat(99)))).await;
     let mut lazy = Terminal::new(shim.attach().await.unwrap());
     let mut eager = Terminal::new(shim.attach().await.unwrap());
     shim.start().await.unwrap();
