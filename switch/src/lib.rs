@@ -20,6 +20,7 @@
 //!
 //! Who may import whom is written in `docs/architecture.md` and checked by a test.
 
+pub mod cluster;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
