@@ -189,7 +189,7 @@ const SOLICITATION: [u8; 86] = [
     0x60, 0, 0, 0, 0, 32, 58, 255, // IPv6
     0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, // from fd00::2
     0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1, // to ff02::1:ff00:1
-    135, 0, 0x20, 0xf9, 0, 0, 0, 0, // neighbour solicitation
+    135, 0, 0, 0, 0, 0, 0, 0, // neighbour solicitation, checksum to be filled in
     0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, // for fd00::1
     1, 1, 2, 0x42, 172, 17, 0, 2, // source link-layer address
 ];
