@@ -35,11 +35,17 @@ mod container;
 mod endpoint;
 mod ipam;
 mod lookup;
+#[cfg(test)]
+mod model;
 pub mod names;
 mod network;
 mod rejected;
 mod requests;
 mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use changes::Change;
 pub use container::{Container, Phase};
