@@ -241,3 +241,6 @@ fn write_hosts_of(old: &State, new: &State, container: ContainerId) -> Option<Ac
 fn lab<'a>(state: &'a State, id: &ContainerId) -> Option<&'a Container> {
     state.container(id).filter(|c| c.is_lab() && c.is_live())
 }
+
+#[cfg(test)]
+mod tests;
