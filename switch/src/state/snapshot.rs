@@ -108,8 +108,9 @@ fn rebuild(read: Read) -> Result<State, SnapshotError> {
         let ledger = ledgers.get_mut(&endpoint.network);
         let ledger = ledger.ok_or(SnapshotError::Inconsistent("an endpoint without its network"))?;
         check_unused(ledger, &endpoint)?;
+        let endpoint = Arc::new(endpoint);
         ledger.note(&endpoint);
-        if state.endpoints.insert(endpoint.id, Arc::new(endpoint)).is_some() {
+        if state.endpoints.insert(endpoint.id, endpoint).is_some() {
             return Err(SnapshotError::Inconsistent("an endpoint twice"));
         }
     }
