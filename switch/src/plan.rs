@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -28,7 +28,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId};
 
 use crate::forward::tables::{self, Tables};
 use crate::state::names::{self, hosts_file};
-use crate::state::{Container, Endpoint, Network, State, Wire, gateway_mac};
+use crate::state::{Change, Container, Endpoint, Network, State, Wire, gateway_mac};
 
 /// What the daemon was told, and the state does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,8 @@ pub fn diff(old: &State, new: &State, settings: &Settings) -> Plan {
 pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
     let (mut detaches, mut attaches) = (Vec::new(), Vec::new());
     let mut rewired = BTreeSet::new();
-    for change in new.changed_endpoints(old) {
+    let changed = new.changed_endpoints(old);
+    for change in &changed {
         if let Some((endpoint, wire)) = change.old().and_then(wired) {
             rewired.insert(endpoint.container);
             detaches.push(Action::Detach {
@@ -116,13 +117,14 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
     let mut actions = detaches;
     actions.extend(attaches.into_iter().map(Action::Attach));
     actions.extend(rewired.into_iter().filter_map(|container| set_routes(old, new, container)));
-    actions.extend(write_hosts(old, new));
+    actions.extend(write_hosts(old, new, &changed));
     actions
 }
 
 /// What the data plane knows of `state`.
 pub fn tables(state: &State, settings: &Settings) -> Tables {
-    let mut tables = Tables::default();
+    let endpoints = state.endpoints().count();
+    let mut tables = Tables { ports: HashMap::with_capacity(endpoints), ..Tables::default() };
     for network in state.networks().filter(|n| n.driver == Driver::Bridge) {
         let gateway = gateway_mac(network).map(|mac| tables::Gateway {
             mac,
@@ -205,10 +207,10 @@ fn replaced(old: &State, new: &State, container: &ContainerId) -> bool {
     now.any(|(e, w)| before.get(&w.interface).is_some_and(|id| *id != e.id))
 }
 
-fn write_hosts(old: &State, new: &State) -> Vec<Action> {
+fn write_hosts(old: &State, new: &State, changed: &[Change<'_, Endpoint>]) -> Vec<Action> {
     let mut touched_networks: BTreeSet<NetworkId> = BTreeSet::new();
     let mut touched: BTreeSet<ContainerId> = BTreeSet::new();
-    for change in new.changed_endpoints(old) {
+    for change in changed {
         touched_networks.extend([change.old(), change.new()].into_iter().flatten().map(|e| e.network));
     }
     for change in new.changed_containers(old) {
@@ -217,14 +219,13 @@ fn write_hosts(old: &State, new: &State) -> Vec<Action> {
             touched_networks.extend(container.attachments.iter().map(|a| a.network));
         }
     }
+    let others = new.containers().filter(|c| c.is_lab() && c.is_live() && !touched.contains(&c.id));
+    let others: Vec<&Container> = others.collect();
     for network in touched_networks {
-        let readers = new.endpoints_in(&network).map(|e| e.container);
-        let readers: Vec<ContainerId> = readers.filter(|id| lab(new, id).is_some()).collect();
-        if readers.iter().all(|id| touched.contains(id)) {
-            continue;
-        }
-        if names::network_lines(old, &network, None) != names::network_lines(new, &network, None) {
-            touched.extend(readers);
+        let readers = || others.iter().filter(|c| c.attachment(&network).is_some());
+        let lines = |state| names::network_lines(state, &network, None);
+        if readers().next().is_some() && lines(old) != lines(new) {
+            touched.extend(readers().map(|c| c.id));
         }
     }
     touched.into_iter().filter_map(|container| write_hosts_of(old, new, container)).collect()
@@ -241,3 +242,6 @@ fn write_hosts_of(old: &State, new: &State, container: ContainerId) -> Option<Ac
 fn lab<'a>(state: &'a State, id: &ContainerId) -> Option<&'a Container> {
     state.container(id).filter(|c| c.is_lab() && c.is_live())
 }
+
+#[cfg(test)]
+mod tests;

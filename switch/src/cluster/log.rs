@@ -78,8 +78,8 @@ pub(super) struct Recovered {
     pub(super) snapshot: State,
     /// 0 without a snapshot.
     pub(super) snapshot_index: u64,
-    /// Index, entry and its encoded size in bytes; ascending, the first one right behind the snapshot.
-    pub(super) entries: Vec<(u64, Envelope, usize)>,
+    /// The entries behind the snapshot, in order, each with its encoded size in bytes.
+    pub(super) entries: Vec<(Envelope, usize)>,
 }
 
 pub(super) struct Log {
@@ -191,7 +191,7 @@ impl Log {
                 return Err(corrupt());
             }
             let envelope = decode(bytes.value(), path)?;
-            recovered.entries.push((index.value(), envelope, bytes.value().len()));
+            recovered.entries.push((envelope, bytes.value().len()));
         }
         Ok(recovered)
     }
@@ -215,15 +215,16 @@ fn create(path: &Path) -> std::io::Result<()> {
     let unfinished = PathBuf::from(unfinished);
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    initialise(file).map_err(std::io::Error::other)?;
+    let backend = FileBackend::new(file).map_err(std::io::Error::other)?;
+    initialise(backend).map_err(std::io::Error::other)?;
     std::fs::rename(&unfinished, path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
-fn initialise(file: File) -> Result<(), redb::Error> {
-    let database =
-        Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(FileBackend::new(file)?)?;
+/// An empty store in empty storage.
+pub(super) fn initialise(backend: impl StorageBackend) -> Result<(), redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     transaction.open_table(META)?.insert(FORMAT_KEY, &[FORMAT][..])?;

@@ -107,6 +107,7 @@ impl State {
         for Granted { endpoint, chosen } in allocation.0 {
             let ledger = self.ledgers.get_mut(&endpoint.network).expect("every network has a ledger");
             let ledger = Arc::make_mut(ledger);
+            let endpoint = Arc::new(endpoint);
             ledger.note(&endpoint);
             for address in chosen {
                 let cursor = match address {
@@ -118,7 +119,7 @@ impl State {
             if let Some(wire) = &endpoint.wire {
                 self.next_port = wire.port.0 + 1;
             }
-            self.endpoints.insert(endpoint.id, Arc::new(endpoint));
+            self.endpoints.insert(endpoint.id, endpoint);
         }
     }
 
@@ -216,8 +217,8 @@ fn choose(network: &Network, pool: &Pool, ledger: &Ledger, avoid_mac: bool) -> R
 }
 
 impl Ledger {
-    pub(super) fn note(&mut self, endpoint: &Endpoint) {
-        self.by_container.insert(endpoint.container, endpoint.id);
+    pub(super) fn note(&mut self, endpoint: &Arc<Endpoint>) {
+        self.by_container.insert(endpoint.container, Arc::clone(endpoint));
         let Some(wire) = &endpoint.wire else { return };
         self.by_mac.insert(wire.mac, endpoint.id);
         wire.addresses().for_each(|address| {

@@ -178,6 +178,15 @@ impl Pool {
         Err(Rejected::NotAHost { role: role.into(), address, what, subnet: self.subnet })
     }
 
+    /// Whether the subnet and what is set aside in it could have been asked for.
+    pub(super) fn is_sound(&self) -> bool {
+        let within = |ip: &IpAddr| self.subnet.contains(ip);
+        check_subnet(self.subnet).is_ok()
+            && within(&self.gateway)
+            && self.aux_addresses.values().all(within)
+            && self.ip_range.is_none_or(|range| self.subnet.contains(&range))
+    }
+
     /// What an address is set aside for.
     pub(super) fn reserved_as(&self, address: IpAddr) -> Option<String> {
         if address == self.gateway {

@@ -116,3 +116,53 @@ fn printable(reference: &str) -> String {
     }
     if text.is_empty() { "\"\"".into() } else { text }
 }
+
+#[cfg(test)]
+mod tests {
+    use vswitch_proto::command::{Command, ContainerKind, LabSpec};
+
+    use super::super::testing::{Lab, bridge};
+    use super::*;
+
+    fn network(lab: &mut Lab, id: &str, name: &str) -> NetworkId {
+        let id = format!("{id:0<64}").parse().unwrap();
+        lab.apply(Command::CreateNetwork(bridge(id, name))).unwrap();
+        id
+    }
+
+    #[test]
+    fn full_id_then_name_then_unique_prefix() {
+        let mut lab = Lab::default();
+        let a = network(&mut lab, "7fca4eb8c647", "bridge");
+        let b = network(&mut lab, "7fca4eb8c6ff", "isolated_nw");
+        let c = network(&mut lab, "8b05faa32aeb", "7fca4eb8c647");
+        let found = |reference: &str| lab.state.find_network(reference).map(|n| n.id);
+        assert_eq!(found("isolated_nw"), Ok(b));
+        assert_eq!(found(&a.to_string()), Ok(a));
+        assert_eq!(found("7fca4eb8c647"), Ok(c), "a name wins over a prefix");
+        assert_eq!(found("7fca4eb8c6470"), Ok(a));
+        assert_eq!(found("7FCA4EB8C6F"), Ok(b), "an odd number of digits in either case");
+        assert_eq!(found("8"), Ok(c));
+        let ambiguous = found("7fca4").unwrap_err();
+        assert_eq!(ambiguous, LookupError::AmbiguousNetwork { reference: "7fca4".into(), matches: 2 });
+        assert_eq!(ambiguous.kind(), ErrorKind::Invalid);
+        for missing in ["", "9", "bridg", "7fca4eb8c647g", &"7".repeat(65), "isolated_nw "] {
+            let error = found(missing).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{missing}");
+        }
+    }
+
+    #[test]
+    fn containers_and_hostile_text() {
+        let mut lab = Lab::default();
+        let id: ContainerId = format!("{:0<64}", "f2870c98fd50").parse().unwrap();
+        lab.container_with_id(id, "container1", ContainerKind::Lab(LabSpec::default()), vec![]).unwrap();
+        for reference in ["container1", "/container1", "f", "f2870c98fd50"] {
+            assert_eq!(lab.state.find_container(reference).map(|c| c.id), Ok(id), "{reference}");
+        }
+        let error = lab.state.find_container(&format!("a\n\u{1b}[2J{}", "x".repeat(10_000))).unwrap_err();
+        let text = error.to_string();
+        assert!(!text.contains(['\n', '\u{1b}']) && text.len() < 200, "{text}");
+        assert!(lab.state.find_attached(&id, "f").is_err());
+    }
+}

@@ -35,11 +35,17 @@ mod container;
 mod endpoint;
 mod ipam;
 mod lookup;
+#[cfg(test)]
+mod model;
 pub mod names;
 mod network;
 mod rejected;
 mod requests;
 mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use changes::Change;
 pub use container::{Container, Phase};
@@ -188,8 +194,7 @@ impl State {
 
     /// The endpoint of a container in a network.
     pub fn endpoint_at(&self, container: &ContainerId, network: &NetworkId) -> Option<&Endpoint> {
-        let id = self.ledgers.get(network)?.by_container.get(container)?;
-        self.endpoint(id)
+        self.ledgers.get(network)?.by_container.get(container).map(Arc::as_ref)
     }
 
     /// In the order of the interfaces; those without one first.
@@ -203,7 +208,7 @@ impl State {
 
     /// In the order of the containers' ids.
     pub fn endpoints_in(&self, network: &NetworkId) -> impl Iterator<Item = &Endpoint> + use<'_> {
-        let ids = self.ledgers.get(network).map(|ledger| ledger.by_container.values());
-        ids.into_iter().flatten().filter_map(|id| self.endpoint(id))
+        let endpoints = self.ledgers.get(network).map(|ledger| ledger.by_container.values());
+        endpoints.into_iter().flatten().map(Arc::as_ref)
     }
 }

@@ -10,7 +10,7 @@ use vswitch_proto::command::{CreateNetwork, Driver};
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, Vni};
 
 use super::ipam::{self, Pool};
-use super::{Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, Rejected, State};
+use super::{Applied, Endpoint, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, Rejected, State};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
@@ -50,7 +50,7 @@ impl Network {
 /// Who has what in one network. Everything but the cursors follows from the endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
-    pub(super) by_container: BTreeMap<ContainerId, EndpointId>,
+    pub(super) by_container: BTreeMap<ContainerId, Arc<Endpoint>>,
     pub(super) by_address: BTreeMap<IpAddr, EndpointId>,
     pub(super) by_mac: BTreeMap<MacAddr, EndpointId>,
     pub(super) cursors: Cursors,
