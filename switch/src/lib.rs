@@ -24,5 +24,6 @@ pub mod cluster;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
+pub mod io;
 pub mod plan;
 pub mod state;

@@ -1,0 +1,5 @@
+//! System calls that no safe wrapper offers, one file per subject. Each function here is safe to call with any
+//! argument its types allow.
+
+pub mod nsfs;
+pub mod tun;
