@@ -1,1 +1,8 @@
+mod age;
+mod detach;
+mod filter;
+mod listing;
+mod pools;
+mod table;
+mod template;
 fn main() {}
