@@ -38,9 +38,7 @@ impl FromStr for DetachKeys {
 }
 
 fn key(text: &str) -> Result<u8, KeysError> {
-    if let &[byte] = text.as_bytes()
-        && byte.is_ascii()
-    {
+    if let &[byte @ 0..=127] = text.as_bytes() {
         return Ok(byte);
     }
     if text.eq_ignore_ascii_case("del") {
