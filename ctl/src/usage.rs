@@ -1,7 +1,9 @@
 //! Help and usage errors. A usage error is one line, as every other error.
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 
+use crate::args::Cli;
 use crate::failure::{USAGE, complain};
 
 /// Prints what clap has to say and gives the exit code.
@@ -17,27 +19,33 @@ pub fn report(error: &clap::Error) -> u8 {
             USAGE
         }
         _ => {
-            complain(one_line(&error.render().to_string()));
+            let command = command_of(std::env::args().skip(1));
+            complain(one_line(&error.render().to_string(), &command));
             USAGE
         }
     }
 }
 
+/// The command that was typed, as far as it is one: `vswitchctl network ls`.
+fn command_of(arguments: impl Iterator<Item = String>) -> String {
+    let mut typed = String::from("vswitchctl");
+    let mut command = Cli::command();
+    for argument in arguments {
+        let Some(below) = command.find_subcommand(&argument) else { continue };
+        typed = format!("{typed} {}", below.get_name());
+        command = below.clone();
+    }
+    typed
+}
+
 /// The first paragraph of clap's error, any tip, and where the help is.
-fn one_line(rendered: &str) -> String {
+fn one_line(rendered: &str, command: &str) -> String {
     let joined = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<&str>>().join(" ");
-    let mut paragraphs = rendered.split("\n\n");
-    let mut line = joined(paragraphs.next().unwrap_or_default());
-    line = line.strip_prefix("error: ").unwrap_or(&line).into();
-    let mut command = "vswitchctl".to_string();
-    for paragraph in paragraphs {
-        let text = joined(paragraph);
-        if let Some(usage) = text.strip_prefix("Usage: ") {
-            let is_verb = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase());
-            command = usage.split(' ').take_while(is_verb).collect::<Vec<&str>>().join(" ");
-        } else if text.starts_with("tip: ") || text.starts_with("[possible values") {
-            line = format!("{line}; {}", text.trim_start_matches("tip: "));
-        }
+    let mut paragraphs = rendered.split("\n\n").map(joined);
+    let first = paragraphs.next().unwrap_or_default();
+    let mut line = String::from(first.strip_prefix("error: ").unwrap_or(&first));
+    for tip in paragraphs.filter(|text| text.starts_with("tip: ")) {
+        line = format!("{line}; {}", tip.trim_start_matches("tip: "));
     }
     format!("{line}; see '{command} --help'")
 }
@@ -45,7 +53,6 @@ fn one_line(rendered: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Cli;
     use clap::Parser;
 
     #[test]
@@ -58,7 +65,7 @@ mod tests {
             (
                 "vswitchctl network ls --format {{.Name",
                 "invalid value '{{.Name' for '--format <FORMAT>': template, character 1: '{{' without '}}'; \
-                 see 'vswitchctl --help'",
+                 see 'vswitchctl network ls --help'",
             ),
             (
                 "vswitchctl ps --al",
@@ -67,11 +74,12 @@ mod tests {
             (
                 "vswitchctl -H tcp://h:1 ps",
                 "invalid value 'tcp://h:1' for '--host <unix://PATH>': only unix:///PATH is served; \
-                 see 'vswitchctl --help'",
+                 see 'vswitchctl ps --help'",
             ),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
-            assert_eq!(one_line(&error.render().to_string()), message, "{line}");
+            let command = command_of(line.split(' ').skip(1).map(String::from));
+            assert_eq!(one_line(&error.render().to_string(), &command), message, "{line}");
         }
     }
 }

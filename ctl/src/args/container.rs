@@ -63,7 +63,7 @@ impl NetworkArgs {
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
-    after_help = "Without -d the command's output is shown and vswitchctl exits with its code; ctrl-p ctrl-q leaves a\n\
+    after_help = "Without -d the command's output is shown and vswitchctl exits with its code; ctrl-p ctrl-q leaves a \
 terminal without ending the container.\n\n\
 Examples:\n  vswitchctl run -itd --name=container1\n  \
 vswitchctl run --rm --net=isolated_nw -- ping -c 3 container2"
@@ -81,12 +81,12 @@ pub struct RunArgs {
     /// Remove it as soon as it ends
     #[arg(long)]
     pub rm: bool,
-    /// Made up otherwise
+    /// Its name; made up otherwise
     #[arg(long)]
     pub name: Option<Name>,
     #[command(flatten)]
     pub network: NetworkArgs,
-    /// Its short id otherwise
+    /// Its host name; its short id otherwise
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Environment variable; without a value it is taken from here
@@ -95,7 +95,7 @@ pub struct RunArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// Metadata
+    /// Metadata that filters find
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub labels: Vec<(String, String)>,
     /// Directory of the daemon's host to be its root; otherwise the host's own files, read-only
@@ -240,7 +240,7 @@ pub struct AdoptArgs {
     pub name: Name,
     #[command(flatten)]
     pub network: NetworkArgs,
-    /// Metadata
+    /// Metadata that filters find
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub labels: Vec<(String, String)>,
 }

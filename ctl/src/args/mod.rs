@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand, ValueEnum};
     version,
     propagate_version = false,
     after_help = "Wherever a network or container is named, its name, its id or a unique prefix of its id will do.\n\n\
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 no quorum, 6 daemon unreachable;\n\
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 no quorum, 6 daemon unreachable; \
 run, exec and attach exit with the code of the process."
 )]
 pub struct Cli {
@@ -33,7 +33,7 @@ pub struct Cli {
         env = "VSWITCH_HOST",
         global = true,
         default_value = Socket::DEFAULT,
-        hide_default_value = false,
+        help_heading = "Global options",
     )]
     pub host: Socket,
     #[command(subcommand)]

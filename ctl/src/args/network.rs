@@ -23,7 +23,7 @@ Example: vswitchctl network ls --filter type=custom --format 'table {{.Name}}\\t
     Ls(NetworkLsArgs),
     /// Create a network and print its id
     #[command(
-        after_help = "Without --subnet the next free default pool is taken, 172.18.0.0/16 and on. A gateway, range or aux\n\
+        after_help = "Without --subnet the next free default pool is taken, 172.18.0.0/16 and on. A gateway, range or aux \
 address belongs to the subnet that contains it.\n\n\
 Example: vswitchctl network create --subnet 10.1.0.0/16 --gateway 10.1.0.254 --ipv6 --subnet fd00:1::/64 web"
     )]
@@ -73,7 +73,7 @@ pub struct NetworkLsArgs {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreateArgs {
-    /// bridge
+    /// What it is made by
     #[arg(short, long, default_value = "bridge")]
     pub driver: String,
     /// Subnet in CIDR notation; several for IPv4 and IPv6
@@ -94,7 +94,7 @@ pub struct NetworkCreateArgs {
     /// With IPv6 addresses
     #[arg(long)]
     pub ipv6: bool,
-    /// Metadata
+    /// Metadata that filters find
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub labels: Vec<(String, String)>,
     /// Option of the driver

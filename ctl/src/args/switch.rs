@@ -11,7 +11,7 @@ pub enum PortCommand {
     /// List ports
     #[command(
         visible_alias = "list",
-        after_help = "Fields of templates are the keys that --format json shows, as {{.id}} {{.mac}} {{.counters.rx_frames}};\n\
+        after_help = "Fields of templates are the keys that --format json shows, as {{.id}} {{.mac}} {{.counters.rx_frames}}; \
 rx is what the switch received from the container."
     )]
     Ls {
@@ -29,7 +29,7 @@ pub enum FdbCommand {
     /// List MAC addresses and the ports that they are behind
     #[command(
         visible_alias = "ls",
-        after_help = "Fields of templates are the keys that --format json shows: {{.network}} {{.mac}} {{.port}} {{.container}}\n\
+        after_help = "Fields of templates are the keys that --format json shows: {{.network}} {{.mac}} {{.port}} {{.container}} \
 {{.kind}} {{.age_s}}. Ages are seconds since the address was last seen."
     )]
     Show {
