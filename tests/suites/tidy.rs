@@ -338,12 +338,12 @@ fn module_names_say_something() {
 #[test]
 fn each_dependency_has_its_reason() {
     let architecture = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let mut complaints = Vec::new();
-    for package in ["proto", "switch", "ctl", "perf", "tests", "tests/fuzz"] {
-        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-        assert!(!direct_dependencies(&manifest).is_empty(), "{package} has no dependency at all?");
-        complaints.extend(undocumented_dependencies(&manifest, &architecture));
-    }
+    let packages = ["proto", "switch", "ctl", "perf", "tests"];
+    let manifests: Vec<_> =
+        packages.into_iter().flat_map(texts).filter(|(path, _)| path.ends_with("/Cargo.toml")).collect();
+    assert!(manifests.len() >= packages.len());
+    let complaints: Vec<String> =
+        manifests.iter().flat_map(|(_, text)| undocumented_dependencies(text, &architecture)).collect();
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
