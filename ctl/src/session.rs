@@ -1,4 +1,5 @@
-//! An attached stream: this process's standard streams on one side, frames of [`stream`] on the other.
+//! An attached stream: this process's standard streams on one side, frames of
+//! [`vswitch_proto::api::stream`] on the other.
 //!
 //! Two loops run side by side, so that neither direction waits for the other: *down* writes what the process says
 //! to standard output and error, *up* sends what is typed, the size of the terminal and signals. A thread reads

@@ -134,9 +134,9 @@ fn removing_goes_on_after_an_error() {
 fn a_reader_that_leaves_is_no_error() {
     let daemon = Daemon::start(|_| Reply::Json(200, json!([network("web")])));
     let mut command = vswitchctl(&daemon, &["network", "ls"]);
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(reader);
-    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    let output = command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped()).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 

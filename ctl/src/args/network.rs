@@ -73,7 +73,7 @@ pub struct NetworkLsArgs {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreateArgs {
-    /// What it is made by
+    /// Driver of the network
     #[arg(short, long, default_value = "bridge")]
     pub driver: String,
     /// Subnet in CIDR notation; several for IPv4 and IPv6
