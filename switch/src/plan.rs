@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -41,7 +41,8 @@ pub struct Settings {
 pub struct Plan {
     /// To be done in this order.
     pub actions: Vec<Action>,
-    /// To be published once they are done.
+    /// To be published before they are done: a port that goes gets no more frames, and one that comes is known by
+    /// its first.
     pub tables: Tables,
 }
 
@@ -123,8 +124,8 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
 
 /// What the data plane knows of `state`.
 pub fn tables(state: &State, settings: &Settings) -> Tables {
-    let endpoints = state.endpoints().count();
-    let mut tables = Tables { ports: HashMap::with_capacity(endpoints), ..Tables::default() };
+    let mut tables = Tables::default();
+    tables.ports.reserve(state.endpoints().count());
     for network in state.networks().filter(|n| n.driver == Driver::Bridge) {
         let gateway = gateway_mac(network).map(|mac| tables::Gateway {
             mac,
