@@ -99,7 +99,7 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
     let mut rewired = BTreeSet::new();
     let changed = new.changed_endpoints(old);
     for change in &changed {
-        if let Some((endpoint, wire)) = change.old().and_then(wired) {
+        if let Some((endpoint, wire)) = change.before().and_then(wired) {
             rewired.insert(endpoint.container);
             detaches.push(Action::Detach {
                 container: endpoint.container,
@@ -108,7 +108,7 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
                 interface: wire.interface_name(),
             });
         }
-        if let Some((endpoint, wire)) = change.new().and_then(wired) {
+        if let Some((endpoint, wire)) = change.after().and_then(wired) {
             rewired.insert(endpoint.container);
             attaches.push(attach(old, new, endpoint, wire, settings));
         }
@@ -211,10 +211,10 @@ fn write_hosts(old: &State, new: &State, changed: &[Change<'_, Endpoint>]) -> Ve
     let mut touched_networks: BTreeSet<NetworkId> = BTreeSet::new();
     let mut touched: BTreeSet<ContainerId> = BTreeSet::new();
     for change in changed {
-        touched_networks.extend([change.old(), change.new()].into_iter().flatten().map(|e| e.network));
+        touched_networks.extend([change.before(), change.after()].into_iter().flatten().map(|e| e.network));
     }
     for change in new.changed_containers(old) {
-        for container in [change.old(), change.new()].into_iter().flatten() {
+        for container in [change.before(), change.after()].into_iter().flatten() {
             touched.insert(container.id);
             touched_networks.extend(container.attachments.iter().map(|a| a.network));
         }
