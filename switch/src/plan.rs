@@ -14,7 +14,7 @@
 //!
 //! # Names files
 //! Only the lab runner's containers have one. It is written when its content changes and when the container
-//! starts to live. The lines of one network are the same for everybody in it (see [`names::network_lines`]), so
+//! starts to live. The lines of one network are the same for everybody in it (see [`names`]), so
 //! whether they changed is found once per network and not once per container.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]

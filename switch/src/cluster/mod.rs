@@ -37,10 +37,10 @@ pub use log::{OpenError, WriteError};
 
 /// When a snapshot replaces the entries behind the last one.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub entries: u64,
+struct Limits {
+    entries: u64,
     /// Of encoded entries.
-    pub bytes: u64,
+    bytes: u64,
 }
 
 const LIMITS: Limits = Limits { entries: 1024, bytes: 8 << 20 };
