@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     }
     let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = Config::load(Arguments::parse(), &host_name.unwrap_or_else(|_| "localhost".into()), processors);
+    let config =
+        Config::load(Arguments::parse(), &host_name.unwrap_or_else(|_| "localhost".into()), processors);
     match config.map_err(anyhow::Error::from).and_then(daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),

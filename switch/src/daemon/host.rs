@@ -47,8 +47,13 @@ impl Host {
 
     /// Prefixes that this host routes to, none of which a network may overlap.
     pub async fn routes(&self) -> Result<Vec<IpNet>, Error> {
-        let read = blocking(|| NetNs::current().map_err(|e| e.to_string()).and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string())));
-        read.await.map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
+        let read = blocking(|| {
+            NetNs::current()
+                .map_err(|e| e.to_string())
+                .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
+        });
+        read.await
+            .map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
     }
 
     /// Does all of it even where a part fails, and tells the first failure.
@@ -62,7 +67,9 @@ impl Host {
                     Ok(())
                 }
                 Action::SetRoutes { container, routes } => self.set_routes(state, &container, routes).await,
-                Action::WriteHosts { container, content } => self.write_hosts(state, &container, content).await,
+                Action::WriteHosts { container, content } => {
+                    self.write_hosts(state, &container, content).await
+                }
             };
             outcome = outcome.and(done);
         }
@@ -185,7 +192,9 @@ impl Host {
                 let opened = NetNs::open(Path::new(&path));
                 (NetnsSource::Path(path), opened)
             }
-            _ => return Err(invalid("give either a pid or a netns to adopt, not both and not neither".into())),
+            _ => {
+                return Err(invalid("give either a pid or a netns to adopt, not both and not neither".into()));
+            }
         };
         let opened = opened.map_err(|e| error(adopt_error_kind(&e), format!("cannot adopt: {e}")))?;
         let own = NetNs::current().map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
@@ -204,7 +213,9 @@ fn is_ours(interface: &str) -> bool {
 fn adopt_error_kind(failed: &NetNsError) -> ErrorKind {
     match failed {
         NetNsError::NoProcess(_) => ErrorKind::NotFound,
-        NetNsError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        NetNsError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
         _ => ErrorKind::Invalid,
     }
 }

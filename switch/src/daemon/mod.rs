@@ -70,13 +70,22 @@ pub enum Change {
     CreateNetwork(api::NetworkCreate),
     RemoveNetwork(String),
     PruneNetworks,
-    Connect { network: String, request: api::Connect },
-    Disconnect { network: String, request: api::Disconnect },
+    Connect {
+        network: String,
+        request: api::Connect,
+    },
+    Disconnect {
+        network: String,
+        request: api::Disconnect,
+    },
     Run(api::Run),
     Adopt(api::Adopt),
     Start(String),
     /// With `force` its process has been killed already.
-    Remove { reference: String, force: bool },
+    Remove {
+        reference: String,
+        force: bool,
+    },
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -118,11 +127,14 @@ fn start_log(config: &Config) {
         LogLevel::Trace => tracing::Level::TRACE,
     };
     // It warns of every attribute that a newer kernel has and it does not know.
-    let levels = Targets::new().with_default(level).with_target("netlink_packet_route", tracing::Level::ERROR);
+    let levels =
+        Targets::new().with_default(level).with_target("netlink_packet_route", tracing::Level::ERROR);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let log = tracing_subscriber::registry().with(levels);
     match config.log_format {
-        LogFormat::Text => log.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init(),
+        LogFormat::Text => {
+            log.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init()
+        }
         LogFormat::Json => log.with(lines.json()).init(),
     }
 }
