@@ -20,9 +20,12 @@
 //!
 //! Who may import whom is written in `docs/architecture.md` and checked by a test.
 
+pub mod counters;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
 pub mod io;
 pub mod plan;
+pub mod publish;
 pub mod state;
+pub mod worker;
