@@ -3,10 +3,16 @@
 //! 1. [`netns`]: network namespaces as handles, and how to work inside one.
 //! 2. [`netlink`]: links, addresses and routes of a namespace.
 //! 3. [`tap`]: the interface of a container, as the switch reads and writes it.
-//! 4. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 4. [`process`], [`mount`], [`pty`]: what a container is made of.
+//! 5. [`replace`]: a file's new content, seen as a whole or not at all.
+//! 6. [`sys`]: what needs `unsafe`; the only place that has any.
 
+pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod process;
+pub mod pty;
+pub mod replace;
 pub mod sys;
 pub mod tap;
 
