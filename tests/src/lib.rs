@@ -1,1 +1,3 @@
-//! .
+//! Harness of the suites.
+
+pub mod fuzz;
