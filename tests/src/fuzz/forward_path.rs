@@ -78,7 +78,8 @@ struct World {
     up: [bool; PORTS as usize],
     tables: Tables,
     fdb: Arc<Fdb>,
-    warm: Forwarder,
+    /// A port is always read by the same one.
+    warm: [Forwarder; 2],
     limited: Forwarder,
     now: Instant,
 }
@@ -93,7 +94,7 @@ impl World {
         World {
             up,
             tables: tables(up),
-            warm: Forwarder::new(fdb.clone(), ForwardConfig { storm: None }),
+            warm: [(); 2].map(|()| Forwarder::new(fdb.clone(), ForwardConfig { storm: None })),
             limited: Forwarder::new(fdb.clone(), ForwardConfig { storm }),
             fdb,
             now: Instant::now(),
@@ -139,7 +140,8 @@ impl World {
         check_parsed(&frame, raw);
 
         let ingress = Ingress::Port(PortId(port.into()));
-        let verdict = self.warm.forward(&self.tables, &frame, ingress, self.now);
+        let worker = &mut self.warm[usize::from(port / 2 % 2)];
+        let verdict = worker.forward(&self.tables, &frame, ingress, self.now);
         self.check_verdict(verdict, port, &frame);
 
         // A forwarder that remembers nothing decides the same.
