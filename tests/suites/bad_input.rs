@@ -258,7 +258,7 @@ fn command_lines_of_the_daemon_that_are_wrong() {
         &["--config", "/tmp/missing.toml"],
         &["--config", "/tmp/wrong.toml"],
         &["--config", "/tmp/unknown.toml"],
-        &["--data-dir", "/tmp/file/below"],
+        &["--socket", "/tmp/file/below.sock"],
         &["--log-level", "shout"],
         &["--cluster-store", "consul://localhost:8500"],
     ] {
