@@ -91,7 +91,7 @@ fn names_that_are_unknown_or_taken() {
         (&["kill", "nobody"], NOT_FOUND, &["nobody"]),
         (&["rm", "nobody"], NOT_FOUND, &["nobody"]),
         (&["rm", "-f", "nobody"], NOT_FOUND, &["nobody"]),
-        (&["fdb", "show", "--network=nope"], NOT_FOUND, &["nope"]),
+        (&["fdb", "show", "nope"], NOT_FOUND, &["nope"]),
     ]);
 }
 
