@@ -1,8 +1,13 @@
 //! A frame as it passes through the switch.
+//!
+//! [`Frame::parse`] checks the bytes from a TAP once, so that nobody behind it has to: the Ethernet header is whole,
+//! the virtio-net header fits the frame, and the headers of a frame that stands for several segments are what its
+//! segmentation type says. What a segment becomes is computed from those headers; the advisory `hdr_len` of the
+//! virtio-net header is never used (the kernel documents it as a hint).
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use vswitch_proto::wire::ethernet::Ethernet;
+use vswitch_proto::wire::ethernet::{self, Ethernet};
 use vswitch_proto::wire::vnet_hdr::{self, VnetError, VnetHdr};
 
 /// Largest frame a TAP hands over: an IP packet of 65,535 bytes behind an Ethernet header with two VLAN tags.
@@ -11,7 +16,20 @@ pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
 /// The virtio-net header and the frame behind it, as one read from a TAP returns them.
 pub const BUFFER_BYTES: usize = vnet_hdr::HEADER_BYTES + FRAME_BYTES_MAX;
 
-/// A checked frame: it has a whole Ethernet header, and its offload metadata fits its length.
+const VLAN_TAG_BYTES: usize = 4;
+const IPV4_HEADER_BYTES_MIN: usize = 20;
+const IPV6_HEADER_BYTES: usize = 40;
+const TCP_HEADER_BYTES_MIN: usize = 20;
+const UDP_HEADER_BYTES: usize = 8;
+const TCP_CHECKSUM_AT: u16 = 16;
+const UDP_CHECKSUM_AT: u16 = 6;
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
+
+/// Extension headers a segmented IPv6 packet may carry: Linux accepts one of each kind it knows, which is fewer.
+const IPV6_EXTENSIONS_MAX: usize = 8;
+
+/// A checked frame: it has a whole Ethernet header, and its offload metadata fits its length and its headers.
 ///
 /// `raw` is what was read, virtio-net header included. A frame that goes from one TAP to another is written back
 /// as it came, partial checksum and all.
@@ -20,6 +38,7 @@ pub struct Frame<'a> {
     raw: &'a [u8],
     vnet: VnetHdr,
     ethernet: Ethernet<'a>,
+    packet_bytes: usize,
 }
 
 /// Why bytes are not a frame.
@@ -27,6 +46,8 @@ pub struct Frame<'a> {
 pub enum FrameError {
     #[error("impossible virtio-net header: {0}")]
     Vnet(#[from] VnetError),
+    #[error("the headers of a segmented frame are not what its segmentation type says")]
+    Segments,
     #[error("shorter than an Ethernet header")]
     Runt,
     #[error("longer than {FRAME_BYTES_MAX} bytes")]
@@ -41,7 +62,12 @@ impl<'a> Frame<'a> {
             return Err(FrameError::Oversized);
         }
         let ethernet = Ethernet::new(bytes).ok_or(FrameError::Runt)?;
-        Ok(Frame { raw, vnet, ethernet })
+        let packet_bytes = if vnet.is_gso() {
+            segment_packet_bytes(&vnet, bytes).ok_or(FrameError::Segments)?
+        } else {
+            untagged_bytes(&ethernet)
+        };
+        Ok(Frame { raw, vnet, ethernet, packet_bytes })
     }
 
     /// With the virtio-net header, as a TAP takes it.
@@ -60,5 +86,222 @@ impl<'a> Frame<'a> {
 
     pub fn ethernet(&self) -> &Ethernet<'a> {
         &self.ethernet
+    }
+
+    /// The largest packet that this frame is on a wire, bytes: of the largest segment if it stands for several,
+    /// without the Ethernet header and without one VLAN tag. This is what an MTU limits.
+    pub fn packet_bytes(&self) -> usize {
+        self.packet_bytes
+    }
+}
+
+/// The payload without one VLAN tag: like the kernel's bridge, a tag's four bytes do not count against the MTU.
+fn untagged_bytes(ethernet: &Ethernet<'_>) -> usize {
+    let payload = ethernet.payload().len();
+    if is_vlan(ethernet.ethertype()) { payload.saturating_sub(VLAN_TAG_BYTES) } else { payload }
+}
+
+fn is_vlan(ethertype: u16) -> bool {
+    matches!(ethertype, ethernet::ETHERTYPE_VLAN | ethernet::ETHERTYPE_QINQ)
+}
+
+/// The IP packet that the largest segment of a GSO frame becomes, or `None` if the headers do not fit its type.
+fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
+    let (ethertype, network_at) = network_header(frame)?;
+    let packet = frame.get(network_at..)?;
+    let (protocol, ip_bytes) = match ethertype {
+        ethernet::ETHERTYPE_IPV4 => ipv4_header(packet)?,
+        ethernet::ETHERTYPE_IPV6 => ipv6_headers(packet)?,
+        _ => return None,
+    };
+    // The segmenting kernel puts each segment's checksum where this points.
+    if usize::from(vnet.csum_start) != network_at + ip_bytes {
+        return None;
+    }
+    let transport = packet.get(ip_bytes..)?;
+    let (repeated_bytes, csum_offset) = match (vnet.gso_type, ethertype, protocol) {
+        (vnet_hdr::GSO_TCPV4, ethernet::ETHERTYPE_IPV4, PROTOCOL_TCP)
+        | (vnet_hdr::GSO_TCPV6, ethernet::ETHERTYPE_IPV6, PROTOCOL_TCP) => {
+            (ip_bytes + tcp_header(transport)?, TCP_CHECKSUM_AT)
+        }
+        (vnet_hdr::GSO_UDP_L4, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => {
+            (ip_bytes + UDP_HEADER_BYTES, UDP_CHECKSUM_AT)
+        }
+        // IP fragments: only IP's header is repeated, and gso_size counts what follows it.
+        (vnet_hdr::GSO_UDP, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => {
+            (ip_bytes, UDP_CHECKSUM_AT)
+        }
+        _ => return None,
+    };
+    if vnet.csum_offset != csum_offset {
+        return None;
+    }
+    let second_tag_bytes = (network_at - ethernet::HEADER_BYTES).saturating_sub(VLAN_TAG_BYTES);
+    Some(packet.len().min(repeated_bytes + usize::from(vnet.gso_size)) + second_tag_bytes)
+}
+
+/// The EtherType behind up to two VLAN tags, and where its header begins.
+fn network_header(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut at = ethernet::HEADER_BYTES;
+    for _ in 0..3 {
+        let ethertype = u16::from_be_bytes([*frame.get(at - 2)?, *frame.get(at - 1)?]);
+        if !is_vlan(ethertype) {
+            return Some((ethertype, at));
+        }
+        at += VLAN_TAG_BYTES;
+    }
+    None
+}
+
+/// Protocol and header length (RFC 791 section 3.1).
+fn ipv4_header(packet: &[u8]) -> Option<(u8, usize)> {
+    let header = packet.first_chunk::<IPV4_HEADER_BYTES_MIN>()?;
+    let bytes = usize::from(header[0] & 0x0f) * 4;
+    let fits = header[0] >> 4 == 4 && bytes >= IPV4_HEADER_BYTES_MIN && bytes <= packet.len();
+    fits.then_some((header[9], bytes))
+}
+
+/// Protocol, and length of the header with its extensions (RFC 8200 section 4). A fragment is never segmented.
+fn ipv6_headers(packet: &[u8]) -> Option<(u8, usize)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION: u8 = 60;
+
+    let header = packet.first_chunk::<IPV6_HEADER_BYTES>()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let (mut next, mut at) = (header[6], IPV6_HEADER_BYTES);
+    for _ in 0..=IPV6_EXTENSIONS_MAX {
+        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
+            return Some((next, at));
+        }
+        let extension = packet.get(at..at + 2)?;
+        next = extension[0];
+        at += 8 + usize::from(extension[1]) * 8;
+    }
+    None
+}
+
+/// Header length from the data offset (RFC 9293 section 3.1).
+fn tcp_header(transport: &[u8]) -> Option<usize> {
+    let header = transport.first_chunk::<TCP_HEADER_BYTES_MIN>()?;
+    let bytes = usize::from(header[12] >> 4) * 4;
+    (bytes >= TCP_HEADER_BYTES_MIN && bytes <= transport.len()).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCPV4: u8 = vnet_hdr::GSO_TCPV4;
+    const TCPV6: u8 = vnet_hdr::GSO_TCPV6;
+    const UDP_L4: u8 = vnet_hdr::GSO_UDP_L4;
+    const UFO: u8 = vnet_hdr::GSO_UDP;
+
+    /// A frame of these headers and `payload_bytes` more, in segments of 1,000.
+    fn gso(gso_type: u8, csum_start: u8, headers: &[&[u8]], payload_bytes: usize) -> Vec<u8> {
+        let csum_offset = if matches!(gso_type, TCPV4 | TCPV6) { 16 } else { 6 };
+        let mut raw =
+            vec![vnet_hdr::F_NEEDS_CSUM, gso_type, 0, 0, 0xe8, 3, csum_start, 0, csum_offset, 0, 0, 0];
+        raw.extend([0x02; 12]);
+        headers.iter().for_each(|header| raw.extend(*header));
+        raw.resize(raw.len() + payload_bytes, 0);
+        raw
+    }
+
+    fn packet_bytes(raw: &[u8]) -> Result<usize, FrameError> {
+        Frame::parse(raw).map(|frame| frame.packet_bytes())
+    }
+
+    const IPV4_TCP: [u8; 20] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    const IPV4_UDP: [u8; 20] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    /// Data offset 8: 32 bytes with the usual timestamps.
+    const TCP: [u8; 32] = {
+        let mut header = [0; 32];
+        header[12] = 0x80;
+        header
+    };
+
+    fn ipv6(next_header: u8) -> [u8; 40] {
+        let mut header = [0; 40];
+        header[0] = 0x60;
+        header[6] = next_header;
+        header
+    }
+
+    #[test]
+    fn a_segment_is_its_headers_and_one_segment_size() {
+        let v6 = ipv6(6);
+        let v6_extended = ipv6(0);
+        let hop_by_hop = [6, 0, 1, 4, 0, 0, 0, 0];
+        for (raw, expected) in [
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 60_000), 20 + 32 + 1000),
+            (gso(TCPV4, 38, &[&[0x81, 0, 0, 5, 8, 0], &IPV4_TCP, &TCP], 60_000), 20 + 32 + 1000),
+            (
+                gso(TCPV4, 42, &[&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 5, 8, 0], &IPV4_TCP, &TCP], 9000),
+                4 + 20 + 32 + 1000,
+            ),
+            (gso(TCPV6, 54, &[&[0x86, 0xdd], &v6, &TCP], 60_000), 40 + 32 + 1000),
+            (gso(TCPV6, 62, &[&[0x86, 0xdd], &v6_extended, &hop_by_hop, &TCP], 60_000), 48 + 32 + 1000),
+            (gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 9000), 20 + 8 + 1000),
+            (gso(UFO, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 9000), 20 + 1000),
+            // Shorter than a segment could be.
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 10), 20 + 32 + 10),
+        ] {
+            assert_eq!(packet_bytes(&raw), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn the_length_hint_is_not_believed() {
+        let mut raw = gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 60_000);
+        raw[2..4].copy_from_slice(&9000u16.to_le_bytes());
+        assert_eq!(packet_bytes(&raw), Ok(1052));
+    }
+
+    #[test]
+    fn headers_must_be_what_the_segmentation_type_says() {
+        let bad_ihl = [&[0x44], &IPV4_TCP[1..]].concat();
+        let bad_version = [&[0x65], &IPV4_TCP[1..]].concat();
+        let short_tcp = [0; 20];
+        let fragment = ipv6(44);
+        let chain: Vec<u8> = [0, 0, 1, 4, 0, 0, 0, 0].repeat(12);
+        for (raw, why) in [
+            (gso(TCPV6, 34, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "IPv6 type, IPv4 packet"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_UDP, &TCP], 9000), "TCP type, UDP packet"),
+            (gso(UDP_L4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "UDP type, TCP packet"),
+            (gso(TCPV4, 35, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "checksum begins elsewhere"),
+            (gso(TCPV4, 34, &[&[8, 6], &IPV4_TCP, &TCP], 9000), "ARP"),
+            (gso(TCPV4, 30, &[&[8, 0], &bad_ihl, &TCP], 9000), "IPv4 header of 16 bytes"),
+            (gso(TCPV4, 34, &[&[8, 0], &bad_version, &TCP], 9000), "version 6 in an IPv4 frame"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &short_tcp], 9000), "TCP header of 0 bytes"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP[..20]], 4), "TCP header beyond the end"),
+            (gso(TCPV6, 54, &[&[0x86, 0xdd], &fragment, &TCP], 9000), "a fragment"),
+            (gso(TCPV6, 150, &[&[0x86, 0xdd], &ipv6(0), &chain, &TCP], 9000), "too many extension headers"),
+            (gso(TCPV4, 46, &[&[0x81, 0].repeat(8)[..], &IPV4_TCP, &TCP], 9000), "too many tags"),
+        ] {
+            assert_eq!(packet_bytes(&raw), Err(FrameError::Segments), "{why}");
+        }
+
+        let mut raw = gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP], 9000);
+        raw[8] = 16;
+        assert_eq!(packet_bytes(&raw), Err(FrameError::Segments), "the checksum of TCP in UDP");
+        raw[8] = 4;
+        assert_eq!(packet_bytes(&raw[..12 + 34 + 7]), Err(FrameError::Segments), "half a UDP header");
+    }
+
+    #[test]
+    fn plain_frames_are_as_long_as_they_are() {
+        let mut raw = vec![0; 12 + 12];
+        raw.extend([8, 0]);
+        raw.resize(12 + 14 + 1500, 0);
+        assert_eq!(packet_bytes(&raw), Ok(1500));
+        raw[24..26].copy_from_slice(&[0x81, 0]);
+        assert_eq!(packet_bytes(&raw), Ok(1496));
+        assert_eq!(packet_bytes(&raw[..12 + 14]), Ok(0), "a tag that is cut off");
+        assert_eq!(packet_bytes(&raw[..12 + 13]), Err(FrameError::Runt));
+        assert_eq!(packet_bytes(&vec![0; BUFFER_BYTES + 1]), Err(FrameError::Oversized));
+        assert!(packet_bytes(&vec![0; BUFFER_BYTES]).is_ok());
     }
 }

@@ -20,7 +20,11 @@
 //!
 //! Who may import whom is written in `docs/architecture.md` and checked by a test.
 
+pub mod cluster;
+pub mod container;
 pub mod forward;
 pub mod frame;
+pub mod gateway;
+pub mod io;
 pub mod plan;
 pub mod state;

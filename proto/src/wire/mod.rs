@@ -2,4 +2,5 @@
 //! literal bytes.
 
 pub mod ethernet;
+pub mod neighbor;
 pub mod vnet_hdr;

@@ -2,16 +2,17 @@
 
 use vswitch_proto::id::PortId;
 
+use crate::frame::FrameError;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// To this port, which is in the frame's network and is not where it came from.
     Port(PortId),
     /// To every port of the frame's network but the one it came from; see [`super::flood::targets`].
     Flood,
-    /// For the switch itself: the network's gateway may have an answer, to be sent back to where the frame came from.
+    /// For the switch itself and for nobody else: the network's gateway may have an answer, which goes back to where
+    /// the frame came from.
     Gateway,
-    /// To the gateway and to every other port: broadcast and multicast that the gateway also listens to.
-    FloodAndGateway,
     Drop(DropReason),
 }
 
@@ -45,7 +46,7 @@ drop_reasons! {
     Oversized = "oversized",
     /// The virtio-net header does not fit the frame.
     BadVnetHdr = "bad_vnet_hdr",
-    /// The source is multicast or zero (IEEE 802.3 section 3.2.3 allows neither).
+    /// The source is multicast, zero (IEEE 802.3 section 3.2.3 allows neither) or the gateway's own address.
     BadSource = "bad_source",
     /// A MAC control frame of the link itself (01:80:c2:00:00:0x, IEEE 802.1Q table 8-1): a bridge never forwards it.
     LinkLocal = "link_local",
@@ -65,4 +66,15 @@ drop_reasons! {
     TapGone = "tap_gone",
     /// The receiving TAP refused the frame (EINVAL and others).
     TapRefused = "tap_refused",
+}
+
+/// What a worker counts when bytes from a TAP are no frame.
+impl From<FrameError> for DropReason {
+    fn from(error: FrameError) -> DropReason {
+        match error {
+            FrameError::Vnet(_) | FrameError::Segments => DropReason::BadVnetHdr,
+            FrameError::Runt => DropReason::Runt,
+            FrameError::Oversized => DropReason::Oversized,
+        }
+    }
 }

@@ -1,0 +1,146 @@
+//! Who gets a frame that has no single receiver, and how many of those a port may send.
+//!
+//! Storm control is a token bucket per ingress port. Broadcast, multicast and unknown unicast each take one token per
+//! frame the port hands over (a frame that stands for several segments is one: it costs one write per receiver like
+//! any other). Frames for one known receiver take none. A port is read by one worker, so the buckets are that
+//! worker's own and need no lock; the bucket of a port that left the tables is dropped when the map next grows.
+//!
+//! The bucket is kept as a virtual schedule (the generic cell rate algorithm, ITU-T I.371 annex A): one instant per
+//! port, no tokens to top up.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use vswitch_proto::id::PortId;
+
+use super::Ingress;
+use super::tables::Tables;
+
+/// Ports that get a flooded frame, ascending: all of the ingress port's network but that port itself. None if the
+/// ingress port is unknown.
+pub fn targets(tables: &Tables, ingress: Ingress) -> impl Iterator<Item = PortId> {
+    let Ingress::Port(from) = ingress;
+    let found = tables.port(from);
+    found.into_iter().flat_map(move |(port, network)| {
+        let members = network.ports.iter().copied();
+        members.filter(move |&to| to != from && tables.is_member(port.vni, to))
+    })
+}
+
+/// How many broadcast, multicast and unknown unicast frames one port may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StormLimit {
+    pub frames_per_s: NonZeroU32,
+    /// Frames that may come at once after a silence.
+    pub burst: NonZeroU32,
+}
+
+impl Default for StormLimit {
+    /// 20,000 frames per second and as many at once: a container that looks for hundreds of others stays far below,
+    /// a loop or a flooding tool does not.
+    fn default() -> StormLimit {
+        const FRAMES: NonZeroU32 = NonZeroU32::new(20_000).expect("20,000 is not 0");
+        StormLimit { frames_per_s: FRAMES, burst: FRAMES }
+    }
+}
+
+/// The buckets of the ports that one worker reads.
+#[derive(Debug)]
+pub(super) struct StormControl {
+    limit: Option<StormLimit>,
+    /// When the bucket of each port is full again. Ports without an entry have a full bucket.
+    full_at: HashMap<PortId, Instant>,
+    /// Entries at which gone ports are looked for.
+    tidy_at: usize,
+}
+
+const TIDY_AT_MIN: usize = 64;
+
+impl StormControl {
+    pub(super) fn new(limit: Option<StormLimit>) -> StormControl {
+        StormControl { limit, full_at: HashMap::new(), tidy_at: TIDY_AT_MIN }
+    }
+
+    /// Takes a token of this port, if it has one.
+    pub(super) fn admit(&mut self, tables: &Tables, port: PortId, now: Instant) -> bool {
+        let Some(limit) = self.limit else { return true };
+        let interval = Duration::from_secs(1) / limit.frames_per_s.get();
+        let debt_max = interval * (limit.burst.get() - 1);
+
+        if self.full_at.len() >= self.tidy_at {
+            self.forget_gone(tables);
+        }
+        let full_at = self.full_at.entry(port).or_insert(now);
+        let begin = (*full_at).max(now);
+        if begin - now > debt_max {
+            return false;
+        }
+        *full_at = begin + interval;
+        true
+    }
+
+    fn forget_gone(&mut self, tables: &Tables) {
+        self.full_at.retain(|port, _| tables.ports.contains_key(port));
+        self.tidy_at = TIDY_AT_MIN.max(2 * self.full_at.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::tests::{instant, network, tables};
+
+    fn limit(frames_per_s: u32, burst: u32) -> Option<StormLimit> {
+        let positive = |n| NonZeroU32::new(n).unwrap();
+        Some(StormLimit { frames_per_s: positive(frames_per_s), burst: positive(burst) })
+    }
+
+    #[test]
+    fn everybody_of_the_network_but_the_sender() {
+        let mut tables = tables(&[network(1, &[1, 2, 3]), network(2, &[4])]);
+        let set =
+            |tables: &Tables, id| targets(tables, Ingress::Port(PortId(id))).map(|p| p.0).collect::<Vec<_>>();
+        assert_eq!(set(&tables, 2), [1, 3]);
+        assert_eq!(set(&tables, 4), []);
+        assert_eq!(set(&tables, 5), []);
+        // Tables that contradict themselves are not followed out of the network.
+        let first = vswitch_proto::id::Vni::new(1).unwrap();
+        tables.networks.get_mut(&first).unwrap().ports.extend([PortId(4), PortId(9)]);
+        assert_eq!(set(&tables, 2), [1, 3]);
+    }
+
+    #[test]
+    fn a_bucket_empties_and_fills_by_time() {
+        let tables = tables(&[network(1, &[1, 2])]);
+        let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
+        let mut admitted = |port, ms| storm.admit(&tables, PortId(port), t0 + Duration::from_millis(ms));
+        assert_eq!([(); 4].map(|()| admitted(1, 0)), [true, true, true, false]);
+        assert!(admitted(2, 0), "the other port has its own");
+        assert!(!admitted(1, 99));
+        assert!(admitted(1, 100));
+        assert!(!admitted(1, 100));
+        assert_eq!([(); 4].map(|()| admitted(1, 60_000)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn no_limit_admits_all() {
+        let mut storm = StormControl::new(None);
+        assert!((0..100_000).all(|_| storm.admit(&Tables::default(), PortId(1), instant())));
+        assert!(storm.full_at.is_empty());
+    }
+
+    #[test]
+    fn buckets_of_gone_ports_are_dropped() {
+        let tables = tables(&[network(1, &[1, 2])]);
+        let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
+        for id in 0..10_000 {
+            storm.admit(&tables, PortId(id), t0);
+            assert!(storm.full_at.len() <= TIDY_AT_MIN);
+        }
+        // Those that stay keep their debt.
+        (0..3).for_each(|_| _ = storm.admit(&tables, PortId(2), t0));
+        (20_000..20_100).for_each(|id| _ = storm.admit(&tables, PortId(id), t0));
+        assert!(!storm.admit(&tables, PortId(2), t0));
+    }
+}
