@@ -14,12 +14,12 @@
 //!
 //! # Names files
 //! Only the lab runner's containers have one. It is written when its content changes and when the container
-//! starts to live. The lines of one network are the same for everybody in it (see [`names::network_lines`]), so
+//! starts to live. The lines of one network are the same for everybody in it (see [`names`]), so
 //! whether they changed is found once per network and not once per container.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -41,7 +41,8 @@ pub struct Settings {
 pub struct Plan {
     /// To be done in this order.
     pub actions: Vec<Action>,
-    /// To be published once they are done.
+    /// To be published before they are done: a port that goes gets no more frames, and one that comes is known by
+    /// its first.
     pub tables: Tables,
 }
 
@@ -99,7 +100,7 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
     let mut rewired = BTreeSet::new();
     let changed = new.changed_endpoints(old);
     for change in &changed {
-        if let Some((endpoint, wire)) = change.old().and_then(wired) {
+        if let Some((endpoint, wire)) = change.before().and_then(wired) {
             rewired.insert(endpoint.container);
             detaches.push(Action::Detach {
                 container: endpoint.container,
@@ -108,7 +109,7 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
                 interface: wire.interface_name(),
             });
         }
-        if let Some((endpoint, wire)) = change.new().and_then(wired) {
+        if let Some((endpoint, wire)) = change.after().and_then(wired) {
             rewired.insert(endpoint.container);
             attaches.push(attach(old, new, endpoint, wire, settings));
         }
@@ -123,8 +124,8 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
 
 /// What the data plane knows of `state`.
 pub fn tables(state: &State, settings: &Settings) -> Tables {
-    let endpoints = state.endpoints().count();
-    let mut tables = Tables { ports: HashMap::with_capacity(endpoints), ..Tables::default() };
+    let mut tables = Tables::default();
+    tables.ports.reserve(state.endpoints().count());
     for network in state.networks().filter(|n| n.driver == Driver::Bridge) {
         let gateway = gateway_mac(network).map(|mac| tables::Gateway {
             mac,
@@ -211,10 +212,10 @@ fn write_hosts(old: &State, new: &State, changed: &[Change<'_, Endpoint>]) -> Ve
     let mut touched_networks: BTreeSet<NetworkId> = BTreeSet::new();
     let mut touched: BTreeSet<ContainerId> = BTreeSet::new();
     for change in changed {
-        touched_networks.extend([change.old(), change.new()].into_iter().flatten().map(|e| e.network));
+        touched_networks.extend([change.before(), change.after()].into_iter().flatten().map(|e| e.network));
     }
     for change in new.changed_containers(old) {
-        for container in [change.old(), change.new()].into_iter().flatten() {
+        for container in [change.before(), change.after()].into_iter().flatten() {
             touched.insert(container.id);
             touched_networks.extend(container.attachments.iter().map(|a| a.network));
         }

@@ -7,8 +7,8 @@
 //! | `log` | index, from 1 on, without gaps behind the snapshot | a version byte, then the envelope in postcard |
 //!
 //! Every transaction is committed in two phases: the new root becomes valid only after all it points to is on the
-//! disk. It costs a second sync, and buys that a damaged page is told from a torn write: with one phase a damaged
-//! last commit would be taken for an unfinished one and rolled back in silence.
+//! disk. It costs a second sync, which doubles the time of a proposal, and buys that a damaged page is told from a
+//! torn write: with one phase a damaged last commit would be taken for an unfinished one and rolled back in silence.
 //!
 //! A new store is made under another name and renamed when it is whole, so a file of zero bytes under the store's
 //! name is a damaged store, not a new one. Nothing that is found there is ever reset.

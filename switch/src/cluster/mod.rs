@@ -12,10 +12,10 @@
 //!
 //! # Failures
 //! When a write fails (a full disk, for one) it is open whether the entry reached the disk. The log is then opened
-//! again and asked. If the entry is not there, the proposal failed and changed nothing. If it is, what was read may
-//! still be memory that a failed sync left behind and no later one writes; so all of it is written anew, as a
-//! snapshot, before it is applied and answered. While that does not work, proposals fail and the state stays as it
-//! was and readable; the next proposal tries again.
+//! again and asked: if the entry is there, it is applied and answered; if not, the proposal failed and changed
+//! nothing. While the log cannot be opened, proposals fail and the state stays as it was and readable; the next
+//! proposal tries again. What is found is durable, although the sync failed: an entry shows only once a first sync
+//! put its pages on the disk, and opening writes and syncs the header, the rest of it, again.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -37,10 +37,10 @@ pub use log::{OpenError, WriteError};
 
 /// When a snapshot replaces the entries behind the last one.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub entries: u64,
+struct Limits {
+    entries: u64,
     /// Of encoded entries.
-    pub bytes: u64,
+    bytes: u64,
 }
 
 const LIMITS: Limits = Limits { entries: 1024, bytes: 8 << 20 };
@@ -83,7 +83,7 @@ pub enum ProposeError {
     )]
     Uncertain(#[source] WriteError),
     #[error("the change was not stored, the store is out of reach: {0}")]
-    Unavailable(#[source] ReopenError),
+    Unavailable(#[source] OpenError),
 }
 
 impl ProposeError {
@@ -98,15 +98,6 @@ impl ProposeError {
     }
 }
 
-/// Why the log is out of reach after a failed write.
-#[derive(Debug, thiserror::Error)]
-pub enum ReopenError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("{0}: free some space or check the disk, then try again")]
-    Write(#[from] WriteError),
-}
-
 impl Replica {
     /// Opens the store at `path`, or makes a new one where nothing is.
     pub fn open(path: &Path) -> Result<Replica, OpenError> {
@@ -119,7 +110,8 @@ impl Replica {
         Ok(Replica { open, limits, log: Some(log), position: Position::of(recovered) })
     }
 
-    /// The state after the last proposal. Keep a clone of the `Arc` to compare with the next one.
+    /// The state after the last proposal. Keep a clone of the `Arc` and compare it with the next one, whatever the
+    /// proposal's outcome: an earlier proposal whose outcome was uncertain may show only then.
     pub fn state(&self) -> &Arc<State> {
         &self.position.state
     }
@@ -156,17 +148,12 @@ impl Replica {
         }
     }
 
-    fn reopen(&mut self) -> Result<(), ReopenError> {
+    fn reopen(&mut self) -> Result<(), OpenError> {
         // The old handle refuses further work, and holds the file's lock.
         self.log = None;
-        let (mut log, recovered) = (self.open)()?;
-        let mut position = Position::of(recovered);
-        if position.applied > self.position.applied {
-            log.compact(position.applied, &position.state.to_bytes())?;
-            (position.entries, position.bytes) = (0, 0);
-        }
+        let (log, recovered) = (self.open)()?;
         self.log = Some(log);
-        self.position = position;
+        self.position = Position::of(recovered);
         Ok(())
     }
 

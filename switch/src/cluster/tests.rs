@@ -228,6 +228,7 @@ fn a_passing_failure_is_settled() {
         let disk = start.cut_power(|| Survives::All);
         let mut replica = on(&disk, SMALL).unwrap();
         disk.fail(call..call + 1);
+        let mut settled = false;
         for (n, envelope) in story.iter().enumerate() {
             let mut outcome = replica.propose(envelope);
             if !matches!(outcome, Ok(_) | Err(ProposeError::Rejected(_))) {
@@ -236,7 +237,13 @@ fn a_passing_failure_is_settled() {
             }
             assert!(matches!(outcome, Ok(_) | Err(ProposeError::Rejected(_))), "call {call}: {outcome:?}");
             assert_eq!(replica.state().digest(), digests[n + 1], "call {call}");
+            if std::mem::replace(&mut settled, disk.calls() > call) != settled {
+                let disk = disk.cut_power(|| Survives::Nothing);
+                let replica = on(&disk, SMALL).unwrap_or_else(|error| panic!("call {call}: {error}"));
+                assert_eq!(replica.state().digest(), digests[n + 1], "call {call}: answered and lost");
+            }
         }
+        assert!(settled, "call {call} never came");
         let disk = disk.cut_power(|| Survives::Nothing);
         let replica = on(&disk, SMALL).unwrap_or_else(|error| panic!("call {call}: {error}"));
         assert_eq!(&replica.state().digest(), digests.last().unwrap(), "call {call}");

@@ -14,14 +14,14 @@ pub enum Change<'a, T> {
 }
 
 impl<'a, T> Change<'a, T> {
-    pub fn old(&self) -> Option<&'a T> {
+    pub fn before(&self) -> Option<&'a T> {
         match *self {
             Change::Added(_) => None,
             Change::Removed(old) | Change::Altered { old, .. } => Some(old),
         }
     }
 
-    pub fn new(&self) -> Option<&'a T> {
+    pub fn after(&self) -> Option<&'a T> {
         match *self {
             Change::Added(new) | Change::Altered { new, .. } => Some(new),
             Change::Removed(_) => None,

@@ -233,7 +233,7 @@ impl Model {
                 self.containers.push(ModelContainer { id: request.id, name, running: false, live: true, on });
             }
             Command::StartContainer { container, .. } => {
-                self.with(container, |c| (c.running, c.live) = (true, true))
+                self.with(container, |c| (c.running, c.live) = (true, true));
             }
             Command::ContainerExited { container, .. } => {
                 self.with(container, |c| (c.running, c.live) = (false, false));

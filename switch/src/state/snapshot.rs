@@ -270,7 +270,7 @@ mod tests {
             broken(&|s| s.next_port = 0),
             broken(&|s| Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).pools.clear()),
             broken(&|s| {
-                Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).name = "host".parse().unwrap()
+                Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).name = "host".parse().unwrap();
             }),
             broken(&|s| Arc::make_mut(s.containers.values_mut().next().unwrap()).attachments.clear()),
             broken(&|s| first_wire(s, &|w| w.ipv4 = Some([192, 0, 2, 1].into()))),

@@ -180,7 +180,7 @@ fn reserved_addresses_lie_inside_and_are_not_given() {
         (refused(&|p| p.aux_addresses = [("a".into(), ip("10.0.0.1"))].into()), "it is the gateway already"),
         (
             refused(&|p| {
-                p.aux_addresses = [("a".into(), ip("10.0.0.9")), ("b".into(), ip("10.0.0.9"))].into()
+                p.aux_addresses = [("a".into(), ip("10.0.0.9")), ("b".into(), ip("10.0.0.9"))].into();
             }),
             "invalid auxiliary address b 10.0.0.9: it is the auxiliary address a already",
         ),
