@@ -21,6 +21,8 @@ const IPV4_HEADER_BYTES_MIN: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
 const TCP_HEADER_BYTES_MIN: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
+const TCP_CHECKSUM_AT: u16 = 16;
+const UDP_CHECKSUM_AT: u16 = 6;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 
@@ -117,16 +119,23 @@ fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
         return None;
     }
     let transport = packet.get(ip_bytes..)?;
-    let repeated_bytes = match (vnet.gso_type, ethertype, protocol) {
+    let (repeated_bytes, csum_offset) = match (vnet.gso_type, ethertype, protocol) {
         (vnet_hdr::GSO_TCPV4, ethernet::ETHERTYPE_IPV4, PROTOCOL_TCP)
-        | (vnet_hdr::GSO_TCPV6, ethernet::ETHERTYPE_IPV6, PROTOCOL_TCP) => ip_bytes + tcp_header(transport)?,
+        | (vnet_hdr::GSO_TCPV6, ethernet::ETHERTYPE_IPV6, PROTOCOL_TCP) => {
+            (ip_bytes + tcp_header(transport)?, TCP_CHECKSUM_AT)
+        }
         (vnet_hdr::GSO_UDP_L4, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => {
-            ip_bytes + UDP_HEADER_BYTES
+            (ip_bytes + UDP_HEADER_BYTES, UDP_CHECKSUM_AT)
         }
         // IP fragments: only IP's header is repeated, and gso_size counts what follows it.
-        (vnet_hdr::GSO_UDP, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => ip_bytes,
+        (vnet_hdr::GSO_UDP, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => {
+            (ip_bytes, UDP_CHECKSUM_AT)
+        }
         _ => return None,
     };
+    if vnet.csum_offset != csum_offset {
+        return None;
+    }
     let second_tag_bytes = (network_at - ethernet::HEADER_BYTES).saturating_sub(VLAN_TAG_BYTES);
     Some(packet.len().min(repeated_bytes + usize::from(vnet.gso_size)) + second_tag_bytes)
 }
@@ -179,4 +188,120 @@ fn tcp_header(transport: &[u8]) -> Option<usize> {
     let header = transport.first_chunk::<TCP_HEADER_BYTES_MIN>()?;
     let bytes = usize::from(header[12] >> 4) * 4;
     (bytes >= TCP_HEADER_BYTES_MIN && bytes <= transport.len()).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCPV4: u8 = vnet_hdr::GSO_TCPV4;
+    const TCPV6: u8 = vnet_hdr::GSO_TCPV6;
+    const UDP_L4: u8 = vnet_hdr::GSO_UDP_L4;
+    const UFO: u8 = vnet_hdr::GSO_UDP;
+
+    /// A frame of these headers and `payload_bytes` more, in segments of 1,000.
+    fn gso(gso_type: u8, csum_start: u8, headers: &[&[u8]], payload_bytes: usize) -> Vec<u8> {
+        let csum_offset = if matches!(gso_type, TCPV4 | TCPV6) { 16 } else { 6 };
+        let mut raw =
+            vec![vnet_hdr::F_NEEDS_CSUM, gso_type, 0, 0, 0xe8, 3, csum_start, 0, csum_offset, 0, 0, 0];
+        raw.extend([0x02; 12]);
+        headers.iter().for_each(|header| raw.extend(*header));
+        raw.resize(raw.len() + payload_bytes, 0);
+        raw
+    }
+
+    fn packet_bytes(raw: &[u8]) -> Result<usize, FrameError> {
+        Frame::parse(raw).map(|frame| frame.packet_bytes())
+    }
+
+    const IPV4_TCP: [u8; 20] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    const IPV4_UDP: [u8; 20] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    /// Data offset 8: 32 bytes with the usual timestamps.
+    const TCP: [u8; 32] = {
+        let mut header = [0; 32];
+        header[12] = 0x80;
+        header
+    };
+
+    fn ipv6(next_header: u8) -> [u8; 40] {
+        let mut header = [0; 40];
+        header[0] = 0x60;
+        header[6] = next_header;
+        header
+    }
+
+    #[test]
+    fn a_segment_is_its_headers_and_one_segment_size() {
+        let v6 = ipv6(6);
+        let v6_extended = ipv6(0);
+        let hop_by_hop = [6, 0, 1, 4, 0, 0, 0, 0];
+        for (raw, expected) in [
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 60_000), 20 + 32 + 1000),
+            (gso(TCPV4, 38, &[&[0x81, 0, 0, 5, 8, 0], &IPV4_TCP, &TCP], 60_000), 20 + 32 + 1000),
+            (
+                gso(TCPV4, 42, &[&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 5, 8, 0], &IPV4_TCP, &TCP], 9000),
+                4 + 20 + 32 + 1000,
+            ),
+            (gso(TCPV6, 54, &[&[0x86, 0xdd], &v6, &TCP], 60_000), 40 + 32 + 1000),
+            (gso(TCPV6, 62, &[&[0x86, 0xdd], &v6_extended, &hop_by_hop, &TCP], 60_000), 48 + 32 + 1000),
+            (gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 9000), 20 + 8 + 1000),
+            (gso(UFO, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 9000), 20 + 1000),
+            // Shorter than a segment could be.
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 10), 20 + 32 + 10),
+        ] {
+            assert_eq!(packet_bytes(&raw), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn the_length_hint_is_not_believed() {
+        let mut raw = gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 60_000);
+        raw[2..4].copy_from_slice(&9000u16.to_le_bytes());
+        assert_eq!(packet_bytes(&raw), Ok(1052));
+    }
+
+    #[test]
+    fn headers_must_be_what_the_segmentation_type_says() {
+        let bad_ihl = [&[0x44], &IPV4_TCP[1..]].concat();
+        let bad_version = [&[0x65], &IPV4_TCP[1..]].concat();
+        let short_tcp = [0; 20];
+        let fragment = ipv6(44);
+        let chain: Vec<u8> = [0, 0, 1, 4, 0, 0, 0, 0].repeat(12);
+        for (raw, why) in [
+            (gso(TCPV6, 34, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "IPv6 type, IPv4 packet"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_UDP, &TCP], 9000), "TCP type, UDP packet"),
+            (gso(UDP_L4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "UDP type, TCP packet"),
+            (gso(TCPV4, 35, &[&[8, 0], &IPV4_TCP, &TCP], 9000), "checksum begins elsewhere"),
+            (gso(TCPV4, 34, &[&[8, 6], &IPV4_TCP, &TCP], 9000), "ARP"),
+            (gso(TCPV4, 30, &[&[8, 0], &bad_ihl, &TCP], 9000), "IPv4 header of 16 bytes"),
+            (gso(TCPV4, 34, &[&[8, 0], &bad_version, &TCP], 9000), "version 6 in an IPv4 frame"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &short_tcp], 9000), "TCP header of 0 bytes"),
+            (gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP[..20]], 4), "TCP header beyond the end"),
+            (gso(TCPV6, 54, &[&[0x86, 0xdd], &fragment, &TCP], 9000), "a fragment"),
+            (gso(TCPV6, 150, &[&[0x86, 0xdd], &ipv6(0), &chain, &TCP], 9000), "too many extension headers"),
+            (gso(TCPV4, 46, &[&[0x81, 0].repeat(8)[..], &IPV4_TCP, &TCP], 9000), "too many tags"),
+        ] {
+            assert_eq!(packet_bytes(&raw), Err(FrameError::Segments), "{why}");
+        }
+
+        let mut raw = gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP], 9000);
+        raw[8] = 16;
+        assert_eq!(packet_bytes(&raw), Err(FrameError::Segments), "the checksum of TCP in UDP");
+        raw[8] = 4;
+        assert_eq!(packet_bytes(&raw[..12 + 34 + 7]), Err(FrameError::Segments), "half a UDP header");
+    }
+
+    #[test]
+    fn plain_frames_are_as_long_as_they_are() {
+        let mut raw = vec![0; 12 + 12];
+        raw.extend([8, 0]);
+        raw.resize(12 + 14 + 1500, 0);
+        assert_eq!(packet_bytes(&raw), Ok(1500));
+        raw[24..26].copy_from_slice(&[0x81, 0]);
+        assert_eq!(packet_bytes(&raw), Ok(1496));
+        assert_eq!(packet_bytes(&raw[..12 + 14]), Ok(0), "a tag that is cut off");
+        assert_eq!(packet_bytes(&raw[..12 + 13]), Err(FrameError::Runt));
+        assert_eq!(packet_bytes(&vec![0; BUFFER_BYTES + 1]), Err(FrameError::Oversized));
+        assert!(packet_bytes(&vec![0; BUFFER_BYTES]).is_ok());
+    }
 }

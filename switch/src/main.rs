@@ -1,2 +1,31 @@
-//! vswitchd.
-fn main() {}
+//! vswitchd: arguments to [`Config`] to [`daemon::run`].
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use vswitch::config::{Arguments, Config};
+use vswitch::{container, daemon};
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    // A container's shim is this same executable; it never reads the daemon's configuration.
+    if words.next().is_some_and(|word| word == "shim") {
+        return match words.next() {
+            Some(dir) => container::shim::main(Path::new(&dir)),
+            None => fail("shim: the container's directory is missing"),
+        };
+    }
+    let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = Config::load(Arguments::parse(), &host_name.unwrap_or_else(|_| "localhost".into()), processors);
+    match config.map_err(anyhow::Error::from).and_then(daemon::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("vswitchd: {message}");
+    ExitCode::FAILURE
+}

@@ -11,8 +11,8 @@ use vswitch_proto::id::{MacAddr, PortId, Vni};
 
 use super::fdb::{Fdb, Location};
 
-/// 256 slots of 48 bytes stay in the first-level cache. Power of two.
-const SLOTS: usize = 256;
+/// Power of two. With 48 bytes each they stay in the second-level cache.
+const SLOTS: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -70,4 +70,48 @@ fn index(vni: Vni, mac: MacAddr) -> usize {
     let [a, b, c, d, e, f] = mac.0;
     let key = u64::from_be_bytes([0, 0, a, b, c, d, e, f]) ^ u64::from(vni.get()) << 40;
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::fdb::FdbConfig;
+    use crate::forward::tests::instant;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+
+    fn vnis() -> impl Iterator<Item = Vni> {
+        (1..Vni::MAX).filter_map(Vni::new)
+    }
+
+    #[test]
+    fn what_shares_a_slot_is_not_mixed_up() {
+        let (fdb, mut cache, now) = (Fdb::new(FdbConfig::default()), Cache::new(), instant());
+        let one = Vni::new(1).unwrap();
+        let same_slot = |vni: &Vni| index(*vni, MAC) == index(one, MAC);
+        let other = vnis().skip(1).find(same_slot).unwrap();
+        cache.learn(&fdb, one, MAC, PortId(1), now);
+        assert_eq!(cache.look_up(&fdb, other, MAC, now), None);
+        cache.learn(&fdb, other, MAC, PortId(2), now);
+        assert_eq!(cache.look_up(&fdb, one, MAC, now), Some(PortId(1)));
+        assert_eq!(cache.look_up(&fdb, other, MAC, now), Some(PortId(2)));
+
+        let neighbour = (0..=255u8).map(|n| MacAddr([2, 0, 0, 0, 1, n]));
+        let mut neighbours = neighbour.flat_map(|mac| vnis().take(64).map(move |vni| (vni, mac)));
+        let (vni, mac) = neighbours.find(|(vni, mac)| index(*vni, *mac) == index(one, MAC)).unwrap();
+        cache.learn(&fdb, one, MAC, PortId(1), now);
+        assert_eq!(cache.look_up(&fdb, vni, mac, now), None);
+    }
+
+    #[test]
+    fn addresses_in_order_use_the_whole_of_it() {
+        let mut used = [false; SLOTS];
+        let vni = Vni::new(1).unwrap();
+        for n in 0..SLOTS as u16 {
+            let [a, b] = n.to_be_bytes();
+            used[index(vni, MacAddr([2, 0x42, 172, 17, a, b]))] = true;
+        }
+        // Random indices would use 1 - 1/e of the slots.
+        assert!(used.iter().filter(|used| **used).count() > SLOTS * 6 / 10);
+    }
 }

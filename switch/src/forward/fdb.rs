@@ -355,3 +355,134 @@ fn take(taken: &AtomicUsize, max: usize) -> bool {
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::tests::instant;
+
+    fn vni(n: u32) -> Vni {
+        Vni::new(n).unwrap()
+    }
+
+    fn mac(n: u8) -> MacAddr {
+        MacAddr([2, 0, 0, 0, 0, n])
+    }
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    const SMALL: FdbConfig = FdbConfig { age: Duration::from_secs(10), capacity: 4, capacity_per_port: 3 };
+    const P1: PortId = PortId(1);
+    const P2: PortId = PortId(2);
+
+    fn port_of(fdb: &Fdb, n: u8, now: Instant) -> Option<PortId> {
+        fdb.look_up(vni(1), mac(n), now).map(|location| location.port)
+    }
+
+    #[test]
+    fn entries_age_and_are_swept() {
+        let (fdb, t0) = (Fdb::new(SMALL), instant());
+        fdb.learn(vni(1), mac(1), P1, t0);
+        fdb.learn(vni(1), mac(2), P1, t0 + ms(5000));
+        assert_eq!(port_of(&fdb, 1, t0 + ms(9999)), Some(P1));
+        assert_eq!(port_of(&fdb, 1, t0 + ms(10_000)), None);
+        let rows = fdb.rows(None, t0 + ms(10_000));
+        assert_eq!(rows, [FdbRow { vni: vni(1), mac: mac(2), port: P1, age: Some(ms(5000)) }]);
+        assert_eq!((fdb.len(), fdb.sweep(t0 + ms(10_000)), fdb.len()), (2, 1, 1));
+        assert_eq!(fdb.stats(), FdbStats { learned: 2, aged: 1, ..FdbStats::default() });
+    }
+
+    #[test]
+    fn time_is_kept_by_the_second() {
+        let (fdb, t0) = (Fdb::new(SMALL), instant());
+        let seen = |at| fdb.learn(vni(1), mac(1), P1, at).unwrap().seen;
+        assert_eq!(seen(t0), Some(t0));
+        assert_eq!(seen(t0 + ms(999)), Some(t0));
+        assert_eq!(seen(t0 + ms(1000)), Some(t0 + ms(1000)));
+        // A worker whose burst began earlier does not turn it back.
+        assert_eq!(seen(t0), Some(t0 + ms(1000)));
+    }
+
+    #[test]
+    fn one_port_cannot_fill_it_and_its_room_comes_back() {
+        let (fdb, t0) = (Fdb::new(SMALL), instant());
+        (0..10).for_each(|n| _ = fdb.learn(vni(1), mac(n), P1, t0));
+        assert_eq!(fdb.len(), 3, "per port");
+        (10..20).for_each(|n| _ = fdb.learn(vni(1), mac(n), P2, t0));
+        assert_eq!(fdb.len(), 4, "in all");
+        assert_eq!(fdb.stats().refused, 7 + 9);
+
+        assert_eq!(fdb.learn(vni(1), mac(10), P1, t0).map(|l| l.port), Some(P2), "a move without room");
+        assert_eq!(fdb.learn(vni(1), mac(0), P2, t0).map(|l| l.port), Some(P2), "a move");
+        assert_eq!(fdb.learn(vni(1), mac(10), P1, t0).map(|l| l.port), Some(P1), "which made room");
+        assert_eq!(fdb.stats().moved, 2);
+
+        assert_eq!((fdb.forget_port(P1), fdb.flush(None), fdb.len()), (3, 1, 0));
+        assert!(fdb.held.is_empty());
+        assert!(fdb.learn(vni(1), mac(0), P1, t0).is_some());
+    }
+
+    #[test]
+    fn static_entries_stay() {
+        let (fdb, t0) = (Fdb::new(SMALL), instant());
+        (1..=3).for_each(|n| _ = fdb.learn(vni(1), mac(n), P1, t0));
+        assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()));
+        assert!(fdb.learn(vni(1), mac(4), P1, t0).is_some(), "the learned one gave its room back");
+        assert_eq!(fdb.learn(vni(1), mac(1), P1, t0), Some(Location { port: P2, seen: None }));
+        assert_eq!(port_of(&fdb, 1, t0 + ms(1_000_000)), Some(P2));
+        assert_eq!(fdb.add_static(vni(1), mac(1), P1), Ok(()), "redirected");
+        assert_eq!((fdb.flush(None), fdb.sweep(t0 + ms(1_000_000)), fdb.len()), (3, 0, 1));
+        assert_eq!((fdb.remove(vni(2), mac(1)), fdb.remove(vni(1), mac(1)), fdb.len()), (false, true, 0));
+
+        let broadcast = MacAddr::BROADCAST;
+        assert_eq!(fdb.add_static(vni(1), broadcast, P1), Err(StaticError::NotUnicast(broadcast)));
+        for n in 0..STATIC_MAX as u32 {
+            let [.., a, b] = n.to_be_bytes();
+            fdb.add_static(vni(1), MacAddr([2, 0, 0, 0, a, b]), P1).unwrap();
+        }
+        assert_eq!(fdb.add_static(vni(2), mac(1), P1), Err(StaticError::Full));
+        assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()), "no further entry");
+        assert_eq!(fdb.forget_port(P1), STATIC_MAX - 1);
+    }
+
+    #[test]
+    fn without_an_age_nothing_is_learned() {
+        let fdb = Fdb::new(FdbConfig { age: Duration::ZERO, ..FdbConfig::default() });
+        assert_eq!(fdb.learn(vni(1), mac(1), P1, instant()), None);
+        assert!(fdb.is_empty());
+        fdb.add_static(vni(1), mac(1), P2).unwrap();
+        assert_eq!(port_of(&fdb, 1, instant()), Some(P2));
+    }
+
+    /// Threads learn, move, flush and sweep the same few addresses; the books must balance when they are done.
+    #[test]
+    fn counts_survive_concurrent_changes() {
+        let (fdb, t0) = (&Fdb::new(SMALL), instant());
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                scope.spawn(move || {
+                    for i in 0..20_000u32 {
+                        let n = (i.wrapping_mul(7 + thread) % 8) as u8;
+                        match i % 50 {
+                            0 => _ = fdb.flush(None),
+                            1 => _ = fdb.forget_port(PortId(thread)),
+                            2 => _ = fdb.add_static(vni(1), mac(n), PortId(thread)),
+                            3 => _ = fdb.remove(vni(1), mac(n)),
+                            4 => _ = fdb.sweep(t0 + ms(10_000)),
+                            _ => _ = fdb.learn(vni(1), mac(n), PortId(thread), t0),
+                        }
+                        assert!(fdb.learned_len.load(Ordering::Relaxed) <= SMALL.capacity);
+                    }
+                });
+            }
+        });
+        let learned = fdb.entries.iter().filter(|entry| entry.seen.is_some()).count();
+        assert_eq!(fdb.learned_len.load(Ordering::Relaxed), learned);
+        assert_eq!(fdb.static_len.load(Ordering::Relaxed), fdb.entries.len() - learned);
+        assert_eq!(fdb.held.iter().map(|held| *held).sum::<usize>(), learned);
+        (0..4).for_each(|port| _ = fdb.forget_port(PortId(port)));
+        assert!(fdb.is_empty() && fdb.held.is_empty() && fdb.entries.is_empty());
+    }
+}

@@ -85,3 +85,62 @@ impl StormControl {
         self.tidy_at = TIDY_AT_MIN.max(2 * self.full_at.len());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::tests::{instant, network, tables};
+
+    fn limit(frames_per_s: u32, burst: u32) -> Option<StormLimit> {
+        let positive = |n| NonZeroU32::new(n).unwrap();
+        Some(StormLimit { frames_per_s: positive(frames_per_s), burst: positive(burst) })
+    }
+
+    #[test]
+    fn everybody_of_the_network_but_the_sender() {
+        let mut tables = tables(&[network(1, &[1, 2, 3]), network(2, &[4])]);
+        let set =
+            |tables: &Tables, id| targets(tables, Ingress::Port(PortId(id))).map(|p| p.0).collect::<Vec<_>>();
+        assert_eq!(set(&tables, 2), [1, 3]);
+        assert_eq!(set(&tables, 4), []);
+        assert_eq!(set(&tables, 5), []);
+        // Tables that contradict themselves are not followed out of the network.
+        let first = vswitch_proto::id::Vni::new(1).unwrap();
+        tables.networks.get_mut(&first).unwrap().ports.extend([PortId(4), PortId(9)]);
+        assert_eq!(set(&tables, 2), [1, 3]);
+    }
+
+    #[test]
+    fn a_bucket_empties_and_fills_by_time() {
+        let tables = tables(&[network(1, &[1, 2])]);
+        let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
+        let mut admitted = |port, ms| storm.admit(&tables, PortId(port), t0 + Duration::from_millis(ms));
+        assert_eq!([(); 4].map(|()| admitted(1, 0)), [true, true, true, false]);
+        assert!(admitted(2, 0), "the other port has its own");
+        assert!(!admitted(1, 99));
+        assert!(admitted(1, 100));
+        assert!(!admitted(1, 100));
+        assert_eq!([(); 4].map(|()| admitted(1, 60_000)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn no_limit_admits_all() {
+        let mut storm = StormControl::new(None);
+        assert!((0..100_000).all(|_| storm.admit(&Tables::default(), PortId(1), instant())));
+        assert!(storm.full_at.is_empty());
+    }
+
+    #[test]
+    fn buckets_of_gone_ports_are_dropped() {
+        let tables = tables(&[network(1, &[1, 2])]);
+        let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
+        for id in 0..10_000 {
+            storm.admit(&tables, PortId(id), t0);
+            assert!(storm.full_at.len() <= TIDY_AT_MIN);
+        }
+        // Those that stay keep their debt.
+        (0..3).for_each(|_| _ = storm.admit(&tables, PortId(2), t0));
+        (20_000..20_100).for_each(|id| _ = storm.admit(&tables, PortId(id), t0));
+        assert!(!storm.admit(&tables, PortId(2), t0));
+    }
+}

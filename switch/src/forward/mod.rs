@@ -49,6 +49,8 @@ mod cache;
 pub mod fdb;
 pub mod flood;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 
 pub use fdb::{Fdb, FdbConfig, FdbStats};

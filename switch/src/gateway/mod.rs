@@ -248,3 +248,6 @@ fn is_solicited(destination: Ipv6Addr, gateway: Ipv6Addr) -> bool {
 fn hardware(mac: MacAddr) -> EthernetAddress {
     EthernetAddress(mac.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! The files of a container's directory.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use vswitch_proto::api::Exit;
+
+use super::Launch;
+use super::protocol::Status;
+use crate::io::replace;
+pub use crate::io::replace::Written;
+
+const PUBLIC: u32 = 0o644;
+const PRIVATE: u32 = 0o600;
+
+/// What a container's resolver is told: nothing of the host's name servers when the network is its own, since they
+/// are out of its reach and would make each unknown name wait for their answer.
+pub fn resolv_conf(host_network: bool) -> String {
+    let own = "# Names are in /etc/hosts.\n".to_owned();
+    if host_network { fs::read_to_string("/etc/resolv.conf").unwrap_or(own) } else { own }
+}
+
+/// Makes the directory and what a shim needs in it. Done again before each start: the log stays, the end of the
+/// last run goes.
+pub fn prepare(launch: &Launch, hosts: &str, resolv_conf: &str) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(&launch.dir)?;
+    for name in ["exit.json", "shim.json", "shim.sock"] {
+        ignore_absent(fs::remove_file(launch.dir.join(name)))?;
+    }
+    let hostname = format!("{}\n", launch.hostname);
+    for (name, content) in [("hosts", hosts), ("hostname", &hostname), ("resolv.conf", resolv_conf)] {
+        replace::by_rename(&launch.dir.join(name), content.as_bytes(), PUBLIC)?;
+    }
+    let config = serde_json::to_vec(launch)?;
+    replace::by_rename(&launch.dir.join("config.json"), &config, PRIVATE)
+}
+
+/// Replaces the content of the hosts file, which the running container sees at once; how, see [`replace`]. May wait
+/// up to [`replace::LEASE_WAIT_MAX`] for readers.
+pub fn write_hosts(dir: &Path, content: &str) -> io::Result<Written> {
+    replace::in_place(&dir.join("hosts"), content.as_bytes())
+}
+
+/// Removes the directory of a container that does not run.
+pub fn remove(dir: &Path) -> io::Result<()> {
+    ignore_absent(fs::remove_dir_all(dir))
+}
+
+pub(super) fn read_config(dir: &Path) -> io::Result<Launch> {
+    Ok(serde_json::from_slice(&fs::read(dir.join("config.json"))?)?)
+}
+
+pub(super) fn write_exit(dir: &Path, exit: &Exit) -> io::Result<()> {
+    replace::by_rename(&dir.join("exit.json"), &serde_json::to_vec(exit)?, PRIVATE)
+}
+
+/// How the container ended; `None` while it has not.
+pub(super) fn read_exit(dir: &Path) -> Option<Exit> {
+    serde_json::from_slice(&fs::read(dir.join("exit.json")).ok()?).ok()
+}
+
+pub(super) fn write_status(dir: &Path, status: &Status) -> io::Result<()> {
+    replace::by_rename(&dir.join("shim.json"), &serde_json::to_vec(status)?, PRIVATE)
+}
+
+pub(super) fn read_status(dir: &Path) -> Option<Status> {
+    serde_json::from_slice(&fs::read(dir.join("shim.json")).ok()?).ok()
+}
+
+/// Where a shim's own failures go.
+pub(super) fn error_file(dir: &Path) -> io::Result<File> {
+    File::options().create(true).write(true).truncate(true).mode(PRIVATE).open(dir.join("shim.err"))
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use vswitch_proto::command::LabSpec;
+    use vswitch_proto::id::ContainerId;
+
+    #[test]
+    fn a_second_start_keeps_the_log_and_forgets_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("containers/x");
+        let launch = Launch {
+            id: ContainerId([7; 32]),
+            dir: dir.clone(),
+            spec: LabSpec::default(),
+            hostname: "box".into(),
+            host_network: false,
+            hidden: Vec::new(),
+        };
+        prepare(&launch, "127.0.0.1 localhost\n", "").unwrap();
+        assert_eq!(read_config(&dir).unwrap(), launch);
+        assert_eq!(fs::read_to_string(dir.join("hostname")).unwrap(), "box\n");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            (mode(&dir), mode(&dir.join("hosts")), mode(&dir.join("config.json"))),
+            (0o700, 0o644, 0o600)
+        );
+
+        write_exit(&dir, &Exit { exit_code: 3, error: String::new() }).unwrap();
+        assert_eq!(read_exit(&dir).map(|exit| exit.exit_code), Some(3));
+        fs::write(dir.join("log"), "kept").unwrap();
+        prepare(&launch, "", "").unwrap();
+        assert_eq!(read_exit(&dir), None);
+        assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "kept");
+
+        let inode = fs::metadata(dir.join("hosts")).unwrap().ino();
+        write_hosts(&dir, "10.0.0.1 a\n").unwrap();
+        assert_eq!(fs::metadata(dir.join("hosts")).unwrap().ino(), inode);
+        remove(&dir).unwrap();
+        remove(&dir).unwrap();
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,80 @@
+//! What is said on a shim's socket, and between a shim and the processes it forks.
+//!
+//! On the socket a client's first [`Frame`](vswitch_proto::api::stream::Frame) is a `Request`; the shim's first is
+//! an `Answer`. After `attach` and `exec`, stream frames go both ways, the last one being `Exit` or `Error`. Every
+//! other request has its connection to itself.
+
+use serde::{Deserialize, Serialize};
+use vswitch_proto::api::{Exec, Exit};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Request {
+    Status,
+    /// Answered once the command runs, or could not be run.
+    Start,
+    Signal(i32),
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+    /// Answered when the container has ended.
+    Wait,
+    Attach,
+    /// An empty `Answer` whenever the log has grown; several may be one.
+    Follow,
+    Exec(Exec),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer {
+    Done,
+    Status(Status),
+    /// To `start`: it could not. To `wait`: it ended.
+    Exited(Exit),
+    /// One line.
+    Refused(String),
+}
+
+/// Also the content of `shim.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) shim_pid: i32,
+    pub(super) init_pid: i32,
+    /// With the pid, who init is.
+    pub(super) init_start_ticks: u64,
+    pub(super) started: bool,
+}
+
+/// The shim's first words, to the process that launched it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Report {
+    Ready(Status),
+    Failed(String),
+}
+
+/// From a forked process to the shim: one datagram each. The end of the channel means that the program runs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Note {
+    /// Something is missing in the container that it can do without.
+    Warning(String),
+    /// The namespaces are made; with the master of its terminal, when it has one.
+    Ready,
+    /// It exits with this now.
+    Failed(Exit),
+}
+
+/// Longest [`Note`], bytes.
+pub(super) const NOTE_BYTES_MAX: usize = 8 << 10;
+
+/// From the shim to init: run the command.
+pub(super) const START: &[u8] = b"start";
+
+/// How a process ended that could not be found or run.
+pub(super) const NOT_FOUND: i32 = 127;
+pub(super) const NOT_EXECUTABLE: i32 = 126;
+/// 128 + SIGKILL.
+pub(super) const KILLED: i32 = 137;

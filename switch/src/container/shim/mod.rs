@@ -1,0 +1,203 @@
+//! The shim: one small process per container, `vswitchd shim DIR`.
+//!
+//! # Rules
+//!
+//! 1. One thread, for ever: it forks. (A process whose children go to another pid namespace cannot make threads
+//!    anyway.)
+//! 2. Nothing blocks but the one `poll`: the setup before it, and what follows the end, are bounded.
+//! 3. Output goes to the log first, then to those who are attached. A client has a bounded queue. When it is full,
+//!    output waits for at most [`client::HOLD_MAX`], which lets a client that does read keep up with bursts; one that
+//!    does not is dropped with an `Error` frame. So a client can hold a container up once, for a second.
+//! 4. Input waits for the container, and its clients for the input: they are not read while too much waits.
+//! 5. Who attaches sees what is printed from then on; nothing is replayed.
+//! 6. With several clients attached, standard input ends only with the container; when there is one, its
+//!    `StdinClosed` ends it, unless there is a terminal. Detaching ends nothing.
+//!
+//! SIGTERM ends the container, and the shim with it as after any other end.
+
+mod client;
+mod serve;
+mod task;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
+use nix::unistd::{chdir, setsid};
+
+use super::log::{self, Stream};
+use super::protocol::{Note, Report, Status};
+use super::{Launch, files, init};
+use crate::io::process;
+use serve::Supervisor;
+use task::{Forked, Task};
+
+#[derive(Debug, thiserror::Error)]
+enum SetupError {
+    #[error("cannot {step}: {source}")]
+    Step { step: &'static str, source: io::Error },
+    /// What init says.
+    #[error("{0}")]
+    Init(String),
+    #[error("the container's init process ended before it was ready")]
+    InitEnded,
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, SetupError>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, SetupError> {
+        self.map_err(|source| SetupError::Step { step, source: source.into() })
+    }
+}
+
+/// Forks the shim of the container in `dir` and returns; the shim itself reports on standard output and returns
+/// when its container has ended. To be called before anything else makes threads.
+pub fn main(dir: &Path) -> ExitCode {
+    match process::fork() {
+        Ok(Some(_)) => return ExitCode::SUCCESS,
+        Ok(None) => {}
+        Err(error) => return fail(&mut io::stdout(), &format!("cannot fork the shim: {error}")),
+    }
+    match detach(dir) {
+        Err(error) => fail(&mut io::stdout(), &error.to_string()),
+        Ok(report) => supervise(dir, report),
+    }
+}
+
+fn supervise(dir: &Path, mut report: File) -> ExitCode {
+    let supervisor = match set_up(dir) {
+        Ok(supervisor) => supervisor,
+        Err(error) => return fail(&mut report, &error.to_string()),
+    };
+    let ready = Report::Ready(supervisor.status.clone());
+    if write_report(&mut report, &ready).is_err() {
+        // Whoever launched this container is gone, so nobody knows of it.
+        supervisor.abandon();
+        return ExitCode::FAILURE;
+    }
+    drop(report);
+    match supervisor.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the shim failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fail(report: &mut dyn Write, line: &str) -> ExitCode {
+    // Without a reader of reports there is nobody to tell.
+    let _ = write_report(report, &Report::Failed(line.into()));
+    ExitCode::FAILURE
+}
+
+fn write_report(to: &mut dyn Write, report: &Report) -> io::Result<()> {
+    to.write_all(&serde_json::to_vec(report).expect("a report is plain data"))?;
+    to.flush()
+}
+
+/// Lets go of the launcher's session and descriptors. Gives what was standard output.
+fn detach(dir: &Path) -> Result<File, SetupError> {
+    setsid().step("lead a session")?;
+    chdir(dir).step("enter the container's directory")?;
+    umask(Mode::from_bits_truncate(0o077));
+    let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let stdio = [
+        null().step("open /dev/null")?,
+        null().step("open /dev/null")?,
+        files::error_file(dir).step("open shim.err")?.into(),
+    ];
+    let report = io::stdout().as_fd().try_clone_to_owned().step("keep standard output")?;
+    process::only_these(stdio, report).map(File::from).step("close the launcher's files")
+}
+
+/// The container up to the point where init waits. Nothing is left over when this fails.
+fn set_up(dir: &Path) -> Result<Supervisor, SetupError> {
+    let launch = files::read_config(dir).step("read config.json")?;
+    let mut log = log::Writer::open(dir).step("open the log")?;
+    let signals = watch_signals().step("watch for signals")?;
+    unshare(CloneFlags::CLONE_NEWPID).step("make a pid namespace")?;
+    let listener = UnixListener::bind("shim.sock").step("listen on shim.sock")?;
+    listener.set_nonblocking(true).step("listen on shim.sock")?;
+    match fork_init(&launch, &mut log) {
+        Ok((init, status)) => Ok(Supervisor::new(launch, status, log, (listener, signals), init)),
+        Err(error) => {
+            // What cannot be removed now goes with the directory.
+            let _ = fs::remove_file("shim.sock");
+            Err(error)
+        }
+    }
+}
+
+fn watch_signals() -> io::Result<SignalFd> {
+    let mut watched = SigSet::empty();
+    watched.add(Signal::SIGCHLD);
+    watched.add(Signal::SIGTERM);
+    let mut blocked = watched;
+    blocked.add(Signal::SIGHUP);
+    blocked.add(Signal::SIGINT);
+    blocked.thread_block()?;
+    Ok(SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn fork_init(launch: &Launch, log: &mut log::Writer) -> Result<(Task, Status), SetupError> {
+    let forked =
+        Task::fork(launch.spec.tty, launch.spec.open_stdin).step("fork the container's init process")?;
+    let mut task = match forked {
+        Forked::Shim(task) => *task,
+        Forked::Child { stdio, channel } => init::run_init(launch, stdio, channel),
+    };
+    match wait_until_ready(&mut task, log).and_then(|()| status_of(&task, launch)) {
+        Ok(status) => Ok((task, status)),
+        Err(error) => {
+            end(&task);
+            Err(error)
+        }
+    }
+}
+
+fn wait_until_ready(task: &mut Task, log: &mut log::Writer) -> Result<(), SetupError> {
+    loop {
+        match task.next_note().step("hear from the container's init process")? {
+            Some(Note::Ready) => {
+                return task.do_not_wait_for_notes().step("hear from the container's init process");
+            }
+            Some(Note::Warning(line)) => {
+                log.append(Stream::Stderr, format!("vswitch: {line}\n").as_bytes(), SystemTime::now());
+            }
+            Some(Note::Failed(exit)) => return Err(SetupError::Init(exit.error)),
+            None => return Err(SetupError::InitEnded),
+        }
+    }
+}
+
+fn status_of(task: &Task, launch: &Launch) -> Result<Status, SetupError> {
+    let init_pid = task.pid.as_raw();
+    let status = Status {
+        shim_pid: std::process::id() as i32,
+        init_pid,
+        init_start_ticks: process::start_ticks(init_pid).ok_or(SetupError::InitEnded)?,
+        started: false,
+    };
+    files::write_status(&launch.dir, &status).step("write shim.json")?;
+    Ok(status)
+}
+
+/// Kills and reaps it.
+fn end(task: &Task) {
+    // It may have ended by itself.
+    let _ = process::send_signal(task.pid, libc::SIGKILL);
+    let _ = waitpid(task.pid, None);
+}

@@ -1,0 +1,23 @@
+//! System calls, and nothing else: no decision about frames or networks is taken here.
+//!
+//! 1. [`netns`]: network namespaces as handles, and how to work inside one.
+//! 2. [`netlink`]: links, addresses and routes of a namespace.
+//! 3. [`tap`]: the interface of a container, as the switch reads and writes it.
+//! 4. [`process`], [`mount`], [`pty`]: what a container is made of.
+//! 5. [`replace`]: a file's new content, seen as a whole or not at all.
+//! 6. [`sys`]: what needs `unsafe`; the only place that has any.
+
+pub mod mount;
+pub mod netlink;
+pub mod netns;
+pub mod process;
+pub mod pty;
+pub mod replace;
+pub mod sys;
+pub mod tap;
+
+/// A fresh namespace for one test.
+#[cfg(test)]
+pub(crate) fn test_netns() -> netns::NetNs {
+    netns::NetNs::create().unwrap_or_else(|e| panic!("needs root: {e}"))
+}

@@ -1,0 +1,55 @@
+//! ioctls of `/dev/net/tun` (include/uapi/linux/if_tun.h).
+#![expect(unsafe_code, reason = "ioctl(2) is variadic and takes raw pointers")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Bytes of an interface name, terminating zero included.
+pub const NAME_BYTES: usize = libc::IFNAMSIZ;
+
+/// TUNGETFEATURES: the `IFF_*` flags that this kernel knows.
+pub fn features(fd: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
+    let mut flags: libc::c_uint = 0;
+    // SAFETY: TUNGETFEATURES writes one unsigned int behind the pointer, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETFEATURES, &raw mut flags) })?;
+    Ok(flags)
+}
+
+/// TUNSETIFF: attaches the descriptor to the device of this name, which is created when there is none. A `%d` in the
+/// name becomes the first free number; the answer is the name that the device has.
+pub fn set_iff(
+    fd: BorrowedFd<'_>,
+    name: &[u8; NAME_BYTES],
+    flags: libc::c_int,
+) -> io::Result<[u8; NAME_BYTES]> {
+    let flags = libc::c_short::try_from(flags).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mut request = libc::ifreq {
+        ifr_name: name.map(|byte| byte as libc::c_char),
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq` behind the pointer, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(request.ifr_name.map(|byte| byte as u8))
+}
+
+/// TUNSETOFFLOAD: which unfinished frames (`TUN_F_*`) the device may hand to us.
+pub fn set_offload(fd: BorrowedFd<'_>, mask: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })
+}
+
+/// TUNSETPERSIST: whether the device outlives its last descriptor.
+pub fn set_persist(fd: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent)) })
+}
+
+/// TUNSETVNETHDRSZ: bytes of the virtio-net header before each frame.
+pub fn set_vnet_hdr_bytes(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int behind the pointer, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,96 @@
+//! Forwarding a frame to a known receiver allocates nothing.
+#![expect(unsafe_code, reason = "an allocator can only be counted by being one")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vswitch::forward::tables::{Network, Port, Tables};
+use vswitch::forward::{Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, Verdict, flood};
+use vswitch::frame::Frame;
+use vswitch_proto::id::{MacAddr, PortId, Vni};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every method passes its arguments on to the system's allocator and returns what that returned. Counting
+// touches a thread-local without a destructor, which never allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`; `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(f: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    f();
+    ALLOCATIONS.get() - before
+}
+
+fn mac(n: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, n])
+}
+
+fn raw(destination: MacAddr, source: MacAddr) -> Vec<u8> {
+    [&[0; 12][..], &destination.0, &source.0, &[8, 0], &[0; 46]].concat()
+}
+
+#[test]
+fn known_receivers_cost_no_allocation() {
+    let vni = Vni::new(1).unwrap();
+    let mut tables = Tables::default();
+    let mut network = Network::default();
+    for n in 1..=3 {
+        tables.ports.insert(PortId(n), Port { vni, mac: mac(n as u8), mtu: 1500 });
+        network.ports.push(PortId(n));
+    }
+    network.endpoints.insert(mac(1), PortId(1));
+    network.endpoints.insert(mac(2), PortId(2));
+    tables.networks.insert(vni, network);
+
+    let mut forwarder = Forwarder::new(Arc::new(Fdb::new(FdbConfig::default())), ForwardConfig::default());
+    let mut now = Instant::now();
+    // 1 and 2 are registered, 3 is learned from the first frame on.
+    let frames =
+        [(1, 2), (2, 1), (3, 1), (1, 3)].map(|(from, to)| (from, to, raw(mac(to as u8), mac(from as u8))));
+    let mut round = |now: Instant| {
+        for (from, to, raw) in &frames {
+            let frame = Frame::parse(raw).unwrap();
+            let verdict = forwarder.forward(&tables, &frame, Ingress::Port(PortId(*from)), now);
+            assert_eq!(verdict, Verdict::Port(PortId(*to)));
+        }
+    };
+    assert!(allocations(|| round(now)) > 0, "learning allocates, so the counter counts");
+    let counted = allocations(|| {
+        for _ in 0..1000 {
+            // Every other round refreshes the learned entry.
+            now += Duration::from_millis(500);
+            round(now);
+        }
+    });
+    assert_eq!(counted, 0);
+
+    let broadcast = raw(MacAddr::BROADCAST, mac(1));
+    let mut flooded = || {
+        let frame = Frame::parse(&broadcast).unwrap();
+        let ingress = Ingress::Port(PortId(1));
+        assert_eq!(forwarder.forward(&tables, &frame, ingress, now), Verdict::Flood);
+        assert_eq!(flood::targets(&tables, ingress).count(), 2);
+    };
+    flooded();
+    assert_eq!(allocations(|| (0..1000).for_each(|_| flooded())), 0, "once the port has its bucket");
+}
