@@ -193,7 +193,9 @@ impl Host {
                 (NetnsSource::Path(path), opened)
             }
             _ => {
-                return Err(invalid("give either a pid or a netns to adopt, not both and not neither".into()));
+                return Err(invalid(
+                    "give either a pid or a netns to adopt, not both and not neither".into(),
+                ));
             }
         };
         let opened = opened.map_err(|e| error(adopt_error_kind(&e), format!("cannot adopt: {e}")))?;
