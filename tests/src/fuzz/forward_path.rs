@@ -67,7 +67,7 @@ impl<'a> Script<'a> {
 }
 
 fn vni(port: u8) -> Vni {
-    if port % 2 == 0 { Vni::new(1).expect("not 0") } else { Vni::new(2).expect("not 0") }
+    if port.is_multiple_of(2) { Vni::new(1).expect("not 0") } else { Vni::new(2).expect("not 0") }
 }
 
 fn mac(last: u8) -> MacAddr {
@@ -128,7 +128,7 @@ impl World {
             // The network is not always the port's own: nothing may come of that.
             0 => self.fdb.add_static(vni(what / 5), mac(last), id).expect("unicast, and few"),
             1 => _ = self.fdb.remove(vni(port), mac(last)),
-            2 => _ = self.fdb.flush((last % 2 == 0).then(|| vni(port))),
+            2 => _ = self.fdb.flush(last.is_multiple_of(2).then(|| vni(port))),
             3 => _ = self.fdb.sweep(self.now),
             _ => _ = self.fdb.forget_port(id),
         }
