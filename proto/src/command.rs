@@ -26,17 +26,35 @@ pub struct Envelope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     CreateNetwork(CreateNetwork),
-    RemoveNetwork { network: NetworkId },
+    RemoveNetwork {
+        network: NetworkId,
+    },
     /// Creates a container and its endpoints in one step: either all of it exists or none.
     CreateContainer(CreateContainer),
     /// The container's process runs (again); one endpoint id per attachment, in the order of the attachments,
     /// used where the attachment has no endpoint at present.
-    StartContainer { container: ContainerId, endpoints: Vec<EndpointId> },
+    StartContainer {
+        container: ContainerId,
+        endpoints: Vec<EndpointId>,
+    },
     /// The container's process ended: its endpoints are released, its attachments stay.
-    ContainerExited { container: ContainerId, exit_code: i32, error: String },
-    RemoveContainer { container: ContainerId },
-    Connect { container: ContainerId, attachment: Attachment, endpoint: EndpointId },
-    Disconnect { container: ContainerId, network: NetworkId },
+    ContainerExited {
+        container: ContainerId,
+        exit_code: i32,
+        error: String,
+    },
+    RemoveContainer {
+        container: ContainerId,
+    },
+    Connect {
+        container: ContainerId,
+        attachment: Attachment,
+        endpoint: EndpointId,
+    },
+    Disconnect {
+        container: ContainerId,
+        network: NetworkId,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,7 +137,10 @@ pub struct AdoptSpec {
 pub enum NetnsSource {
     /// A process, with its start time (field 22 of /proc/PID/stat, clock ticks since boot), so that a recycled
     /// pid is not mistaken for it.
-    Pid { pid: u32, start_ticks: u64 },
+    Pid {
+        pid: u32,
+        start_ticks: u64,
+    },
     Path(String),
 }
 

@@ -20,10 +20,17 @@
 //!
 //! Who may import whom is written in `docs/architecture.md` and checked by a test.
 
+pub mod api;
+pub mod cluster;
+pub mod config;
 pub mod container;
+pub mod counters;
+pub mod daemon;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
 pub mod io;
 pub mod plan;
+pub mod publish;
 pub mod state;
+pub mod worker;

@@ -1,1 +1,35 @@
-//! .
+//! The harness: machines made of namespaces, daemons on them, and traffic between their containers.
+//!
+//! Each test makes a [`Lab`]: a [`Host`] with a `vswitchd` on it. Nothing of a test is visible to another one or
+//! left behind, so that tests run side by side. Tests talk to the daemon as users do, through `vswitchctl` and HTTP.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`host`] | a machine: namespaces with a pid 1 of their own |
+//! | [`process`] | a process on a machine, and what running one to its end gave |
+//! | [`lab`] | a machine with a daemon that can be killed and started again |
+//! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
+//! | [`terminal`] | a process behind a pseudo-terminal |
+//! | [`http`] | requests to the daemon, well-formed or not |
+//! | [`netns`] | sockets inside a container's network namespace |
+//! | [`packet`] | raw Ethernet frames |
+//! | [`footprint`] | what a machine holds, to see that nothing is left |
+//! | [`wait`] | waiting for something to become true |
+//! | [`fuzz`] | what libFuzzer drives and the suite `fuzz_regression` runs |
+//!
+//! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
+
+pub mod ctl;
+pub mod footprint;
+pub mod fuzz;
+pub mod host;
+pub mod http;
+pub mod lab;
+pub mod netns;
+pub mod packet;
+pub mod process;
+pub mod terminal;
+pub mod wait;
+
+pub use host::Host;
+pub use lab::Lab;

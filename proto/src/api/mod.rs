@@ -197,6 +197,14 @@ pub struct Stats {
     pub containers_running: u32,
     pub fdb_entries: u64,
     pub fdb_capacity: u64,
+    /// Addresses learned since the start.
+    pub fdb_learned: u64,
+    /// Learned addresses that were seen behind another port.
+    pub fdb_moved: u64,
+    /// Addresses not learned because a bound was reached.
+    pub fdb_refused: u64,
+    /// Learned addresses forgotten because they were not seen for long.
+    pub fdb_aged: u64,
     /// Frames received from ports.
     pub rx_frames: u64,
     pub rx_bytes: u64,

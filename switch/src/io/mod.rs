@@ -3,8 +3,8 @@
 //! 1. [`netns`]: network namespaces as handles, and how to work inside one.
 //! 2. [`netlink`]: links, addresses and routes of a namespace.
 //! 3. [`tap`]: the interface of a container, as the switch reads and writes it.
-//! 4. [`process`], [`pty`], [`mount`]: what containers are made of.
-//! 5. [`replace`]: the content of a file, changed as a whole.
+//! 4. [`process`], [`mount`], [`pty`]: what a container is made of.
+//! 5. [`replace`]: a file's new content, seen as a whole or not at all.
 //! 6. [`sys`]: what needs `unsafe`; the only place that has any.
 
 pub mod mount;

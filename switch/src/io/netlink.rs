@@ -7,13 +7,12 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio_stream::{Stream, StreamExt};
 use vswitch_proto::id::MacAddr;
@@ -26,6 +25,12 @@ pub const TX_QUEUE_FRAMES: u32 = 10_000;
 
 /// The kernel's routing table of its own addresses (RT_TABLE_LOCAL, include/uapi/linux/rtnetlink.h).
 const RT_TABLE_LOCAL: u8 = 255;
+
+/// Of default routes: higher than that of a route somebody else has set, which then wins.
+pub const ROUTE_METRIC: u32 = 512;
+
+/// Who made a route (`rtm_protocol`, include/uapi/linux/rtnetlink.h): a number that nobody there has.
+const ROUTE_ORIGIN: RouteProtocol = RouteProtocol::Other(86);
 
 /// What an interface shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,17 +120,31 @@ pub fn delete_link(ns: &NetNs, name: &str) -> Result<bool, NetlinkError> {
     })
 }
 
-/// Moves an interface from one namespace to another under a new name. If that name is taken there, the interface
-/// may be left in either namespace, and is its owner's to remove.
-pub(super) fn move_link(from: &NetNs, name: &str, to: &NetNs, new_name: &str) -> Result<(), NetlinkError> {
-    visit(from, async |handle| {
-        let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.into()))?;
-        let message = LinkUnspec::new_with_index(link.index)
-            .name(new_name.into())
-            .setns_by_fd(to.as_fd().as_raw_fd())
-            .build();
-        let moved = handle.link().set(message).execute().await;
-        moved.map_err(request(|| format!("moving {new_name} into its network namespace")))
+/// Makes these the namespace's default routes, as (interface, next hop), at most one of each family. Those that
+/// somebody else made are left alone: ours are known by their origin.
+pub fn set_default_routes(ns: &NetNs, routes: &[(String, IpAddr)]) -> Result<(), NetlinkError> {
+    visit(ns, async |handle| {
+        for (name, gateway) in routes {
+            let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.clone()))?;
+            let replaced = replace_default_route(&handle, &link, *gateway, ROUTE_METRIC).await;
+            unless_ipv6_off(*gateway, replaced)
+                .map_err(request(|| format!("setting the default route via {gateway} on {name}")))?;
+        }
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let is_wanted = |route: &RouteMessage| {
+                let mut gateways = route.attributes.iter().filter_map(gateway_of);
+                gateways.any(|gateway| routes.iter().any(|(_, wanted)| *wanted == gateway))
+            };
+            let found = list_routes(&handle, family).await?;
+            for route in found.into_iter().filter(|route| is_our_default(route) && !is_wanted(route)) {
+                match handle.route().del(route).execute().await {
+                    // It went with its interface.
+                    Err(e) if errno(&e) == Some(libc::ESRCH) => {}
+                    done => done.map_err(request(|| "removing a default route".into()))?,
+                }
+            }
+        }
+        Ok(())
     })
 }
 
@@ -135,15 +154,7 @@ pub fn routes(ns: &NetNs) -> Result<Vec<IpNet>, NetlinkError> {
     visit(ns, async |handle| {
         let mut prefixes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut query = RouteMessage::default();
-            query.header.address_family = family;
-            match collect(handle.route().get(query).execute()).await {
-                Err(e) if family == AddressFamily::Inet6 && is_ipv6_off(&e) => {}
-                found => {
-                    let found = found.map_err(request(|| "listing routes".into()))?;
-                    prefixes.extend(found.iter().filter_map(occupied_prefix));
-                }
-            }
+            prefixes.extend(list_routes(&handle, family).await?.iter().filter_map(occupied_prefix));
         }
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -219,11 +230,13 @@ async fn replace_default_route(
             .gateway(gateway)
             .output_interface(link.index)
             .priority(metric)
+            .protocol(ROUTE_ORIGIN)
             .build(),
         IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
             .gateway(gateway)
             .output_interface(link.index)
             .priority(metric)
+            .protocol(ROUTE_ORIGIN)
             .build(),
     };
     handle.route().add(message).replace().execute().await
@@ -253,6 +266,27 @@ fn link_of(message: LinkMessage) -> Link {
         }
     }
     link
+}
+
+async fn list_routes(handle: &Handle, family: AddressFamily) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    match collect(handle.route().get(query).execute()).await {
+        Err(e) if family == AddressFamily::Inet6 && is_ipv6_off(&e) => Ok(Vec::new()),
+        found => found.map_err(request(|| "listing routes".into())),
+    }
+}
+
+fn is_our_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 && route.header.protocol == ROUTE_ORIGIN
+}
+
+fn gateway_of(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
 }
 
 fn occupied_prefix(route: &RouteMessage) -> Option<IpNet> {

@@ -1,0 +1,92 @@
+# vswitch. `make` lists the targets.
+
+SHELL := /bin/sh
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+# One target directory for everything below; rustup's proxies may not be in the PATH yet.
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
+RELEASE := $(CARGO_TARGET_DIR)/release
+DEBUG := $(CARGO_TARGET_DIR)/debug
+
+# As root the suites make their own namespaces; anybody else runs them in a user namespace.
+LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
+FUZZ_SECONDS ?= 60
+
+.PHONY: help build demo test lint no-std audit bench fuzz install uninstall clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## build vswitchd and vswitchctl for use
+	@packaging/setup build
+	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl
+
+demo: ## replay the guide: containers, networks and pings, about a minute
+	@packaging/setup demo
+	@$(CARGO) build --locked --release -p vswitch -p vswitch-ctl
+	@tests/demo/run $(RELEASE)
+
+# Built outside of the lab, which has no network, and run inside. Binaries and tests in one go: built apart, they would
+# agree on different features of their dependencies and build those twice.
+test: ## run every test
+	@packaging/setup test
+	@$(if $(LAB),$(LAB) true)
+	$(CARGO) build --locked --workspace --bins --tests
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(MAKE) --no-print-directory test-nextest; \
+	else $(MAKE) --no-print-directory test-cargo; fi
+
+.PHONY: test-nextest test-cargo
+test-nextest:
+	$(CARGO) test --locked --workspace --doc
+	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci)
+
+test-cargo:
+	$(LAB) $(CARGO) test --locked --offline --workspace
+
+lint: ## formatting, clippy and documentation, warnings denied
+	@packaging/setup lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --workspace --no-deps
+
+# A target without an operating system would reject any use of std that #![no_std] let through by a dependency.
+no-std: ## check that the vocabulary needs no operating system
+	@packaging/setup build
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then \
+	  $(CARGO) check --locked -p vswitch-proto --target wasm32-unknown-unknown; \
+	else \
+	  grep -qx '#!\[no_std\]' proto/src/lib.rs && \
+	  echo "wasm32 check skipped, the target is not installed; proto is #![no_std], so the compiler rejects std in it anyway"; \
+	fi
+
+audit: ## licences, sources and known vulnerabilities of the dependencies (needs the internet)
+	@packaging/setup audit
+	$(CARGO) deny --locked check
+
+bench: ## measure beside the kernel's bridge and a bare forwarder
+	@packaging/setup bench
+	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
+	$(LAB) $(RELEASE)/vswitch-perf $(BENCH_ARGS)
+
+fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
+	@packaging/setup build
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+	  echo "fuzzing needs: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
+	@for target in $$(cd tests/fuzz && $(CARGO) +nightly fuzz list --fuzz-dir .); do \
+	  echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
+	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
+	done
+
+install: build ## install both binaries, the systemd unit, completions and man pages (PREFIX, DESTDIR)
+	packaging/install "$(RELEASE)" "$(DESTDIR)" "$(PREFIX)" "$(UNITDIR)"
+
+uninstall: ## remove what install put in place
+	packaging/uninstall "$(DESTDIR)" "$(PREFIX)" "$(UNITDIR)"
+
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,129 @@
+use clap::{CommandFactory, error::ErrorKind};
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+}
+
+fn run(line: &str) -> RunArgs {
+    match parse(line) {
+        Ok(Command::Run(run)) => run,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn run_takes_what_the_fingers_know() {
+    let guide = run("vswitchctl run --net=isolated_nw -itd --name=container3");
+    assert!(guide.interactive && guide.tty && guide.detach && !guide.rm);
+    assert_eq!(guide.name.map(|n| n.to_string()).as_deref(), Some("container3"));
+    assert_eq!(guide.network.attachments()[0].network, "isolated_nw");
+    assert!(guide.command.is_empty());
+
+    for line in [
+        "vswitchctl run --rm ping -c 3 --help",
+        "vswitchctl run --rm -- ping -c 3 --help",
+        "vswitchctl -H unix:///x run --rm ping -c 3 --help",
+    ] {
+        let run = run(line);
+        assert!(run.rm && !run.detach, "{line}");
+        assert_eq!(run.command, ["ping", "-c", "3", "--help"], "{line}");
+    }
+    assert_eq!(run("vswitchctl run -- -odd").command, ["-odd"]);
+    assert_eq!(run("vswitchctl run sh -- x").command, ["sh", "--", "x"]);
+    assert_eq!(run("vswitchctl run -h box").hostname.as_deref(), Some("box"));
+    assert_eq!(run("vswitchctl run -e A=1 -e HOME -l a=b").env, ["A=1", "HOME"]);
+    assert_eq!(parse("vswitchctl run --help").unwrap_err().kind(), ErrorKind::DisplayHelp);
+    assert_eq!(parse("vswitchctl run --nope sh").unwrap_err().kind(), ErrorKind::UnknownArgument);
+}
+
+#[test]
+fn addresses_belong_to_the_first_network() {
+    let networks = run(
+        "vswitchctl run --ip 10.0.0.9 --network a --net name=b,ip=10.2.0.9,alias=x,alias=y --network-alias z",
+    )
+    .network
+    .attachments();
+    assert_eq!(networks.len(), 2);
+    assert_eq!(networks[0].endpoint.ipv4, Some("10.0.0.9".parse().unwrap()));
+    assert_eq!(networks[0].endpoint.aliases.len(), 1);
+    assert_eq!(networks[1].network, "b");
+    assert_eq!(networks[1].endpoint.ipv4, Some("10.2.0.9".parse().unwrap()));
+    assert_eq!(networks[1].endpoint.aliases.len(), 2);
+    assert_eq!(
+        run("vswitchctl run --mac-address 02:00:00:00:00:01").network.attachments()[0].network,
+        "bridge"
+    );
+    assert!(run("vswitchctl run").network.attachments().is_empty());
+}
+
+#[test]
+fn exec_passes_everything_after_the_container() {
+    let Ok(Command::Exec(exec)) = parse("vswitchctl exec -it container1 ls -l -t --help") else {
+        panic!("exec is not understood");
+    };
+    assert!(exec.interactive && exec.tty);
+    assert_eq!((exec.container.as_str(), exec.command.join(" ").as_str()), ("container1", "ls -l -t --help"));
+}
+
+#[test]
+fn bad_values_are_usage_errors() {
+    for line in [
+        "vswitchctl -H tcp://1.2.3.4:5 ps",
+        "vswitchctl -H unix://relative ps",
+        "vswitchctl -H /run/x ps",
+        "vswitchctl network create --subnet 10.1.0.0/33 a",
+        "vswitchctl network create --gateway 10.1.0 a",
+        "vswitchctl network create --aux-address 10.1.0.1 a",
+        "vswitchctl network create --aux-address =10.1.0.1 a",
+        "vswitchctl network create --label =x a",
+        "vswitchctl network create a/b",
+        "vswitchctl network create",
+        "vswitchctl network ls --filter x=y",
+        "vswitchctl network ls --format {{.Name",
+        "vswitchctl network inspect --format {{nope}} a",
+        "vswitchctl network rm",
+        "vswitchctl network connect --mac-address zz a b",
+        "vswitchctl run --name -x",
+        "vswitchctl run -e =x",
+        "vswitchctl run --net name=a,colour=red",
+        "vswitchctl run --net ip=10.0.0.1",
+        "vswitchctl run --detach-keys ctrl-1",
+        "vswitchctl kill -s NOPE a",
+        "vswitchctl kill -s 0 a",
+        "vswitchctl stop -t -1 a",
+        "vswitchctl logs -n few a",
+        "vswitchctl adopt --name a",
+        "vswitchctl adopt --name a --pid 1 --netns /x",
+        "vswitchctl adopt --name a --pid 0",
+        "vswitchctl fdb add bridge 02:42 c",
+        "vswitchctl completion tcsh",
+        "vswitchctl nope",
+        "vswitchctl",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+    let empty = Cli::try_parse_from(["vswitchctl", "network", "rm", ""]);
+    assert!(empty.is_err());
+}
+
+#[test]
+fn values_are_understood() {
+    use super::parse::{key_value, signal, tail};
+    for (text, name) in [("TERM", "TERM"), ("sigint", "INT"), ("9", "KILL"), ("SIGUSR1", "USR1")] {
+        assert_eq!(signal(text).as_deref(), Ok(name), "{text}");
+    }
+    assert_eq!(tail("all").unwrap().0, None);
+    assert_eq!(tail("0").unwrap().0, Some(0));
+    assert_eq!(key_value("a"), Ok(("a".into(), String::new())));
+    assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
+    assert_eq!("".parse(), Ok(Socket("/run/vswitch/vswitchd.sock".into())));
+    assert_eq!("unix:///a b".parse(), Ok(Socket("/a b".into())));
+}

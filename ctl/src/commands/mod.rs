@@ -1,0 +1,82 @@
+//! What each command does: ask the daemon, print the answer.
+
+mod container;
+mod inspect;
+mod local;
+mod network;
+mod run;
+mod stream;
+mod switch;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::args::{Cli, Command};
+use crate::client::{Call, Client};
+use crate::failure::{Failure, Outcomes, print};
+
+/// The exit code.
+///
+/// # Errors
+/// When the command failed as a whole.
+pub async fn execute(cli: Cli) -> Result<u8, Failure> {
+    let client = Client::new(cli.host);
+    match cli.command {
+        Command::Network(command) => network::execute(&client, command).await,
+        Command::Run(args) => run::run(&client, args).await,
+        Command::Start(references) => {
+            each(&client, references.containers, |c| Call::post(&["containers", c, "start"])).await
+        }
+        Command::Ps(args) => container::ps(&client, args).await,
+        Command::Inspect(args) => inspect::inspect(&client, args).await,
+        Command::Attach(args) => run::attach(&client, args).await,
+        Command::Exec(args) => run::exec(&client, args).await,
+        Command::Logs(args) => stream::logs(&client, args).await,
+        Command::Stop(args) => container::stop(&client, args).await,
+        Command::Kill(args) => {
+            let signal = args.signal;
+            each(&client, args.references.containers, |c| {
+                Call::post(&["containers", c, "kill"]).query("signal", &signal)
+            })
+            .await
+        }
+        Command::Rm(args) => {
+            let force = args.force.to_string();
+            each(&client, args.references.containers, |c| {
+                Call::delete(&["containers", c]).query("force", &force)
+            })
+            .await
+        }
+        Command::Wait(references) => container::wait(&client, references).await,
+        Command::Adopt(args) => container::adopt(&client, args).await,
+        Command::Port(command) => switch::ports(&client, command).await,
+        Command::Fdb(command) => switch::fdb(&client, command).await,
+        Command::Stats(args) => switch::stats(&client, args).await,
+        Command::Events(args) => stream::events(&client, args).await,
+        Command::Completion { shell } => local::completion(shell),
+        Command::Version(args) => local::version(&client, args).await,
+        Command::Man { out } => local::man(&out),
+    }
+}
+
+/// Sends a call for each name and prints the names for which it was done.
+async fn each(client: &Client, names: Vec<String>, call: impl Fn(&str) -> Call) -> Result<u8, Failure> {
+    let mut outcomes = Outcomes::default();
+    for name in names {
+        match client.perform(call(&name)).await {
+            Ok(()) => print(format!("{name}\n"))?,
+            failed => outcomes.note(failed)?,
+        }
+    }
+    Ok(outcomes.code())
+}
+
+/// As docker's listings show labels.
+fn labels_text(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<String>>().join(",")
+}
+
+fn now_s() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
+}

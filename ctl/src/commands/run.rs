@@ -1,0 +1,190 @@
+//! Processes and their streams: run, attach, exec.
+
+use std::time::Duration;
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use vswitch_proto::api::{Container, Created, Exec, Exit, Run};
+
+use super::network::print_created;
+use crate::args::{AttachArgs, ExecArgs, RunArgs};
+use crate::client::{Call, Client};
+use crate::detach::DetachKeys;
+use crate::failure::{FAILED, Failure, complain};
+use crate::session::{End, Options, Session};
+use crate::terminal;
+
+const REMOVAL_POLL: Duration = Duration::from_millis(20);
+/// Ten seconds of waiting until a container that ended is removed.
+const REMOVAL_POLLS_MAX: u32 = 500;
+
+pub async fn run(client: &Client, args: RunArgs) -> Result<u8, Failure> {
+    if !args.detach {
+        terminal::check_tty(args.interactive, args.tty)?;
+    }
+    let request = Run {
+        networks: args.network.attachments(),
+        name: args.name,
+        command: args.command,
+        env: environment(args.env),
+        hostname: args.hostname,
+        tty: args.tty,
+        open_stdin: args.interactive,
+        auto_remove: args.rm,
+        rootfs: args.rootfs.map(absolute).transpose()?,
+        workdir: args.workdir,
+        labels: args.labels.into_iter().collect(),
+        start: args.detach,
+    };
+    let created: Created = client.fetch(Call::post(&["containers"]).body(&request)).await?;
+    if args.detach {
+        return print_created(&created);
+    }
+    created.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+    let id = created.id;
+    let (session, io) = match start_attached(client, &id, args.detach_keys, &request).await {
+        Ok(started) => started,
+        Err(failure) => {
+            if args.rm {
+                discard(client, &id).await;
+            }
+            return Err(failure);
+        }
+    };
+    let end = session.run(io, client).await?;
+    let detached = end == End::Detached;
+    let code = finish(client, &id, end).await?;
+    if args.rm && !detached {
+        await_removal(client, &id).await?;
+    }
+    Ok(code)
+}
+
+/// Attaches before it starts, so that no output is missed.
+async fn start_attached(
+    client: &Client,
+    id: &str,
+    detach_keys: DetachKeys,
+    request: &Run,
+) -> Result<(Session, TokioIo<Upgraded>), Failure> {
+    let options = Options {
+        stdin: request.open_stdin,
+        tty: request.tty,
+        detach_keys,
+        signals_to: Some(id.into()),
+        redraw: false,
+    };
+    let io = client.upgrade(Call::post(&["containers", id, "attach"])).await?;
+    let session = Session::new(options)?;
+    client.perform(Call::post(&["containers", id, "start"])).await?;
+    Ok((session, io))
+}
+
+/// The container never ran, and what is wrong was said already.
+async fn discard(client: &Client, id: &str) {
+    match client.perform(Call::delete(&["containers", id]).query("force", "true")).await {
+        Err(failure) if !failure.is_not_found() => complain(failure),
+        _ => {}
+    }
+}
+
+/// The exit code: the container's, or 0 after the detach keys. A daemon that went away while the container ran is
+/// asked again.
+async fn finish(client: &Client, id: &str, end: End) -> Result<u8, Failure> {
+    match end {
+        End::Exit(code) => Ok(exit_code(code)),
+        End::Detached => Ok(detached()),
+        End::Closed => {
+            let call = Call::post(&["containers", id, "wait"]).timeout(None);
+            let exit: Exit = client.fetch(call).await?;
+            Ok(exit_code(exit.exit_code))
+        }
+    }
+}
+
+fn detached() -> u8 {
+    complain("read escape sequence");
+    0
+}
+
+/// A process sees the lowest 8 bits of what its child exited with.
+fn exit_code(code: i32) -> u8 {
+    (code & 0xff) as u8
+}
+
+async fn await_removal(client: &Client, id: &str) -> Result<(), Failure> {
+    for _ in 0..REMOVAL_POLLS_MAX {
+        match client.fetch::<Container>(Call::get(&["containers", id])).await {
+            Ok(_) => tokio::time::sleep(REMOVAL_POLL).await,
+            Err(failure) if failure.is_not_found() => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::new(FAILED, format_args!("container {id} ended and is not removed; try vswitchctl rm -f")))
+}
+
+pub async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Failure> {
+    let container: Container = client.fetch(Call::get(&["containers", &args.container])).await?;
+    if !container.state.running {
+        return Err(Failure::new(
+            FAILED,
+            format_args!("cannot attach to {}, which does not run; start it first", args.container),
+        ));
+    }
+    let options = Options {
+        stdin: container.config.open_stdin && !args.no_stdin,
+        tty: container.config.tty,
+        detach_keys: args.detach_keys,
+        signals_to: Some(container.id.clone()),
+        redraw: true,
+    };
+    terminal::check_tty(options.stdin, options.tty)?;
+    let io = client.upgrade(Call::post(&["containers", &container.id, "attach"])).await?;
+    let end = Session::new(options)?.run(io, client).await?;
+    finish(client, &container.id, end).await
+}
+
+pub async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Failure> {
+    terminal::check_tty(args.interactive, args.tty)?;
+    let request = Exec {
+        command: args.command,
+        env: environment(args.env),
+        tty: args.tty,
+        stdin: args.interactive,
+        workdir: args.workdir,
+    };
+    let options = Options {
+        stdin: args.interactive,
+        tty: args.tty,
+        detach_keys: args.detach_keys,
+        signals_to: None,
+        redraw: false,
+    };
+    let call = Call::post(&["containers", &args.container, "exec"]).body(&request);
+    let io = client.upgrade(call).await?;
+    match Session::new(options)?.run(io, client).await? {
+        End::Closed => Err(Failure::new(
+            FAILED,
+            "the daemon closed the connection before the command ended; see its log",
+        )),
+        End::Exit(code) => Ok(exit_code(code)),
+        End::Detached => Ok(detached()),
+    }
+}
+
+/// `KEY` alone takes the value that the variable has here; one that is not set here is left out.
+fn environment(entries: Vec<String>) -> Vec<String> {
+    let resolve = |entry: String| {
+        if entry.contains('=') {
+            return Some(entry);
+        }
+        std::env::var(&entry).ok().map(|value| format!("{entry}={value}"))
+    };
+    entries.into_iter().filter_map(resolve).collect()
+}
+
+/// The daemon has a working directory of its own.
+fn absolute(path: String) -> Result<String, Failure> {
+    let absolute = std::path::absolute(&path).map_err(|e| Failure::usage(format_args!("--rootfs: {e}")))?;
+    absolute.into_os_string().into_string().map_err(|_| Failure::usage("--rootfs: the path is not UTF-8"))
+}

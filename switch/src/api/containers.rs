@@ -1,0 +1,159 @@
+//! `/v1/containers`.
+
+use std::time::{Duration, SystemTime};
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use serde::Deserialize;
+use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run};
+
+use super::failure::{Failure, Json, invalid, query, request_id};
+use super::view;
+use crate::daemon::{Change, Handle};
+use crate::state::Phase;
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    all: bool,
+}
+
+pub async fn list(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<ContainerSummary>>, Failure> {
+    let List { all } = query(&uri)?;
+    let state = handle.state();
+    let now = SystemTime::now();
+    let shown = state.containers().filter(|c| all || c.phase == Phase::Running);
+    let mut rows: Vec<_> = shown.collect();
+    rows.sort_by_key(|container| std::cmp::Reverse(container.created_at_ms));
+    Ok(Answer(rows.into_iter().map(|container| view::summary(&state, container, now)).collect()))
+}
+
+pub async fn inspect(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+) -> Result<Answer<Container>, Failure> {
+    let state = handle.state();
+    let container = handle.find_container(&state, &reference)?;
+    let dir = handle.container_dir(&container.id);
+    Ok(Answer(view::container(&state, container, handle.pid(&container.id), &dir)))
+}
+
+pub async fn run(
+    State(handle): State<Handle>,
+    headers: HeaderMap,
+    Json(request): Json<Run>,
+) -> Result<(StatusCode, Answer<Created>), Failure> {
+    let created = handle.change(Change::Run(request), request_id(&headers)?).await?.created();
+    Ok((StatusCode::CREATED, Answer(created)))
+}
+
+pub async fn adopt(
+    State(handle): State<Handle>,
+    headers: HeaderMap,
+    Json(request): Json<Adopt>,
+) -> Result<(StatusCode, Answer<Created>), Failure> {
+    let created = handle.change(Change::Adopt(request), request_id(&headers)?).await?.created();
+    Ok((StatusCode::CREATED, Answer(created)))
+}
+
+pub async fn start(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    handle.change(Change::Start(reference), request_id(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct Remove {
+    #[serde(default)]
+    force: bool,
+}
+
+pub async fn remove(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    let Remove { force } = query(&uri)?;
+    handle.change(Change::Remove { reference, force }, request_id(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct Stop {
+    #[serde(default = "stop_timeout_s")]
+    timeout_s: u32,
+}
+
+fn stop_timeout_s() -> u32 {
+    10
+}
+
+pub async fn stop(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, Failure> {
+    let Stop { timeout_s } = query(&uri)?;
+    handle.stop(&reference, Duration::from_secs(timeout_s.into())).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct Kill {
+    #[serde(default = "kill_signal")]
+    signal: String,
+}
+
+fn kill_signal() -> String {
+    "KILL".into()
+}
+
+pub async fn kill(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, Failure> {
+    let Kill { signal } = query(&uri)?;
+    let number = signal_number(&signal).ok_or_else(|| {
+        invalid(format!("{signal:?} is not a signal; give a name such as TERM or a number from 1 to 64"))
+    })?;
+    handle.kill(&reference, number).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `TERM`, `SIGTERM` or `15`.
+fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+pub async fn wait(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+) -> Result<Answer<Exit>, Failure> {
+    Ok(Answer(handle.wait(&reference).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal_number;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [("TERM", Some(15)), ("sigkill", Some(9)), ("2", Some(2)), ("64", Some(64))] {
+            assert_eq!(signal_number(text), number);
+        }
+        for bad in ["", "0", "65", "-9", "SIG", "SIGSIGTERM", "NOPE"] {
+            assert_eq!(signal_number(bad), None, "{bad}");
+        }
+    }
+}

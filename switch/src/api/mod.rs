@@ -1,0 +1,98 @@
+//! The HTTP API on a unix socket. What each path takes and gives is written at [`vswitch_proto::api`].
+//!
+//! Reads are answered from the published state without a detour through the control loop; everything that changes
+//! something is a [`Change`](crate::daemon::Change) that the loop handles in order. Bounds: at most
+//! [`CONNECTIONS_MAX`] connections at a time (more wait in the listener's backlog), a head within
+//! [`HEAD_TIMEOUT`], a body of at most [`BODY_BYTES_MAX`](vswitch_proto::api::BODY_BYTES_MAX) bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::daemon::Handle;
+
+mod containers;
+mod failure;
+mod feed;
+mod networks;
+mod observe;
+mod stream;
+pub mod view;
+
+/// More connections than this at a time wait.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// How long a client may take to send the head of a request.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    let router = router(handle);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    serve_connection(connection, router).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: let others finish first.
+                tracing::warn!(%error, "cannot accept a connection on the API socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(connection: UnixStream, router: Router) {
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router))
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an API connection ended");
+    }
+}
+
+fn router(handle: Handle) -> Router {
+    let v1 = Router::new()
+        .route("/version", get(observe::version))
+        .route("/networks", get(networks::list).post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{network}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{network}/connect", post(networks::connect))
+        .route("/networks/{network}/disconnect", post(networks::disconnect))
+        .route("/containers", get(containers::list).post(containers::run))
+        .route("/containers/adopt", post(containers::adopt))
+        .route("/containers/{container}", get(containers::inspect).delete(containers::remove))
+        .route("/containers/{container}/start", post(containers::start))
+        .route("/containers/{container}/stop", post(containers::stop))
+        .route("/containers/{container}/kill", post(containers::kill))
+        .route("/containers/{container}/wait", post(containers::wait))
+        .route("/containers/{container}/logs", get(stream::logs))
+        .route("/containers/{container}/attach", post(stream::attach))
+        .route("/containers/{container}/exec", post(stream::exec))
+        .route("/ports", get(observe::ports))
+        .route("/fdb", get(observe::fdb).post(observe::fdb_add).delete(observe::fdb_remove))
+        .route("/fdb/flush", post(observe::fdb_flush))
+        .route("/stats", get(observe::stats))
+        .route("/events", get(feed::events))
+        .with_state(handle);
+    Router::new()
+        .nest("/v1", v1)
+        .fallback(failure::unknown_path)
+        .method_not_allowed_fallback(failure::wrong_method)
+}

@@ -1,0 +1,67 @@
+//! `/v1/networks`.
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned};
+
+use super::failure::{Failure, Json, request_id};
+use super::view;
+use crate::daemon::{Change, Handle};
+
+pub async fn list(State(handle): State<Handle>) -> Answer<Vec<Network>> {
+    let state = handle.state();
+    Answer(state.networks().map(|network| view::network(&state, network)).collect())
+}
+
+pub async fn inspect(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+) -> Result<Answer<Network>, Failure> {
+    let state = handle.state();
+    let network = handle.find_network(&state, &reference)?;
+    Ok(Answer(view::network(&state, network)))
+}
+
+pub async fn create(
+    State(handle): State<Handle>,
+    headers: HeaderMap,
+    Json(request): Json<NetworkCreate>,
+) -> Result<(StatusCode, Answer<Created>), Failure> {
+    let created = handle.change(Change::CreateNetwork(request), request_id(&headers)?).await?.created();
+    Ok((StatusCode::CREATED, Answer(created)))
+}
+
+pub async fn remove(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    handle.change(Change::RemoveNetwork(reference), request_id(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn prune(State(handle): State<Handle>, headers: HeaderMap) -> Result<Answer<Pruned>, Failure> {
+    let networks = handle.change(Change::PruneNetworks, request_id(&headers)?).await?.pruned();
+    Ok(Answer(Pruned { networks }))
+}
+
+pub async fn connect(
+    State(handle): State<Handle>,
+    Path(network): Path<String>,
+    headers: HeaderMap,
+    Json(request): Json<Connect>,
+) -> Result<StatusCode, Failure> {
+    handle.change(Change::Connect { network, request }, request_id(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn disconnect(
+    State(handle): State<Handle>,
+    Path(network): Path<String>,
+    headers: HeaderMap,
+    Json(request): Json<Disconnect>,
+) -> Result<StatusCode, Failure> {
+    handle.change(Change::Disconnect { network, request }, request_id(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

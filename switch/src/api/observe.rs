@@ -1,0 +1,56 @@
+//! What the switch knows and counts: `/v1/version`, `/v1/ports`, `/v1/fdb`, `/v1/stats`.
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use serde::Deserialize;
+use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Port, Stats, Version};
+
+use super::failure::{Failure, Json, query};
+use crate::daemon::Handle;
+
+pub async fn version(State(handle): State<Handle>) -> Answer<Version> {
+    Answer(handle.version())
+}
+
+pub async fn ports(State(handle): State<Handle>) -> Answer<Vec<Port>> {
+    Answer(handle.ports())
+}
+
+#[derive(Deserialize)]
+struct Show {
+    network: Option<String>,
+}
+
+pub async fn fdb(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<FdbEntry>>, Failure> {
+    let Show { network } = query(&uri)?;
+    Ok(Answer(handle.fdb_entries(network.as_deref())?))
+}
+
+pub async fn fdb_add(
+    State(handle): State<Handle>,
+    Json(change): Json<FdbChange>,
+) -> Result<StatusCode, Failure> {
+    handle.fdb_add(&change)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn fdb_remove(
+    State(handle): State<Handle>,
+    Json(change): Json<FdbChange>,
+) -> Result<StatusCode, Failure> {
+    handle.fdb_remove(&change)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn fdb_flush(
+    State(handle): State<Handle>,
+    Json(flush): Json<FdbFlush>,
+) -> Result<Answer<Flushed>, Failure> {
+    let entries = handle.fdb_flush(flush.network.as_deref())?;
+    Ok(Answer(Flushed { entries }))
+}
+
+pub async fn stats(State(handle): State<Handle>) -> Answer<Stats> {
+    Answer(handle.stats())
+}

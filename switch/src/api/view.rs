@@ -1,0 +1,282 @@
+//! What the API shows of the state: Docker's shapes, made from one consistent state. Pure; `now` is an argument.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use vswitch_proto::api;
+use vswitch_proto::command::{ContainerKind, Driver, NetnsSource};
+
+use crate::state::{Container, Endpoint, Network, Phase, State};
+
+pub fn network(state: &State, network: &Network) -> api::Network {
+    let containers = state.endpoints_in(&network.id).filter_map(|endpoint| {
+        let container = state.container(&endpoint.container)?;
+        Some((container.id.to_string(), network_container(network, container, endpoint)))
+    });
+    api::Network {
+        name: network.name.to_string(),
+        id: network.id.to_string(),
+        created: rfc3339(network.created_at_ms),
+        scope: "local".into(),
+        driver: driver_name(network.driver).into(),
+        enable_ipv4: network.pools.iter().any(|pool| pool.gateway.is_ipv4()),
+        enable_ipv6: network.ipv6,
+        ipam: ipam(network),
+        internal: network.internal,
+        containers: containers.collect(),
+        options: network.options.clone(),
+        labels: network.labels.clone(),
+    }
+}
+
+fn ipam(network: &Network) -> api::Ipam {
+    let config = network.pools.iter().map(|pool| api::IpamConfig {
+        subnet: pool.subnet.to_string(),
+        ip_range: pool.ip_range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: pool.gateway.to_string(),
+        auxiliary_addresses: pool.aux_addresses.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
+    });
+    api::Ipam { driver: "default".into(), options: BTreeMap::new(), config: config.collect() }
+}
+
+fn network_container(network: &Network, container: &Container, endpoint: &Endpoint) -> api::NetworkContainer {
+    let wire = endpoint.wire.as_ref();
+    let cidr = |address: Option<String>, v6: bool| match (address, prefix_len(network, v6)) {
+        (Some(address), Some(len)) => format!("{address}/{len}"),
+        _ => String::new(),
+    };
+    api::NetworkContainer {
+        name: container.name.to_string(),
+        endpoint_id: endpoint.id.to_string(),
+        mac_address: wire.map(|w| w.mac.to_string()).unwrap_or_default(),
+        ipv4_address: cidr(wire.and_then(|w| w.ipv4).map(|ip| ip.to_string()), false),
+        ipv6_address: cidr(wire.and_then(|w| w.ipv6).map(|ip| ip.to_string()), true),
+    }
+}
+
+fn prefix_len(network: &Network, v6: bool) -> Option<u8> {
+    network
+        .pools
+        .iter()
+        .map(|pool| pool.subnet)
+        .find(|net| net.addr().is_ipv6() == v6)
+        .map(|net| net.prefix_len())
+}
+
+pub fn driver_name(driver: Driver) -> &'static str {
+    match driver {
+        Driver::Bridge => "bridge",
+        Driver::None => "null",
+        Driver::Host => "host",
+    }
+}
+
+pub fn summary(state: &State, container: &Container, now: SystemTime) -> api::ContainerSummary {
+    let (command, kind, labels) = match &container.kind {
+        ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
+        ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
+    };
+    let networks = container.attachments.iter().filter_map(|a| state.network(&a.network));
+    api::ContainerSummary {
+        id: container.id.to_string(),
+        names: container.name.to_string(),
+        command,
+        created_at: rfc3339(container.created_at_ms),
+        state: phase_name(&container.phase).into(),
+        status: status(container, now),
+        kind: kind.into(),
+        networks: networks.map(|network| network.name.to_string()).collect(),
+        labels: labels.clone(),
+    }
+}
+
+fn phase_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Created => "created",
+        Phase::Running => "running",
+        Phase::Exited { .. } => "exited",
+    }
+}
+
+fn status(container: &Container, now: SystemTime) -> String {
+    let since = |at_ms: Option<u64>| {
+        let at = UNIX_EPOCH + Duration::from_millis(at_ms.unwrap_or(container.created_at_ms));
+        roughly(now.duration_since(at).unwrap_or_default())
+    };
+    match &container.phase {
+        Phase::Created => "Created".into(),
+        Phase::Running => format!("Up {}", since(container.started_at_ms)),
+        Phase::Exited { code, .. } => format!("Exited ({code}) {} ago", since(container.finished_at_ms)),
+    }
+}
+
+/// As Docker words a duration: the largest unit that is not too coarse.
+fn roughly(duration: Duration) -> String {
+    let s = duration.as_secs();
+    match s {
+        0 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{s} seconds"),
+        60..120 => "About a minute".into(),
+        120..3600 => format!("{} minutes", s / 60),
+        3600..7200 => "About an hour".into(),
+        7200..172_800 => format!("{} hours", s / 3600),
+        172_800..1_209_600 => format!("{} days", s / 86_400),
+        1_209_600..5_184_000 => format!("{} weeks", s / 604_800),
+        _ => format!("{} months", s / 2_592_000),
+    }
+}
+
+/// `pid` is 0 for a container that does not run; `dir` is where its files are.
+pub fn container(state: &State, container: &Container, pid: u32, dir: &Path) -> api::Container {
+    let file = |name: &str| match container.kind {
+        ContainerKind::Lab(_) => dir.join(name).display().to_string(),
+        ContainerKind::Adopted(_) => String::new(),
+    };
+    let command = match &container.kind {
+        ContainerKind::Lab(spec) => spec.command.clone(),
+        ContainerKind::Adopted(_) => Vec::new(),
+    };
+    let mut words = command.into_iter();
+    api::Container {
+        id: container.id.to_string(),
+        name: format!("/{}", container.name),
+        created: rfc3339(container.created_at_ms),
+        path: words.next().unwrap_or_default(),
+        args: words.collect(),
+        state: container_state(container, pid),
+        kind: if matches!(container.kind, ContainerKind::Lab(_)) { "lab" } else { "adopted" }.into(),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        resolv_conf_path: file("resolv.conf"),
+        log_path: file("log"),
+        config: container_config(container),
+        host_config: host_config(state, container),
+        network_settings: network_settings(state, container),
+    }
+}
+
+fn container_state(container: &Container, pid: u32) -> api::ContainerState {
+    let (exit_code, error) = match &container.phase {
+        Phase::Exited { code, error } => (*code, error.clone()),
+        _ => (0, String::new()),
+    };
+    api::ContainerState {
+        status: phase_name(&container.phase).into(),
+        running: container.phase == Phase::Running,
+        pid,
+        exit_code,
+        error,
+        // Docker's zero time stands for "never".
+        started_at: container.started_at_ms.map_or("0001-01-01T00:00:00Z".into(), rfc3339),
+        finished_at: container.finished_at_ms.map_or("0001-01-01T00:00:00Z".into(), rfc3339),
+    }
+}
+
+fn container_config(container: &Container) -> api::ContainerConfig {
+    match &container.kind {
+        ContainerKind::Lab(spec) => api::ContainerConfig {
+            hostname: container.hostname(),
+            tty: spec.tty,
+            open_stdin: spec.open_stdin,
+            env: spec.env.clone(),
+            cmd: spec.command.clone(),
+            working_dir: spec.workdir.clone().unwrap_or_default(),
+            labels: spec.labels.clone(),
+        },
+        ContainerKind::Adopted(spec) => {
+            api::ContainerConfig { labels: spec.labels.clone(), ..api::ContainerConfig::default() }
+        }
+    }
+}
+
+fn host_config(state: &State, container: &Container) -> api::HostConfig {
+    let mode = container.attachments.first().and_then(|a| state.network(&a.network));
+    let network_mode = mode.map(|network| network.name.to_string()).unwrap_or_default();
+    match &container.kind {
+        ContainerKind::Lab(spec) => api::HostConfig {
+            network_mode,
+            auto_remove: spec.auto_remove,
+            rootfs: spec.rootfs.clone().unwrap_or_default(),
+            netns: String::new(),
+        },
+        ContainerKind::Adopted(spec) => {
+            api::HostConfig { network_mode, netns: netns_path(&spec.source), ..api::HostConfig::default() }
+        }
+    }
+}
+
+fn netns_path(source: &NetnsSource) -> String {
+    match source {
+        NetnsSource::Pid { pid, .. } => format!("/proc/{pid}/ns/net"),
+        NetnsSource::Path(path) => path.clone(),
+    }
+}
+
+fn network_settings(state: &State, container: &Container) -> api::NetworkSettings {
+    let networks = container.attachments.iter().filter_map(|attachment| {
+        let network = state.network(&attachment.network)?;
+        let endpoint = state.endpoints_of(&container.id).find(|e| e.network == network.id);
+        let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
+        Some((network.name.to_string(), endpoint_settings(network, endpoint, aliases)))
+    });
+    api::NetworkSettings { networks: networks.collect() }
+}
+
+fn endpoint_settings(
+    network: &Network,
+    endpoint: Option<&Endpoint>,
+    aliases: Vec<String>,
+) -> api::EndpointSettings {
+    let wire = endpoint.and_then(|e| e.wire.as_ref());
+    let gateway = |v6: bool| {
+        let pool = network.pools.iter().find(|pool| pool.gateway.is_ipv6() == v6);
+        wire.and(pool).map(|pool| pool.gateway.to_string()).unwrap_or_default()
+    };
+    let ipv4 = wire.and_then(|w| w.ipv4);
+    let ipv6 = wire.and_then(|w| w.ipv6);
+    api::EndpointSettings {
+        network_id: network.id.to_string(),
+        endpoint_id: endpoint.map(|e| e.id.to_string()).unwrap_or_default(),
+        interface_name: wire.map(|w| format!("eth{}", w.interface)).unwrap_or_default(),
+        mac_address: wire.map(|w| w.mac.to_string()).unwrap_or_default(),
+        ip_address: ipv4.map(|ip| ip.to_string()).unwrap_or_default(),
+        ip_prefix_len: ipv4.and(prefix_len(network, false)).unwrap_or(0),
+        gateway: gateway(false),
+        global_ipv6_address: ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
+        global_ipv6_prefix_len: ipv6.and(prefix_len(network, true)).unwrap_or(0),
+        ipv6_gateway: gateway(true),
+        aliases,
+    }
+}
+
+fn rfc3339(at_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at_ms)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_docker_words_them() {
+        for (s, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (86_400, "24 hours"),
+            (172_800, "2 days"),
+            (1_209_600, "2 weeks"),
+            (5_184_000, "2 months"),
+        ] {
+            assert_eq!(roughly(Duration::from_secs(s)), text);
+        }
+        assert_eq!(rfc3339(1_500), "1970-01-01T00:00:01.500Z");
+    }
+}

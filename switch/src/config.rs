@@ -1,0 +1,244 @@
+//! From arguments, environment and a TOML file to one [`Config`], once.
+//!
+//! A flag beats the environment, which beats the file. Every key has the same name in all three: `--data-dir`,
+//! `VSWITCH_DATA_DIR`, `data-dir = "..."`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde::Deserialize;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "vswitchd",
+    version,
+    about = "Userspace virtual switch for containers: the daemon",
+    long_about = "vswitchd owns a TAP interface per container, learns MAC addresses and forwards Ethernet frames per \
+                  network. vswitchctl is its command.",
+    after_help = "A flag beats its VSWITCH_* variable, which beats the file given with --config.\n\
+                  Stop it with SIGTERM: containers go on, and the next start finds them again."
+)]
+pub struct Arguments {
+    /// TOML file whose keys are the names of these flags
+    #[arg(long, value_name = "FILE", env = "VSWITCH_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    raw: Raw,
+}
+
+/// What may be said, in whichever of the three places.
+#[derive(Debug, Default, Clone, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Raw {
+    /// Where networks, containers and their logs are kept [default: /var/lib/vswitch]
+    #[arg(long, value_name = "DIR", env = "VSWITCH_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Unix socket of the API [default: /run/vswitch/vswitchd.sock]
+    #[arg(long, value_name = "PATH", env = "VSWITCH_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Group that may use the socket, by name or number [default: the daemon's own]
+    #[arg(long, value_name = "GROUP", env = "VSWITCH_SOCKET_GROUP")]
+    socket_group: Option<String>,
+    /// Name of this host [default: its host name]
+    #[arg(long, value_name = "NAME", env = "VSWITCH_NODE_NAME")]
+    node_name: Option<String>,
+    /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
+    #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
+    workers: Option<u32>,
+    /// MTU of containers' interfaces in bytes, unless their network says otherwise [default: 1500]
+    #[arg(long, value_name = "BYTES", env = "VSWITCH_MTU")]
+    mtu: Option<u32>,
+    /// Seconds after which a learned address that was not seen is forgotten [default: 300]
+    #[arg(long, value_name = "S", env = "VSWITCH_FDB_AGEING_S")]
+    fdb_ageing_s: Option<u32>,
+    /// Most addresses that are learned, in all networks together [default: 65536]
+    #[arg(long, value_name = "N", env = "VSWITCH_FDB_CAPACITY")]
+    fdb_capacity: Option<u32>,
+    /// Broadcast, unknown and multicast frames per second and port; 0 for no limit [default: 20000]
+    #[arg(long, value_name = "FRAMES", env = "VSWITCH_STORM_LIMIT")]
+    storm_limit: Option<u32>,
+    /// Do not offer TCP segmentation offload to containers
+    #[arg(long, env = "VSWITCH_NO_TSO", num_args = 0..=1, default_missing_value = "true")]
+    no_tso: Option<bool>,
+    /// Do not offer UDP segmentation offload to containers
+    #[arg(long, env = "VSWITCH_NO_USO", num_args = 0..=1, default_missing_value = "true")]
+    no_uso: Option<bool>,
+    /// text or json, to standard error [default: text]
+    #[arg(long, value_name = "FORMAT", env = "VSWITCH_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", env = "VSWITCH_LOG_LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Checked, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub socket: PathBuf,
+    pub socket_group: Option<String>,
+    pub node_name: String,
+    pub workers: u32,
+    /// Bytes.
+    pub mtu: u32,
+    pub fdb_ageing_s: u32,
+    pub fdb_capacity: u32,
+    /// Frames per second; `None` for no limit.
+    pub storm_limit: Option<u32>,
+    pub tso: bool,
+    pub uso: bool,
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {error}; check the path given with --config", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{}: {message}; its keys are the long flags of vswitchd --help", path.display())]
+    Parse { path: PathBuf, message: String },
+    #[error("workers is {0}, it must be between 1 and 64")]
+    Workers(u32),
+    #[error("mtu is {0}, it must be between 68 and 65521 bytes")]
+    Mtu(u32),
+    #[error("fdb-capacity is {0}, it must be between 1 and 16777216 addresses")]
+    FdbCapacity(u32),
+    #[error("data-dir and socket must not be empty")]
+    EmptyPath,
+}
+
+impl Config {
+    pub fn load(arguments: Arguments, host_name: &str, processors: usize) -> Result<Config, ConfigError> {
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        Config::check(arguments.raw.over(file), host_name, processors)
+    }
+
+    fn check(raw: Raw, host_name: &str, processors: usize) -> Result<Config, ConfigError> {
+        let config = Config {
+            data_dir: raw.data_dir.unwrap_or_else(|| "/var/lib/vswitch".into()),
+            socket: raw.socket.unwrap_or_else(|| "/run/vswitch/vswitchd.sock".into()),
+            socket_group: raw.socket_group,
+            node_name: raw.node_name.unwrap_or_else(|| host_name.into()),
+            workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
+            mtu: raw.mtu.unwrap_or(1500),
+            fdb_ageing_s: raw.fdb_ageing_s.unwrap_or(300),
+            fdb_capacity: raw.fdb_capacity.unwrap_or(65_536),
+            storm_limit: match raw.storm_limit {
+                Some(0) => None,
+                limit => limit.or(Some(20_000)),
+            },
+            tso: raw.no_tso != Some(true),
+            uso: raw.no_uso != Some(true),
+            log_format: raw.log_format.unwrap_or(LogFormat::Text),
+            log_level: raw.log_level.unwrap_or(LogLevel::Info),
+        };
+        if !(1..=64).contains(&config.workers) {
+            return Err(ConfigError::Workers(config.workers));
+        }
+        if !(68..=65_521).contains(&config.mtu) {
+            return Err(ConfigError::Mtu(config.mtu));
+        }
+        if !(1..=1 << 24).contains(&config.fdb_capacity) {
+            return Err(ConfigError::FdbCapacity(config.fdb_capacity));
+        }
+        if config.data_dir.as_os_str().is_empty() || config.socket.as_os_str().is_empty() {
+            return Err(ConfigError::EmptyPath);
+        }
+        Ok(config)
+    }
+}
+
+impl Raw {
+    fn over(self, below: Raw) -> Raw {
+        Raw {
+            data_dir: self.data_dir.or(below.data_dir),
+            socket: self.socket.or(below.socket),
+            socket_group: self.socket_group.or(below.socket_group),
+            node_name: self.node_name.or(below.node_name),
+            workers: self.workers.or(below.workers),
+            mtu: self.mtu.or(below.mtu),
+            fdb_ageing_s: self.fdb_ageing_s.or(below.fdb_ageing_s),
+            fdb_capacity: self.fdb_capacity.or(below.fdb_capacity),
+            storm_limit: self.storm_limit.or(below.storm_limit),
+            no_tso: self.no_tso.or(below.no_tso),
+            no_uso: self.no_uso.or(below.no_uso),
+            log_format: self.log_format.or(below.log_format),
+            log_level: self.log_level.or(below.log_level),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Raw, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| ConfigError::Parse {
+        path: path.into(),
+        message: error.message().lines().next().unwrap_or_default().into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vswitchd.toml");
+        let mut args = vec!["vswitchd"];
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+            args.extend(["--config", path.to_str().unwrap()]);
+        }
+        args.extend(flags);
+        Config::load(Arguments::try_parse_from(args).unwrap(), "host1", 2)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = load(&[], None).unwrap();
+        assert_eq!(config.data_dir, Path::new("/var/lib/vswitch"));
+        assert_eq!((config.workers, config.mtu, config.storm_limit), (1, 1500, Some(20_000)));
+        assert_eq!(config.node_name, "host1");
+        assert!(config.tso && config.uso);
+    }
+
+    #[test]
+    fn a_flag_beats_the_file() {
+        let file = "mtu = 9000\nworkers = 3\nno-tso = true\nlog-format = \"json\"\n";
+        let config = load(&["--mtu", "1400", "--storm-limit", "0"], Some(file)).unwrap();
+        assert_eq!((config.mtu, config.workers, config.storm_limit), (1400, 3, None));
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert!(!config.tso && config.uso);
+        assert!(load(&["--no-tso", "false"], Some(file)).unwrap().tso);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (flags, file, part) in [
+            (&["--workers", "0"][..], None, "workers is 0"),
+            (&["--mtu", "70000"], None, "mtu is 70000"),
+            (&[], Some("mut = 1500"), "unknown field `mut`"),
+            (&[], Some("mtu = \"big\""), "invalid type"),
+        ] {
+            let message = load(flags, file).unwrap_err().to_string();
+            assert!(message.contains(part) && !message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Networks and who is connected to them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
+use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, PoolRequest};
+use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
+
+use super::control::{Control, done};
+use super::handle::error;
+use super::{Done, random_bytes, random_request_id};
+use crate::state::{LookupError, Network};
+
+fn lookup(failed: LookupError) -> Error {
+    error(failed.kind(), failed.to_string())
+}
+
+impl Control {
+    pub(super) fn network_id(&self, reference: &str) -> Result<NetworkId, Error> {
+        self.state().find_network(reference).map(|network| network.id).map_err(lookup)
+    }
+
+    pub(super) fn container_id(&self, reference: &str) -> Result<ContainerId, Error> {
+        self.state().find_container(reference).map(|container| container.id).map_err(lookup)
+    }
+
+    pub(super) async fn create_network(
+        &mut self,
+        request: NetworkCreate,
+        id: RequestId,
+    ) -> Result<Done, Error> {
+        let driver = driver(request.driver.as_deref().unwrap_or("bridge"))?;
+        if matches!(driver, Driver::None | Driver::Host) {
+            let name = request.driver.unwrap_or_default();
+            let message =
+                format!("only one network of the driver {name} exists, and it is there already; use bridge");
+            return Err(error(ErrorKind::Conflict, message));
+        }
+        let command = CreateNetwork {
+            id: NetworkId(random_bytes()),
+            name: request.name,
+            driver,
+            pools: request.pools.into_iter().map(pool).collect(),
+            internal: request.internal,
+            ipv6: request.ipv6,
+            options: request.options,
+            labels: request.labels,
+            occupied: self.host.routes().await?,
+            builtin: false,
+        };
+        let undo = Command::RemoveNetwork { network: command.id };
+        let applied = self.commit(id, Command::CreateNetwork(command), Some(undo)).await?;
+        Ok(done(&applied))
+    }
+
+    /// The three that are always there.
+    pub(super) async fn create_builtin(&mut self, name: &str, driver: Driver) -> Result<(), Error> {
+        let command = CreateNetwork {
+            id: NetworkId(random_bytes()),
+            name: name.parse().expect("the names of the default networks are names"),
+            driver,
+            pools: Vec::new(),
+            internal: false,
+            ipv6: false,
+            options: Default::default(),
+            labels: Default::default(),
+            occupied: self.host.routes().await?,
+            builtin: true,
+        };
+        self.commit(random_request_id(), Command::CreateNetwork(command), None).await.map(|_| ())
+    }
+
+    pub(super) async fn remove_network(&mut self, reference: &str, id: RequestId) -> Result<Done, Error> {
+        let network = self.network_id(reference)?;
+        self.commit(id, Command::RemoveNetwork { network }, None).await?;
+        Ok(Done::Nothing)
+    }
+
+    /// Every network that nobody uses, the default ones aside.
+    pub(super) async fn prune_networks(&mut self) -> Result<Done, Error> {
+        let state = self.state();
+        let unused =
+            |network: &&Network| !network.builtin && state.endpoints_in(&network.id).next().is_none();
+        let unused: Vec<_> = state.networks().filter(unused).map(|n| (n.id, n.name.clone())).collect();
+        let mut names = Vec::new();
+        for (network, name) in unused {
+            self.commit(random_request_id(), Command::RemoveNetwork { network }, None).await?;
+            names.push(name);
+        }
+        Ok(Done::Pruned(names))
+    }
+
+    pub(super) async fn connect(
+        &mut self,
+        network: &str,
+        request: Connect,
+        id: RequestId,
+    ) -> Result<Done, Error> {
+        let network = self.network_id(network)?;
+        let container = self.container_id(&request.container)?;
+        let attachment = attachment(network, request.endpoint);
+        let endpoint = EndpointId(random_bytes());
+        let undo = Command::Disconnect { container, network };
+        self.commit(id, Command::Connect { container, attachment, endpoint }, Some(undo)).await?;
+        Ok(Done::Nothing)
+    }
+
+    pub(super) async fn disconnect(
+        &mut self,
+        network: &str,
+        request: &Disconnect,
+        id: RequestId,
+    ) -> Result<Done, Error> {
+        let container = self.container_id(&request.container)?;
+        let network = self.state().find_attached(&container, network).map_err(lookup)?;
+        self.commit(id, Command::Disconnect { container, network }, None).await?;
+        Ok(Done::Nothing)
+    }
+}
+
+pub(super) fn attachment(network: NetworkId, wanted: EndpointConfig) -> Attachment {
+    let EndpointConfig { ipv4, ipv6, mac, aliases } = wanted;
+    let ipv4 = ipv4.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED);
+    let ipv6 = ipv6.filter(|ip| *ip != Ipv6Addr::UNSPECIFIED);
+    Attachment { network, ipv4, ipv6, mac, aliases }
+}
+
+fn pool(pool: Pool) -> PoolRequest {
+    let Pool { subnet, gateway, ip_range, aux_addresses } = pool;
+    PoolRequest { subnet, gateway, ip_range, aux_addresses }
+}
+
+fn driver(name: &str) -> Result<Driver, Error> {
+    match name {
+        "bridge" => Ok(Driver::Bridge),
+        "null" | "none" => Ok(Driver::None),
+        "host" => Ok(Driver::Host),
+        "overlay" => Err(error(
+            ErrorKind::Invalid,
+            "the driver overlay needs a cluster, which this version does not have; use bridge",
+        )),
+        other => Err(error(ErrorKind::Invalid, format!("there is no driver {other:?}; use bridge"))),
+    }
+}

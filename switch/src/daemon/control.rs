@@ -1,0 +1,151 @@
+//! The loop's own state, and the path that every change takes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use vswitch_proto::api::{Created, Error, ErrorKind};
+use vswitch_proto::command::{Command, Envelope};
+use vswitch_proto::id::{ContainerId, RequestId};
+
+use super::handle::{Shared, error};
+use super::host::Host;
+use super::{Change, Done, Event, feed, now_ms, random_request_id};
+use crate::cluster::Replica;
+use crate::plan;
+use crate::state::{Applied, Phase, Rejected, State};
+
+pub struct Control {
+    replica: Replica,
+    /// The state that the host was last brought to.
+    followed: Arc<State>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) host: Host,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+pub fn rejected(rejected: &Rejected) -> Error {
+    error(rejected.kind(), rejected.to_string())
+}
+
+impl Control {
+    pub fn new(replica: Replica, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Control {
+        let host = Host::new(Arc::clone(&shared));
+        Control { replica, followed: Arc::default(), shared, host, events }
+    }
+
+    pub fn state(&self) -> &Arc<State> {
+        self.replica.state()
+    }
+
+    pub async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Change { change, id, reply } => {
+                let answer = match self.state().outcome(&id) {
+                    Some(Ok(applied)) => Ok(done(applied)),
+                    Some(Err(reason)) => Err(rejected(reason)),
+                    None => self.change(*change, id).await,
+                };
+                // A client that went away has its change all the same.
+                let _ = reply.send(answer);
+            }
+            Event::Exited { container, shim } => self.exited(container, &shim).await,
+            Event::PortDied(port) => {
+                tracing::debug!(%port, "a TAP is gone without a detach");
+                self.check_adopted().await;
+            }
+        }
+    }
+
+    /// What is due once a second.
+    pub async fn tick(&mut self) {
+        self.shared.fdb.sweep(Instant::now());
+        self.check_adopted().await;
+    }
+
+    async fn change(&mut self, change: Change, id: RequestId) -> Result<Done, Error> {
+        match change {
+            Change::CreateNetwork(request) => self.create_network(request, id).await,
+            Change::RemoveNetwork(reference) => self.remove_network(&reference, id).await,
+            Change::PruneNetworks => self.prune_networks().await,
+            Change::Connect { network, request } => self.connect(&network, request, id).await,
+            Change::Disconnect { network, request } => self.disconnect(&network, &request, id).await,
+            Change::Run(request) => self.run(request, id).await,
+            Change::Adopt(request) => self.adopt(request, id).await,
+            Change::Start(reference) => self.start(&reference, id).await,
+            Change::Remove { reference, force } => self.remove(&reference, force, id).await,
+        }
+    }
+
+    /// Makes a command durable and true. The host does not know of it yet: [`Control::follow`] is next.
+    pub(super) fn propose(&mut self, id: RequestId, command: Command) -> Result<Applied, Error> {
+        let old = Arc::clone(self.state());
+        let envelope = Envelope { request_id: id, at_ms: now_ms(), command };
+        // The log waits for the disk; other tasks of this thread move elsewhere meanwhile.
+        let applied = tokio::task::block_in_place(|| self.replica.propose(&envelope))
+            .map_err(|e| error(e.kind(), e.to_string()))?;
+        let changes = feed::changes(&envelope.command, &old, self.state());
+        self.shared.publish(Arc::clone(self.state()));
+        self.shared.feed.publish(envelope.at_ms, changes);
+        Ok(applied)
+    }
+
+    /// Brings the host and the data plane to the present state.
+    pub(super) async fn follow(&mut self) -> Result<(), Error> {
+        let new = Arc::clone(self.state());
+        let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
+        let plan = plan::diff(&old, &new, &self.host.settings());
+        self.shared.dataplane.publish(plan.tables);
+        self.host.execute(&new, plan.actions).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+    }
+
+    /// The same for a host of which nothing is known.
+    pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
+        self.followed = Arc::default();
+        self.follow().await
+    }
+
+    /// Proposes, follows, and where the host cannot follow, takes the command back with `undo`.
+    pub(super) async fn commit(
+        &mut self,
+        id: RequestId,
+        command: Command,
+        undo: Option<Command>,
+    ) -> Result<Applied, Error> {
+        let applied = self.propose(id, command)?;
+        let Err(failure) = self.follow().await else { return Ok(applied) };
+        if let Some(undo) = undo {
+            self.take_back(undo).await;
+        }
+        Err(failure)
+    }
+
+    /// For what must not fail: a compensation, or something that has happened already. Trouble is logged.
+    pub(super) async fn take_back(&mut self, command: Command) {
+        let taken = match self.propose(random_request_id(), command) {
+            Ok(_) => self.follow().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(error = %error.message, "the host could not follow a change; the next start tries again");
+        }
+    }
+
+    pub(super) fn is_active(&self, id: &ContainerId) -> bool {
+        let phase = self.state().container(id).map(|container| &container.phase);
+        matches!(phase, Some(Phase::Created | Phase::Running))
+    }
+}
+
+/// What a client is told of an applied command.
+pub fn done(applied: &Applied) -> Done {
+    match applied {
+        Applied::NetworkCreated { network: id } => {
+            Done::Created(Created { id: id.to_string(), warnings: Vec::new() })
+        }
+        Applied::ContainerCreated { container: id } => {
+            Done::Created(Created { id: id.to_string(), warnings: Vec::new() })
+        }
+        _ => Done::Nothing,
+    }
+}

@@ -1,0 +1,260 @@
+//! What the API sees of the daemon: the published state to read, a queue for changes, and the running containers.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use vswitch_proto::api::stream::Frame;
+use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
+use vswitch_proto::command::ContainerKind;
+use vswitch_proto::id::{ContainerId, Name, RequestId};
+
+use super::feed::Feed;
+use super::{Change, Event};
+use crate::config::Config;
+use crate::container::{self, LogOptions, Shim};
+use crate::forward::Fdb;
+use crate::state::{Container, Network, Phase, State};
+use crate::worker::Dataplane;
+
+/// Cheap to clone; one for each connection.
+#[derive(Clone)]
+pub struct Handle {
+    events: mpsc::Sender<Event>,
+    shared: Arc<Shared>,
+}
+
+/// Written by the control loop, read by everybody.
+pub struct Shared {
+    pub config: Config,
+    pub dataplane: Dataplane,
+    pub fdb: Arc<Fdb>,
+    pub feed: Feed,
+    pub started_at: Instant,
+    state: ArcSwap<State>,
+    /// Counts published states, for those who wait for one.
+    revision: watch::Sender<u64>,
+    shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
+}
+
+/// What a change answers.
+#[derive(Debug)]
+pub enum Done {
+    Nothing,
+    Created(Created),
+    Pruned(Vec<Name>),
+}
+
+impl Done {
+    pub fn created(self) -> Created {
+        match self {
+            Done::Created(created) => created,
+            other => unreachable!("a creation answers Created, not {other:?}"),
+        }
+    }
+
+    pub fn pruned(self) -> Vec<Name> {
+        match self {
+            Done::Pruned(names) => names,
+            other => unreachable!("a pruning answers Pruned, not {other:?}"),
+        }
+    }
+}
+
+pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error { kind, message: message.into() }
+}
+
+impl Shared {
+    pub fn new(config: Config, dataplane: Dataplane, fdb: Arc<Fdb>, state: Arc<State>) -> Shared {
+        Shared {
+            config,
+            dataplane,
+            fdb,
+            feed: Feed::new(super::now_ms()),
+            started_at: Instant::now(),
+            state: ArcSwap::new(state),
+            revision: watch::Sender::new(0),
+            shims: Mutex::default(),
+        }
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    pub fn publish(&self, state: Arc<State>) {
+        self.state.store(state);
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    pub fn shims(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Shim>>> {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn shim(&self, id: &ContainerId) -> Option<Arc<Shim>> {
+        self.shims().get(id).cloned()
+    }
+
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.data_dir.join("containers").join(id.to_string())
+    }
+}
+
+impl Handle {
+    pub fn new(events: mpsc::Sender<Event>, shared: Arc<Shared>) -> Handle {
+        Handle { events, shared }
+    }
+
+    /// Has the control loop do it, in its turn.
+    pub async fn change(&self, change: Change, id: Option<RequestId>) -> Result<Done, Error> {
+        // Ending a container takes as long as it takes: that is waited for here, not in the loop.
+        if let Change::Remove { reference, force: true } = &change {
+            self.kill_and_wait(reference).await?;
+        }
+        let (reply, answer) = oneshot::channel();
+        let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
+        let event = Event::Change {
+            change: Box::new(change),
+            id: id.unwrap_or_else(super::random_request_id),
+            reply,
+        };
+        self.events.send(event).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.shared.state()
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub fn feed(&self) -> &Feed {
+        &self.shared.feed
+    }
+
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.shared.container_dir(id)
+    }
+
+    pub fn find_network<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Network, Error> {
+        state.find_network(reference).map_err(|e| error(e.kind(), e.to_string()))
+    }
+
+    pub fn find_container<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Container, Error> {
+        state.find_container(reference).map_err(|e| error(e.kind(), e.to_string()))
+    }
+
+    /// 0 for a container that does not run, and for one that was adopted by path.
+    pub fn pid(&self, id: &ContainerId) -> u32 {
+        self.shared.shim(id).map_or(0, |shim| shim.init_pid() as u32)
+    }
+
+    pub fn version(&self) -> Version {
+        let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+        Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            api: "v1".into(),
+            node_name: self.shared.config.node_name.clone(),
+            kernel: kernel.unwrap_or_default(),
+        }
+    }
+
+    /// The shim of a container that runs or waits to be started.
+    pub fn running_shim(&self, reference: &str) -> Result<Arc<Shim>, Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        self.lab_shim(container)?.ok_or_else(|| not_running(container))
+    }
+
+    /// The shim of a container whose process has begun.
+    pub fn started_shim(&self, reference: &str) -> Result<Arc<Shim>, Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        let shim = self.lab_shim(container)?;
+        if container.phase == Phase::Running { shim } else { None }.ok_or_else(|| not_running(container))
+    }
+
+    fn lab_shim(&self, container: &Container) -> Result<Option<Arc<Shim>>, Error> {
+        match container.kind {
+            ContainerKind::Lab(_) => Ok(self.shared.shim(&container.id)),
+            ContainerKind::Adopted(_) => Err(error(
+                ErrorKind::Invalid,
+                format!(
+                    "{} is adopted: its processes belong to whoever made it; only its network is ours",
+                    container.name
+                ),
+            )),
+        }
+    }
+
+    pub async fn kill(&self, reference: &str, signal: i32) -> Result<(), Error> {
+        let shim = self.started_shim(reference)?;
+        shim.signal(signal).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+    }
+
+    /// SIGTERM, and SIGKILL to one that does not end by then. Nothing to do for one that does not run.
+    pub async fn stop(&self, reference: &str, patience: Duration) -> Result<(), Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        let Some(shim) = self.lab_shim(container)? else { return Ok(()) };
+        // A failure to signal means that it ended meanwhile, which is what is waited for.
+        let _ = shim.signal(nix::libc::SIGTERM).await;
+        if tokio::time::timeout(patience, shim.wait()).await.is_err() {
+            let _ = shim.signal(nix::libc::SIGKILL).await;
+        }
+        self.ended(&container.id, &shim).await;
+        Ok(())
+    }
+
+    async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        if let Some(shim) = self.shared.shim(&container.id) {
+            let _ = shim.signal(nix::libc::SIGKILL).await;
+            self.ended(&container.id, &shim).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the state knows that the process behind `shim` has ended.
+    async fn ended(&self, id: &ContainerId, shim: &Arc<Shim>) -> Exit {
+        let exit = shim.wait().await;
+        let mut revision = self.shared.revision.subscribe();
+        while self.shared.shim(id).is_some_and(|current| Arc::ptr_eq(&current, shim)) {
+            if revision.changed().await.is_err() {
+                break;
+            }
+        }
+        exit
+    }
+
+    pub async fn wait(&self, reference: &str) -> Result<Exit, Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        match (&container.phase, self.lab_shim(container)?) {
+            (_, Some(shim)) => Ok(self.ended(&container.id, &shim).await),
+            (Phase::Exited { code, error }, None) => Ok(Exit { exit_code: *code, error: error.clone() }),
+            (_, None) => Err(not_running(container)),
+        }
+    }
+
+    pub fn logs(&self, reference: &str, options: LogOptions) -> Result<mpsc::Receiver<Frame>, Error> {
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        self.lab_shim(container)?;
+        Ok(container::logs(&self.container_dir(&container.id), options))
+    }
+}
+
+fn not_running(container: &Container) -> Error {
+    error(
+        ErrorKind::Conflict,
+        format!("container {0} is not running; start it with: vswitchctl start {0}", container.name),
+    )
+}

@@ -1,0 +1,211 @@
+//! The control loop: one task, one closed [`Event`], every change in its turn.
+//!
+//! A change goes through these steps, and only here:
+//!
+//! 1. names become ids, the host is asked what only it knows (its routes, a process's start time);
+//! 2. [`Replica::propose`](crate::cluster::Replica::propose): durable, then applied, or rejected with nothing done;
+//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
+//! 4. the new state is published to readers, the change to the event stream, the answer to the client.
+//!
+//! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.
+//! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
+
+use std::io::IsTerminal;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+use vswitch_proto::api::{self, Error};
+use vswitch_proto::id::{ContainerId, PortId, RequestId};
+
+use crate::cluster::Replica;
+use crate::config::{Config, LogFormat, LogLevel};
+use crate::container::Shim;
+use crate::forward::fdb::{Fdb, FdbConfig};
+use crate::forward::{ForwardConfig, flood::StormLimit};
+use crate::worker::{Dataplane, DataplaneConfig};
+
+mod changes;
+mod control;
+mod feed;
+mod handle;
+mod host;
+mod lifecycle;
+mod names;
+mod observe;
+mod recover;
+mod socket;
+
+pub use feed::Feed;
+pub use handle::{Done, Handle};
+
+use control::Control;
+use handle::Shared;
+
+/// Changes that wait for the loop; a client beyond them waits to be let in.
+const QUEUE_MAX: usize = 256;
+
+/// How often addresses are aged and adopted namespaces are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Everything that makes the loop act.
+pub enum Event {
+    /// Somebody wants something changed.
+    Change { change: Box<Change>, id: RequestId, reply: oneshot::Sender<Result<Done, Error>> },
+    /// A container's process ended.
+    Exited { container: ContainerId, shim: Arc<Shim> },
+    /// A port's TAP is gone without our doing.
+    PortDied(PortId),
+}
+
+/// What clients may ask to have changed.
+#[derive(Debug)]
+pub enum Change {
+    CreateNetwork(api::NetworkCreate),
+    RemoveNetwork(String),
+    PruneNetworks,
+    Connect {
+        network: String,
+        request: api::Connect,
+    },
+    Disconnect {
+        network: String,
+        request: api::Disconnect,
+    },
+    Run(api::Run),
+    Adopt(api::Adopt),
+    Start(String),
+    /// With `force` its process has been killed already.
+    Remove {
+        reference: String,
+        force: bool,
+    },
+}
+
+fn random_bytes<const N: usize>() -> [u8; N] {
+    rand::random()
+}
+
+fn random_request_id() -> RequestId {
+    RequestId(random_bytes())
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// Runs until SIGTERM or SIGINT. Containers go on without it.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    start_log(&config);
+    let lock = socket::lock_data_dir(&config.data_dir)?;
+    let replica = Replica::open(&config.data_dir.join("state.redb"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("vswitch-control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    let served = runtime.block_on(serve(config, replica));
+    // What still follows a log or an attached terminal is cut here.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    served
+}
+
+fn start_log(config: &Config) {
+    let level = match config.log_level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // It warns of every attribute that a newer kernel has and it does not know.
+    let levels =
+        Targets::new().with_default(level).with_target("netlink_packet_route", tracing::Level::ERROR);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::registry().with(levels);
+    match config.log_format {
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => log.with(lines.json()).init(),
+    }
+}
+
+async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
+    let (events, queue) = mpsc::channel(QUEUE_MAX);
+    let fdb = Arc::new(Fdb::new(FdbConfig {
+        age: Duration::from_secs(config.fdb_ageing_s.into()),
+        capacity: config.fdb_capacity as usize,
+        ..FdbConfig::default()
+    }));
+    let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
+    let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state())));
+    let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
+
+    let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
+    control.recover().await?;
+    let server = tokio::spawn(crate::api::serve(listener, Handle::new(events, Arc::clone(&shared))));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        socket = %shared.config.socket.display(),
+        data_dir = %shared.config.data_dir.display(),
+        "ready"
+    );
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let outcome = turn(&mut control, queue).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    server.abort();
+    remove_socket(&shared.config.socket);
+    outcome
+}
+
+async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = ticks.tick() => control.tick().await,
+            event = queue.recv() => match event {
+                Some(event) => control.handle(event).await,
+                None => break,
+            },
+        }
+    }
+    tracing::info!("stopping; containers go on");
+    Ok(())
+}
+
+fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) -> anyhow::Result<Dataplane> {
+    let limit = config.storm_limit.and_then(NonZeroU32::new);
+    let storm = limit.map(|limit| StormLimit { frames_per_s: limit, burst: limit });
+    let config = DataplaneConfig {
+        workers: NonZeroUsize::new(config.workers as usize).context("there must be a worker")?,
+        burst_frames: DataplaneConfig::BURST_FRAMES,
+        fdb,
+        forward: ForwardConfig { storm },
+        on_port_death: Arc::new(move |port| {
+            // A full queue means that the loop is busy; its next tick looks at the namespaces anyway.
+            let _ = events.try_send(Event::PortDied(port));
+        }),
+    };
+    Dataplane::start(config).context("cannot start the workers")
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "the API socket was gone already");
+    }
+}

@@ -1,0 +1,289 @@
+//! Containers: their life from created through running to exited, and their attachments to networks.
+//!
+//! An attachment is what was asked for and lives as long as the container; an endpoint is what was allocated for
+//! it and lives while the container is created or running.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use vswitch_proto::command::{Attachment, ContainerKind, CreateContainer, Driver};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
+
+use super::endpoint::Allocation;
+use super::{ALIASES_MAX, Applied, CONTAINERS_MAX, INTERFACES_MAX, Network, Rejected, State};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: ContainerId,
+    pub name: Name,
+    pub kind: ContainerKind,
+    pub phase: Phase,
+    /// In the order they were asked for.
+    pub attachments: Vec<Attachment>,
+    pub created_at_ms: u64,
+    pub started_at_ms: Option<u64>,
+    pub finished_at_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Endpoints are allocated, the process has not begun.
+    Created,
+    Running,
+    Exited {
+        code: i32,
+        error: String,
+    },
+}
+
+impl Container {
+    /// Created or running: its attachments have endpoints.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Exited { .. })
+    }
+
+    pub fn is_lab(&self) -> bool {
+        matches!(self.kind, ContainerKind::Lab(_))
+    }
+
+    /// What it calls itself: the hostname asked for, or its short id.
+    pub fn hostname(&self) -> String {
+        match &self.kind {
+            ContainerKind::Lab(lab) => lab.hostname.clone().unwrap_or_else(|| self.id.short()),
+            ContainerKind::Adopted(_) => self.id.short(),
+        }
+    }
+
+    pub fn attachment(&self, network: &NetworkId) -> Option<&Attachment> {
+        self.attachments.iter().find(|a| a.network == *network)
+    }
+}
+
+impl State {
+    pub(super) fn create_container(
+        &mut self,
+        request: &CreateContainer,
+        at_ms: u64,
+    ) -> Result<Applied, Rejected> {
+        if let Some(holder) = self.containers().find(|c| c.name == request.name) {
+            return Err(Rejected::ContainerNameTaken { name: request.name.clone(), holder: holder.id });
+        }
+        if self.containers.contains_key(&request.id) {
+            return Err(Rejected::IdTaken(request.id.to_string()));
+        }
+        if self.containers.len() >= CONTAINERS_MAX {
+            return Err(Rejected::TooManyContainers);
+        }
+        self.check_kind(&request.kind)?;
+        let mut container = Container {
+            id: request.id,
+            name: request.name.clone(),
+            kind: request.kind.clone(),
+            phase: Phase::Created,
+            attachments: Vec::new(),
+            created_at_ms: at_ms,
+            started_at_ms: None,
+            finished_at_ms: None,
+        };
+        for (attachment, _) in &request.attachments {
+            self.check_attachment(&container, attachment)?;
+            container.attachments.push(attachment.clone());
+        }
+        let endpoints: Vec<EndpointId> = request.attachments.iter().map(|(_, id)| *id).collect();
+        let allocation = self.allocate(&container, &container.attachments, &endpoints)?;
+        self.commit(container, allocation);
+        Ok(Applied::ContainerCreated { container: request.id })
+    }
+
+    pub(super) fn start_container(
+        &mut self,
+        id: &ContainerId,
+        endpoints: &[EndpointId],
+        at_ms: u64,
+    ) -> Result<Applied, Rejected> {
+        let mut container = self.container_or_rejected(id)?.clone();
+        if container.phase == Phase::Running {
+            return Err(Rejected::AlreadyRunning(container.name));
+        }
+        let needed = container.attachments.len();
+        if endpoints.len() != needed {
+            return Err(Rejected::EndpointIds { container: container.name, needed, given: endpoints.len() });
+        }
+        if let Some(gone) = container.attachments.iter().find(|a| self.network(&a.network).is_none()) {
+            return Err(Rejected::NetworkGone { container: container.name, network: gone.network });
+        }
+        self.check_still_free(&container)?;
+        let allocation = if container.is_live() {
+            Allocation::default()
+        } else {
+            self.allocate(&container, &container.attachments, endpoints)?
+        };
+        container.phase = Phase::Running;
+        container.started_at_ms = Some(at_ms);
+        container.finished_at_ms = None;
+        self.commit(container, allocation);
+        Ok(Applied::ContainerStarted { container: *id })
+    }
+
+    pub(super) fn container_exited(
+        &mut self,
+        id: &ContainerId,
+        phase: Phase,
+        at_ms: u64,
+    ) -> Result<Applied, Rejected> {
+        let mut container = self.container_or_rejected(id)?.clone();
+        if !container.is_live() {
+            return Err(Rejected::NotRunning(container.name));
+        }
+        self.release_all(id);
+        container.phase = phase;
+        container.finished_at_ms = Some(at_ms);
+        self.commit(container, Allocation::default());
+        Ok(Applied::ContainerExited { container: *id })
+    }
+
+    pub(super) fn remove_container(&mut self, id: &ContainerId) -> Result<Applied, Rejected> {
+        let container = self.container_or_rejected(id)?;
+        if container.phase == Phase::Running {
+            return Err(Rejected::ContainerRunning(container.name.clone()));
+        }
+        self.release_all(id);
+        self.containers.remove(id);
+        Ok(Applied::ContainerRemoved { container: *id })
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        id: &ContainerId,
+        attachment: &Attachment,
+        endpoint: EndpointId,
+    ) -> Result<Applied, Rejected> {
+        let mut container = self.container_or_rejected(id)?.clone();
+        let network = self.check_attachment(&container, attachment)?;
+        if network.driver == Driver::Host {
+            return Err(Rejected::HostMode(container.name));
+        }
+        let (network, live) = (network.id, container.is_live());
+        container.attachments.push(attachment.clone());
+        let allocation = if live {
+            self.allocate(&container, std::slice::from_ref(attachment), &[endpoint])?
+        } else {
+            Allocation::default()
+        };
+        self.commit(container, allocation);
+        Ok(Applied::Connected { container: *id, network, endpoint: live.then_some(endpoint) })
+    }
+
+    pub(super) fn disconnect(&mut self, id: &ContainerId, network: &NetworkId) -> Result<Applied, Rejected> {
+        let mut container = self.container_or_rejected(id)?.clone();
+        let known = self.network(network);
+        let Some(at) = container.attachments.iter().position(|a| a.network == *network) else {
+            let network = known.map_or_else(|| network.short(), |n| n.name.to_string());
+            return Err(Rejected::NotConnected { container: container.name, network });
+        };
+        if known.is_some_and(|n| n.driver == Driver::Host) {
+            return Err(Rejected::HostMode(container.name));
+        }
+        let endpoint = self.endpoint_at(id, network).map(|e| e.id);
+        if let Some(endpoint) = endpoint {
+            self.release(&endpoint);
+        }
+        container.attachments.remove(at);
+        self.commit(container, Allocation::default());
+        Ok(Applied::Disconnected { container: *id, network: *network, endpoint })
+    }
+
+    fn container_or_rejected(&self, id: &ContainerId) -> Result<&Container, Rejected> {
+        self.container(id).ok_or(Rejected::UnknownContainer(*id))
+    }
+
+    /// Puts the container in its new form and what was allocated for it in place.
+    fn commit(&mut self, container: Container, allocation: Allocation) {
+        self.containers.insert(container.id, Arc::new(container));
+        self.insert(allocation);
+    }
+
+    fn check_kind(&self, kind: &ContainerKind) -> Result<(), Rejected> {
+        match kind {
+            ContainerKind::Lab(lab) => match &lab.hostname {
+                Some(hostname) if !is_hostname(hostname) => Err(Rejected::InvalidHostname(hostname.clone())),
+                _ => Ok(()),
+            },
+            ContainerKind::Adopted(_) => self.check_adopted_once(kind, None),
+        }
+    }
+
+    /// A namespace is one live container at most: two would make the same interfaces in it.
+    fn check_adopted_once(&self, kind: &ContainerKind, except: Option<&ContainerId>) -> Result<(), Rejected> {
+        let ContainerKind::Adopted(wanted) = kind else { return Ok(()) };
+        let same = |c: &&Container| {
+            matches!(&c.kind, ContainerKind::Adopted(a) if a.source == wanted.source)
+                && c.is_live()
+                && Some(&c.id) != except
+        };
+        self.containers()
+            .find(same)
+            .map_or(Ok(()), |holder| Err(Rejected::AlreadyAdopted(holder.name.clone())))
+    }
+
+    fn check_still_free(&self, container: &Container) -> Result<(), Rejected> {
+        self.check_adopted_once(&container.kind, Some(&container.id))
+    }
+
+    /// Whether the container, with the attachments it has so far, may get this one too. Addresses are checked
+    /// against the network's subnets here, against other endpoints when they are allocated.
+    fn check_attachment(&self, container: &Container, wanted: &Attachment) -> Result<&Network, Rejected> {
+        let network = self.network(&wanted.network).ok_or(Rejected::UnknownNetwork(wanted.network))?;
+        let name = || container.name.clone();
+        if container.attachment(&wanted.network).is_some() {
+            return Err(Rejected::AlreadyConnected { container: name(), network: network.name.clone() });
+        }
+        if container.attachments.len() >= INTERFACES_MAX {
+            return Err(Rejected::TooManyInterfaces(name()));
+        }
+        if wanted.aliases.len() > ALIASES_MAX {
+            return Err(Rejected::TooManyAliases(name()));
+        }
+        let others = container.attachments.iter().filter_map(|a| self.network(&a.network));
+        let mut exclusive = others.chain([network]).filter(|n| n.driver != Driver::Bridge);
+        if let (Some(alone), false) = (exclusive.next(), container.attachments.is_empty()) {
+            let (network, driver) = (alone.name.clone(), alone.driver);
+            return Err(Rejected::Exclusive { container: name(), network, driver });
+        }
+        if network.driver == Driver::Host && !container.is_lab() {
+            return Err(Rejected::AdoptedOnHost(name()));
+        }
+        check_addresses(network, wanted)?;
+        Ok(network)
+    }
+}
+
+/// What can be said about the addresses asked for without knowing who else has some.
+fn check_addresses(network: &Network, wanted: &Attachment) -> Result<(), Rejected> {
+    let asked = [wanted.ipv4.map(Into::into), wanted.ipv6.map(Into::into)];
+    for address in asked.into_iter().flatten() {
+        let address: std::net::IpAddr = address;
+        let pool = network.pool(address.is_ipv6());
+        let pool = pool.ok_or_else(|| Rejected::NoSubnetFor {
+            network: network.name.clone(),
+            ipv6: address.is_ipv6(),
+        })?;
+        pool.check_host("address", address)?;
+        if let Some(what) = pool.reserved_as(address) {
+            return Err(Rejected::AddressReserved { address, network: network.name.clone(), what });
+        }
+    }
+    match wanted.mac {
+        Some(mac) if !mac.is_unicast() => Err(Rejected::MacNotUnicast(mac)),
+        _ => Ok(()),
+    }
+}
+
+/// RFC 1123 section 2.1, bounded by a DNS label's 63 bytes as a whole.
+fn is_hostname(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.len() <= 63
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}

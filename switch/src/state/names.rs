@@ -1,0 +1,210 @@
+//! Names: the content of a container's `/etc/hosts`.
+//!
+//! The format is Docker's: the container's own address and hostname, the standard lines of localhost, then for
+//! each of its networks in the order they were connected, and in it for each running container in the order of
+//! the addresses, its name, its name with the network's, and its aliases likewise. Fields are separated by a tab.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use vswitch_proto::id::{ContainerId, Name, NetworkId};
+
+use super::{Container, Endpoint, Phase, State, Wire};
+
+const LOCALHOST: &str = "\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+";
+
+/// A container without an interface of its own is known to itself by Debian's address for that purpose.
+const OWN_ADDRESS_WITHOUT_NETWORK: &str = "127.0.1.1";
+
+/// The whole file. A container that does not exist has the lines of localhost only.
+pub fn hosts_file(state: &State, container: &ContainerId) -> String {
+    let Some(container) = state.container(container) else { return LOCALHOST.into() };
+    let mut text = own_lines(state, container);
+    text.push_str(LOCALHOST);
+    for attachment in &container.attachments {
+        text.push_str(&network_lines(state, &attachment.network, Some(container)));
+    }
+    text
+}
+
+fn own_lines(state: &State, container: &Container) -> String {
+    let hostname = container.hostname();
+    let first = state.endpoints_of(&container.id).find_map(|e| e.wire.as_ref());
+    match first {
+        Some(wire) => wire.addresses().map(|address| format!("{address}\t{hostname}\n")).collect(),
+        None => format!("{OWN_ADDRESS_WITHOUT_NETWORK}\t{hostname}\n"),
+    }
+}
+
+/// The lines of one network: its running containers, and `viewer` itself, which is to find its own name before it
+/// runs.
+pub(crate) fn network_lines(state: &State, network: &NetworkId, viewer: Option<&Container>) -> String {
+    let Some(network) = state.network(network) else { return String::new() };
+    let shown = |c: &Container| c.phase == Phase::Running || viewer.is_some_and(|v| v.id == c.id);
+    let mut members: Vec<(&Wire, &Container, &Endpoint)> = state
+        .endpoints_in(&network.id)
+        .filter_map(|e| Some((e.wire.as_ref()?, state.container(&e.container)?, e)))
+        .filter(|(_, c, _)| shown(c))
+        .collect();
+    members.sort_by_key(|(wire, _, _)| (wire.ipv4, wire.ipv6));
+    let mut text = String::new();
+    for (wire, container, endpoint) in members {
+        let aliases = container.attachment(&endpoint.network).map_or(&[][..], |a| &a.aliases);
+        for address in wire.addresses() {
+            for name in [&container.name].into_iter().chain(aliases) {
+                push_name(&mut text, address, name, &network.name);
+            }
+        }
+    }
+    text
+}
+
+fn push_name(text: &mut String, address: IpAddr, name: &Name, network: &Name) {
+    write!(text, "{address}\t{name}\n{address}\t{name}.{network}\n")
+        .expect("a String takes what it is given");
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch_proto::command::{AdoptSpec, Attachment, Command, ContainerKind, LabSpec, NetnsSource};
+
+    use super::super::testing::{Lab, bridge, id32, pool, to};
+    use super::*;
+
+    /// As a terminal shows a tab after less than sixteen characters at the left edge.
+    fn expand_tabs(text: &str) -> String {
+        let line = |line: &str| match line.split_once('\t') {
+            Some((left, right)) => format!("{left:0$}{right}\n", left.len() / 8 * 8 + 8),
+            None => format!("{line}\n"),
+        };
+        text.lines().map(line).collect()
+    }
+
+    fn with_id(lab: &mut Lab, short: &str, name: &str, networks: Vec<Attachment>) -> ContainerId {
+        let id = format!("{short:0<64}").parse().unwrap();
+        lab.container_with_id(id, name, ContainerKind::Lab(LabSpec::default()), networks).unwrap();
+        lab.start(id).unwrap();
+        id
+    }
+
+    const CONTAINER1: &str = "\
+172.17.0.2      f2870c98fd50
+127.0.0.1       localhost
+::1     localhost ip6-localhost ip6-loopback
+fe00::0 ip6-localnet
+ff00::0 ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+172.17.0.2      container1
+172.17.0.2      container1.bridge
+172.17.0.3      container2
+172.17.0.3      container2.bridge
+";
+    const CONTAINER2_ON_BOTH: &str = "\
+172.17.0.3      bda12f892278
+127.0.0.1       localhost
+::1     localhost ip6-localhost ip6-loopback
+fe00::0 ip6-localnet
+ff00::0 ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+172.17.0.2      container1
+172.17.0.2      container1.bridge
+172.17.0.3      container2
+172.17.0.3      container2.bridge
+172.20.0.1      container3
+172.20.0.1      container3.isolated_nw
+172.20.0.2      container2
+172.20.0.2      container2.isolated_nw
+";
+
+    #[test]
+    fn files_of_the_guide() {
+        let mut lab = Lab::new();
+        let default = lab.named("bridge");
+        let c1 = with_id(&mut lab, "f2870c98fd50", "container1", vec![to(default)]);
+        let c2 = with_id(&mut lab, "bda12f892278", "container2", vec![to(default)]);
+        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c1)), CONTAINER1);
+        assert!(hosts_file(&lab.state, &c1).starts_with("172.17.0.2\tf2870c98fd50\n127.0.0.1\tlocalhost\n"));
+
+        // In the guide the gateway of a user's network is outside the addresses given first.
+        let mut request = bridge(lab.network_id(), "isolated_nw");
+        request.pools = vec![pool("172.20.0.0/16")];
+        request.pools[0].gateway = Some("172.20.255.254".parse().unwrap());
+        let isolated = request.id;
+        lab.apply(Command::CreateNetwork(request)).unwrap();
+        let c3 = with_id(&mut lab, "777344ef4943", "container3", vec![to(isolated)]);
+        lab.connect(c2, to(isolated)).unwrap();
+        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c2)), CONTAINER2_ON_BOTH);
+        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c1)), CONTAINER1, "nothing of the other network");
+        assert!(
+            hosts_file(&lab.state, &c3)
+                .ends_with("172.20.0.2\tcontainer2\n172.20.0.2\tcontainer2.isolated_nw\n")
+        );
+
+        lab.exit(c1).unwrap();
+        assert!(!hosts_file(&lab.state, &c2).contains("container1"));
+    }
+
+    #[test]
+    fn order_is_numeric_and_only_running_ones_are_named() {
+        let mut lab = Lab::new();
+        let network = lab.named("bridge");
+        let fixed = |last| Attachment { ipv4: Some([172, 17, 0, last].into()), ..to(network) };
+        let high = lab.run("high", vec![fixed(100)]).unwrap();
+        let low = lab.run("low", vec![fixed(20)]).unwrap();
+        let waiting =
+            lab.container("waiting", ContainerKind::Lab(LabSpec::default()), vec![fixed(30)]).unwrap();
+        let seen_by_low = hosts_file(&lab.state, &low);
+        let (l, h) = (seen_by_low.find("\tlow\n").unwrap(), seen_by_low.find("\thigh\n").unwrap());
+        assert!(l < h && !seen_by_low.contains("waiting"), "{seen_by_low}");
+        let own = hosts_file(&lab.state, &waiting);
+        assert!(
+            own.contains("172.17.0.30\twaiting\n172.17.0.30\twaiting.bridge\n172.17.0.100\thigh\n"),
+            "{own}"
+        );
+        lab.start(waiting).unwrap();
+        assert!(hosts_file(&lab.state, &high).contains("waiting.bridge"));
+    }
+
+    #[test]
+    fn aliases_ipv6_and_hostnames() {
+        let mut lab = Lab::new();
+        let network = lab.create("six", |r| {
+            r.ipv6 = true;
+            r.pools = vec![pool("10.0.0.0/24"), pool("fd00:6::/64")];
+        });
+        let network = network.unwrap();
+        let spec = LabSpec { hostname: Some("www".into()), ..LabSpec::default() };
+        let wanted = Attachment { aliases: vec!["front".parse().unwrap()], ..to(network) };
+        let c = lab.container("web", ContainerKind::Lab(spec), vec![wanted]).unwrap();
+        let text = hosts_file(&lab.state, &c);
+        assert!(text.starts_with("10.0.0.2\twww\nfd00:6::2\twww\n127.0.0.1\tlocalhost\n"), "{text}");
+        let names = "10.0.0.2\tweb\n10.0.0.2\tweb.six\n10.0.0.2\tfront\n10.0.0.2\tfront.six\n\
+            fd00:6::2\tweb\nfd00:6::2\tweb.six\nfd00:6::2\tfront\nfd00:6::2\tfront.six\n";
+        assert!(text.ends_with(names), "{text}");
+    }
+
+    #[test]
+    fn without_a_network_there_is_still_a_name() {
+        let mut lab = Lab::new();
+        let none = lab.named("none");
+        let c = with_id(&mut lab, "f2870c98fd50", "alone", vec![to(none)]);
+        assert_eq!(hosts_file(&lab.state, &c), format!("127.0.1.1\tf2870c98fd50\n{LOCALHOST}"));
+        let source = NetnsSource::Path("/run/netns/x".into());
+        let adopted = ContainerKind::Adopted(AdoptSpec { source, labels: Default::default() });
+        let bridge = lab.named("bridge");
+        let a = lab.container("a", adopted, vec![to(bridge)]).unwrap();
+        lab.start(a).unwrap();
+        let b = lab.run("b", vec![to(bridge)]).unwrap();
+        assert!(hosts_file(&lab.state, &b).contains("172.17.0.2\ta.bridge\n"), "adopted ones are named too");
+        assert_eq!(hosts_file(&lab.state, &ContainerId(id32(99_999))), LOCALHOST);
+    }
+}

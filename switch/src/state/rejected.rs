@@ -1,0 +1,272 @@
+//! Why a command was refused.
+//!
+//! One variant per reason, one line per message: what was wrong and what to do. The variants are part of the
+//! replicated state (a retried request is answered as the first time), so new ones go to the end.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use vswitch_proto::api::ErrorKind;
+use vswitch_proto::command::Driver;
+use vswitch_proto::id::{ContainerId, MacAddr, Name, NetworkId};
+
+use super::{
+    ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
+    MTU_OPTION, NETWORKS_MAX,
+};
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Rejected {
+    #[error("network {} not found: it may have been removed just now, see `vswitchctl network ls`", .0.short())]
+    UnknownNetwork(NetworkId),
+    #[error("no such container: {}: it may have been removed just now, see `vswitchctl ps -a`", .0.short())]
+    UnknownContainer(ContainerId),
+    #[error("network with name {0} already exists: choose another name or remove it first")]
+    NetworkNameTaken(Name),
+    #[error(
+        "the container name {name} is already in use by container {}: remove or rename that container, or choose \
+         another name", holder.short()
+    )]
+    ContainerNameTaken { name: Name, holder: ContainerId },
+    #[error("the id {0} is taken already: draw another one")]
+    IdTaken(String),
+    #[error("{given} endpoint ids for {needed} attachments of container {container}: give one for each")]
+    EndpointIds { container: Name, needed: usize, given: usize },
+
+    #[error("only one network of driver {} is allowed, and {existing} is one: use that", driver_name(*.driver))]
+    OneInstance { driver: Driver, existing: Name },
+    #[error("driver {} takes no subnets, options, --internal or --ipv6: leave them out", driver_name(*.0))]
+    DriverTakesNothing(Driver),
+    #[error("unknown driver option {0}: the only one is {MTU_OPTION}; use --label for notes of your own")]
+    UnknownOption(String),
+    #[error(
+        "invalid {MTU_OPTION} {0:?}: give a number of bytes from {MTU_MIN} to 65535, at least {IPV6_MTU_MIN} with --ipv6"
+    )]
+    InvalidMtu(String),
+
+    #[error("invalid subnet {subnet}: it has host bits set, did you mean {meant}?")]
+    SubnetHostBits { subnet: IpNet, meant: IpNet },
+    #[error(
+        "invalid subnet {0}: an IPv4 prefix length lies between 8 and 30, an IPv6 one between 16 and 126"
+    )]
+    SubnetLength(IpNet),
+    #[error("invalid subnet {subnet}: {reserved} is {what}, choose another one")]
+    SubnetReserved { subnet: IpNet, reserved: IpNet, what: ReservedRange },
+    #[error("subnet {subnet} overlaps with {other} of network {network}: choose another subnet")]
+    SubnetOverlap { subnet: IpNet, other: IpNet, network: Name },
+    #[error("subnet {subnet} overlaps with the route {route} of this host: choose another subnet")]
+    SubnetRouted { subnet: IpNet, route: IpNet },
+    #[error("more than one {} subnet: a network has at most one IPv4 and one IPv6 subnet", family(*.ipv6))]
+    TooManySubnets { ipv6: bool },
+    #[error("subnet {0} is IPv6: add --ipv6")]
+    Ipv6NotEnabled(IpNet),
+    #[error("every default {} pool overlaps with a network or a route of this host: give a --subnet", family(*.ipv6))]
+    NoFreePool { ipv6: bool },
+
+    #[error("invalid {role} {address}: it is not in the subnet {subnet}")]
+    OutsideSubnet { role: String, address: IpAddr, subnet: IpNet },
+    #[error("invalid {role} {address}: it is the {what} address of {subnet}, choose another one")]
+    NotAHost { role: String, address: IpAddr, what: NotAHost, subnet: IpNet },
+    #[error("invalid {role} {address}: it is the {other} already, choose another one")]
+    ReservedTwice { role: String, address: IpAddr, other: String },
+    #[error("invalid ip-range {range}: it has host bits set, did you mean {meant}?")]
+    RangeHostBits { range: IpNet, meant: IpNet },
+    #[error("invalid ip-range {range}: it is not within the subnet {subnet}")]
+    RangeOutside { range: IpNet, subnet: IpNet },
+
+    #[error("network {network} has no {} subnet: leave the address out", family(*.ipv6))]
+    NoSubnetFor { network: Name, ipv6: bool },
+    #[error(
+        "address {address} is already in use in network {network} by container {holder}: choose another one"
+    )]
+    AddressInUse { address: IpAddr, network: Name, holder: Name },
+    #[error("address {address} is reserved in network {network} as {what}: choose another one")]
+    AddressReserved { address: IpAddr, network: Name, what: String },
+    #[error(
+        "no available {} addresses in {range} of network {network}: remove containers or create a larger network",
+        family(matches!(.range, IpNet::V6(_)))
+    )]
+    PoolExhausted { range: IpNet, network: Name },
+    #[error("invalid MAC address {0}: an interface's address is neither multicast nor all zeros")]
+    MacNotUnicast(MacAddr),
+    #[error("MAC address {mac} is already in use in network {network} by {holder}: choose another one")]
+    MacInUse { mac: MacAddr, network: Name, holder: String },
+
+    #[error("container {container} is already connected to network {network}")]
+    AlreadyConnected { container: Name, network: Name },
+    #[error(
+        "container {container} is not connected to network {network}: see `vswitchctl inspect {container}`"
+    )]
+    NotConnected { container: Name, network: String },
+    #[error(
+        "container {container} cannot be connected to other networks beside {network}: a container on the {} network \
+         is on no other one", driver_name(*.driver)
+    )]
+    Exclusive { container: Name, network: Name, driver: Driver },
+    #[error(
+        "container {0} cannot be connected to or disconnected from the host network while it exists: create it anew"
+    )]
+    HostMode(Name),
+    #[error("container {0} is an adopted namespace, which cannot be on the host network: choose another one")]
+    AdoptedOnHost(Name),
+    #[error("namespace is adopted already as container {0}: remove that one first")]
+    AlreadyAdopted(Name),
+    #[error(
+        "invalid hostname {0:?}: use at most 63 letters, digits, '-' and '.', not beginning or ending with '-' or '.'"
+    )]
+    InvalidHostname(String),
+
+    #[error("network {0} is a default network and cannot be removed")]
+    Builtin(Name),
+    #[error(
+        "network {network} is in use by {}: disconnect or remove them first", list(.containers, *.more)
+    )]
+    NetworkInUse { network: Name, containers: Vec<Name>, more: usize },
+    #[error(
+        "network {} that container {container} was connected to is gone: disconnect it from that id, or remove the \
+         container and create it again", network.short()
+    )]
+    NetworkGone { container: Name, network: NetworkId },
+    #[error("container {0} is running: stop it first, or use rm -f")]
+    ContainerRunning(Name),
+    #[error("container {0} is running already")]
+    AlreadyRunning(Name),
+    #[error("container {0} is not running")]
+    NotRunning(Name),
+
+    #[error("there are {NETWORKS_MAX} networks already: remove one first, see `vswitchctl network prune`")]
+    TooManyNetworks,
+    #[error("there are {CONTAINERS_MAX} containers already: remove one first, see `vswitchctl ps -a`")]
+    TooManyContainers,
+    #[error("there are {ENDPOINTS_MAX} endpoints already: disconnect or remove containers first")]
+    TooManyEndpoints,
+    #[error("container {0} would be on more than {INTERFACES_MAX} networks: disconnect it from one first")]
+    TooManyInterfaces(Name),
+    #[error("more than {ALIASES_MAX} aliases for container {0} in one network: give fewer")]
+    TooManyAliases(Name),
+    #[error("more than {AUX_ADDRESSES_MAX} auxiliary addresses in {0}: give an ip-range instead")]
+    TooManyAuxAddresses(IpNet),
+    #[error("every port number of this switch was used once: start with a new data directory")]
+    PortsExhausted,
+}
+
+/// Why a subnet cannot be one of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReservedRange {
+    /// RFC 1122 section 3.2.1.3, RFC 4291 section 2.5: "this network", unspecified, mapped addresses.
+    Unspecified,
+    Loopback,
+    LinkLocal,
+    Multicast,
+    /// 240.0.0.0/4, RFC 1112 section 4.
+    Future,
+}
+
+impl std::fmt::Display for ReservedRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ReservedRange::Unspecified => "not for hosts",
+            ReservedRange::Loopback => "for loopback",
+            ReservedRange::LinkLocal => "for link-local addresses",
+            ReservedRange::Multicast => "for multicast",
+            ReservedRange::Future => "reserved",
+        })
+    }
+}
+
+/// An address inside a subnet that no interface may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NotAHost {
+    Network,
+    Broadcast,
+    /// RFC 4291 section 2.6.1.
+    RouterAnycast,
+}
+
+impl std::fmt::Display for NotAHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NotAHost::Network => "network",
+            NotAHost::Broadcast => "broadcast",
+            NotAHost::RouterAnycast => "subnet-router anycast",
+        })
+    }
+}
+
+impl Rejected {
+    pub fn kind(&self) -> ErrorKind {
+        use Rejected::*;
+        match self {
+            UnknownNetwork(_) | UnknownContainer(_) | NetworkGone { .. } => ErrorKind::NotFound,
+            EndpointIds { .. }
+            | DriverTakesNothing(_)
+            | UnknownOption(_)
+            | InvalidMtu(_)
+            | SubnetHostBits { .. }
+            | SubnetLength(_)
+            | SubnetReserved { .. }
+            | TooManySubnets { .. }
+            | Ipv6NotEnabled(_)
+            | OutsideSubnet { .. }
+            | NotAHost { .. }
+            | ReservedTwice { .. }
+            | RangeHostBits { .. }
+            | RangeOutside { .. }
+            | NoSubnetFor { .. }
+            | MacNotUnicast(_)
+            | AdoptedOnHost(_)
+            | InvalidHostname(_)
+            | TooManyAliases(_)
+            | TooManyAuxAddresses(_) => ErrorKind::Invalid,
+            NetworkNameTaken(_)
+            | ContainerNameTaken { .. }
+            | IdTaken(_)
+            | OneInstance { .. }
+            | SubnetOverlap { .. }
+            | SubnetRouted { .. }
+            | NoFreePool { .. }
+            | AddressInUse { .. }
+            | AddressReserved { .. }
+            | PoolExhausted { .. }
+            | MacInUse { .. }
+            | AlreadyConnected { .. }
+            | NotConnected { .. }
+            | Exclusive { .. }
+            | HostMode(_)
+            | AlreadyAdopted(_)
+            | Builtin(_)
+            | NetworkInUse { .. }
+            | ContainerRunning(_)
+            | AlreadyRunning(_)
+            | NotRunning(_)
+            | TooManyNetworks
+            | TooManyContainers
+            | TooManyEndpoints
+            | TooManyInterfaces(_)
+            | PortsExhausted => ErrorKind::Conflict,
+        }
+    }
+}
+
+/// As Docker writes it.
+fn driver_name(driver: Driver) -> &'static str {
+    match driver {
+        Driver::Bridge => "bridge",
+        Driver::None => "null",
+        Driver::Host => "host",
+    }
+}
+
+fn family(ipv6: bool) -> &'static str {
+    if ipv6 { "IPv6" } else { "IPv4" }
+}
+
+fn list(names: &[Name], more: usize) -> String {
+    let mut text = names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! The data loop: frames from TAPs, through [`Forwarder::forward`], to TAPs.
+//!
+//! # Theory of operation
+//! Each worker is a thread. A port belongs to the worker `port % workers`, which alone reads its TAP; whichever worker
+//! reads a frame writes it to the destination itself, so frames of one flow, which come from one TAP, stay in order.
+//! Every worker therefore knows the TAPs of all ports, and polls (epoll, edge-triggered) only its own.
+//!
+//! A worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in turn, and
+//! looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a new event.
+//! A frame is written out before the next is read, so one buffer serves a worker, and it is written as it came: the
+//! virtio-net header with its partial checksum and segmentation is the receiving kernel's business.
+//!
+//! # Invariants
+//! 1. A worker never waits for anything but its poll: TAPs are non-blocking, tables are loaded without a lock, and
+//!    answers to the control side go into channels with room for them.
+//! 2. Nothing is allocated per frame.
+//! 3. A TAP that does not take a frame costs that frame and a counter, whatever the error.
+//! 4. When [`Dataplane::detach`] returns, no worker has the TAP any more.
+//!
+//! # Errors
+//! A TAP whose device went, because somebody removed the interface, is reported once through
+//! [`DataplaneConfig::on_port_death`] and not polled any more. It stays attached until the control side detaches it;
+//! frames for it are counted as [`DropReason::TapGone`]. That a namespace is deserted is nothing a worker can see: its
+//! TAPs keep it (see [`crate::io::tap`]).
+//!
+//! [`Forwarder::forward`]: crate::forward::Forwarder::forward
+//! [`DropReason::TapGone`]: crate::forward::DropReason::TapGone
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use mio::Waker;
+use vswitch_proto::api::PortCounters;
+use vswitch_proto::id::PortId;
+
+use crate::counters::{Counters, Totals};
+use crate::forward::tables::Tables;
+use crate::forward::{Fdb, ForwardConfig};
+use crate::io::tap::Tap;
+use crate::publish::Publisher;
+use egress::Link;
+use turns::{Command, Turns};
+
+mod egress;
+mod turns;
+
+/// For how long a worker may take to follow a command. It takes microseconds; a worker that takes longer is broken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub struct DataplaneConfig {
+    pub workers: NonZeroUsize,
+    /// Frames that one port may send before others have their turn.
+    pub burst_frames: NonZeroUsize,
+    pub forward: ForwardConfig,
+    pub fdb: Arc<Fdb>,
+    /// Called by a worker, at most once per attachment. It must not block.
+    pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
+}
+
+impl DataplaneConfig {
+    pub const BURST_FRAMES: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+}
+
+/// The running data plane. Dropped, it ends its workers and closes the TAPs.
+pub struct Dataplane {
+    publisher: Publisher,
+    counters: Arc<Counters>,
+    workers: Vec<Worker>,
+    /// Held during an attachment or a detachment, so each worker has one command at a time.
+    links: Mutex<HashMap<PortId, Arc<Link>>>,
+}
+
+struct Worker {
+    /// Absent once the worker is to end.
+    commands: Option<SyncSender<Command>>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("port {0} is attached already")]
+    Attached(PortId),
+    #[error("the TAP of port {port} cannot be polled: {source}")]
+    Poll { port: PortId, source: io::Error },
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// A worker is dead or stuck. Only a restart of the daemon helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    #[error("data plane worker {0} has ended; restart vswitchd")]
+    Ended(usize),
+    #[error("data plane worker {0} does not answer; restart vswitchd")]
+    Silent(usize),
+}
+
+impl Dataplane {
+    /// Starts the workers, with no ports and empty tables.
+    pub fn start(config: DataplaneConfig) -> io::Result<Dataplane> {
+        let count = config.workers.get();
+        let mut dataplane = Dataplane {
+            publisher: Publisher::default(),
+            counters: Arc::new(Counters::new(count)),
+            workers: Vec::with_capacity(count),
+            links: Mutex::default(),
+        };
+        for index in 0..count {
+            let worker = dataplane.start_worker(index, &config)?;
+            dataplane.workers.push(worker);
+        }
+        Ok(dataplane)
+    }
+
+    fn start_worker(&self, index: usize, config: &DataplaneConfig) -> io::Result<Worker> {
+        // `links` is locked until a command is answered or its worker given up, so one place is enough.
+        let (commands, inbox) = mpsc::sync_channel(1);
+        let tables = self.publisher.subscribe();
+        let turns = Turns::new(index, config, Arc::clone(&self.counters), tables, inbox)?;
+        let waker = turns.waker()?;
+        let thread =
+            thread::Builder::new().name(format!("vswitch-worker-{index}")).spawn(move || turns.run())?;
+        Ok(Worker { commands: Some(commands), waker, thread: Some(thread) })
+    }
+
+    /// From the next burst on, workers forward by these tables.
+    pub fn publish(&self, tables: Tables) {
+        self.publisher.publish(tables);
+    }
+
+    /// Gives a port its TAP. When this returns, frames are read from it and written to it.
+    pub fn attach(&self, port: PortId, tap: Tap) -> Result<(), AttachError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if links.contains_key(&port) {
+            return Err(AttachError::Attached(port));
+        }
+        let link = Arc::new(Link { tap, cells: self.counters.add_port(port) });
+        let attached = self.attach_to_workers(port, &link);
+        if attached.is_ok() {
+            links.insert(port, link);
+        } else {
+            for index in self.owner_last(port) {
+                // Whether a worker follows says nothing new: the attachment has failed.
+                let _ = self.command(index, |done| Command::Detach { port, done });
+            }
+            self.counters.remove_port(port);
+        }
+        attached
+    }
+
+    /// The owner comes last: when it reads the first frame, every worker can deliver the answer.
+    fn attach_to_workers(&self, port: PortId, link: &Arc<Link>) -> Result<(), AttachError> {
+        for index in self.owner_last(port) {
+            let poll = index == self.owner(port);
+            let link = Arc::clone(link);
+            self.command(index, |done| Command::Attach { port, link, poll, done })?
+                .map_err(|source| AttachError::Poll { port, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a port's TAP back. `None` if the port had none.
+    ///
+    /// To keep a persistent device drop the TAP; to remove the device call [`Tap::delete`].
+    pub fn detach(&self, port: PortId) -> Result<Option<Tap>, WorkerError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(link) = links.remove(&port) else { return Ok(None) };
+        self.counters.remove_port(port);
+        let mut result = Ok(());
+        for index in self.owner_last(port).rev() {
+            let done = self.command(index, |done| Command::Detach { port, done });
+            result = result.and(done.map(|_| ()));
+        }
+        result?;
+        Ok(Arc::into_inner(link).map(|link| link.tap))
+    }
+
+    /// `None` for a port without a TAP.
+    pub fn port_counters(&self, port: PortId) -> Option<PortCounters> {
+        self.counters.port(port)
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.counters.totals()
+    }
+
+    /// Ends the workers and closes the TAPs. Persistent devices stay.
+    pub fn shutdown(self) {}
+
+    fn owner(&self, port: PortId) -> usize {
+        port.0 as usize % self.workers.len()
+    }
+
+    fn owner_last(&self, port: PortId) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let (owner, count) = (self.owner(port), self.workers.len());
+        (1..=count).map(move |i| (owner + i) % count)
+    }
+
+    /// Has one worker follow a command, and waits for its answer.
+    fn command(
+        &self,
+        index: usize,
+        command: impl FnOnce(SyncSender<io::Result<()>>) -> Command,
+    ) -> Result<io::Result<()>, WorkerError> {
+        let worker = &self.workers[index];
+        let (done, answer) = mpsc::sync_channel(1);
+        let commands = worker.commands.as_ref().ok_or(WorkerError::Ended(index))?;
+        commands.try_send(command(done)).map_err(|e| match e {
+            mpsc::TrySendError::Full(_) => WorkerError::Silent(index),
+            mpsc::TrySendError::Disconnected(_) => WorkerError::Ended(index),
+        })?;
+        worker.waker.wake().map_err(|_| WorkerError::Ended(index))?;
+        answer.recv_timeout(PATIENCE).map_err(|e| match e {
+            RecvTimeoutError::Timeout => WorkerError::Silent(index),
+            RecvTimeoutError::Disconnected => WorkerError::Ended(index),
+        })
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            worker.commands = None;
+            if let Err(e) = worker.waker.wake() {
+                tracing::error!("a data plane worker cannot be woken to end: {e}");
+            }
+        }
+        for worker in &mut self.workers {
+            if worker.thread.take().is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a data plane worker had panicked");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataplane").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! A machine with a daemon on it.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::Host;
+use crate::http;
+use crate::process::Process;
+use crate::wait::eventually;
+
+/// Where the daemon keeps its data, on the machine.
+pub const DATA_DIR: &str = "/tmp/vswitch";
+
+/// Where it listens when nobody says otherwise, on the machine.
+pub const SOCKET: &str = "/run/vswitch/vswitchd.sock";
+
+/// A [`Host`] with a `vswitchd`, which is ready when the constructor returns. The daemon's log is printed when a test
+/// fails.
+pub struct Lab {
+    daemon: Option<Process>,
+    arguments: Vec<String>,
+    /// Logs of the daemons that have ended.
+    past: String,
+    host: Host,
+}
+
+impl Lab {
+    #[expect(clippy::new_without_default, reason = "a machine is not a default value")]
+    pub fn new() -> Lab {
+        Lab::with(Host::new(), &[])
+    }
+
+    /// On this machine, with these arguments besides `--data-dir`.
+    pub fn with(host: Host, arguments: &[&str]) -> Lab {
+        let arguments = arguments.iter().map(|&a| a.into()).collect();
+        let mut lab = Lab { daemon: None, arguments, past: String::new(), host };
+        lab.start();
+        lab
+    }
+
+    /// Starts the daemon (again) and waits until it answers.
+    pub fn start(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let mut command = vec!["vswitchd", "--data-dir", DATA_DIR];
+        command.extend(self.arguments.iter().map(String::as_str));
+        self.daemon = Some(Process::spawn(&self.host, &command));
+        eventually("the daemon answers", || {
+            if let Some(code) = self.daemon.as_mut().and_then(Process::try_wait) {
+                panic!("the daemon ended with {code}: {}", self.log());
+            }
+            self.answers()
+        });
+    }
+
+    fn answers(&self) -> anyhow::Result<()> {
+        let version = http::Request::new("GET", "/v1/version").send(&self.socket())?;
+        ensure!(version.status == 200, "GET /v1/version answers {version:?}");
+        Ok(())
+    }
+
+    /// Kills the daemon with SIGKILL.
+    pub fn kill9(&mut self) {
+        self.end("KILL");
+    }
+
+    /// Ends the daemon with SIGTERM and returns its exit code.
+    pub fn term(&mut self) -> i32 {
+        self.end("TERM")
+    }
+
+    fn end(&mut self, signal: &str) -> i32 {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.signal(signal);
+        let code = daemon.wait();
+        self.past.push_str(&daemon.output());
+        code
+    }
+
+    /// Pid of the daemon, as the machine sees it.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// Everything that the daemon has logged.
+    pub fn log(&self) -> String {
+        let now = self.daemon.as_ref().map(Process::output).unwrap_or_default();
+        format!("{}{now}", self.past)
+    }
+
+    /// The daemon's socket, as the outside sees it.
+    pub fn socket(&self) -> PathBuf {
+        self.host.path(SOCKET)
+    }
+
+    /// The machine's file for a container's network namespace, as the outside sees it.
+    pub fn netns(&self, container: &str) -> PathBuf {
+        let pid = self.inspect(container).state.pid;
+        assert_ne!(pid, 0, "{container} does not run");
+        self.host.path(format!("/proc/{pid}/ns/net"))
+    }
+
+    /// A file of a running container, as the outside sees it.
+    pub fn file(&self, container: &str, path: &str) -> PathBuf {
+        let pid = self.inspect(container).state.pid;
+        let inside = Path::new(path).strip_prefix("/").expect("the path is absolute");
+        self.host.path(format!("/proc/{pid}/root")).join(inside)
+    }
+
+    /// Waits until no container of this name is left.
+    pub fn wait_until_gone(&self, container: &str) {
+        eventually(&format!("{container} is gone"), || {
+            let rows = self.ok(&["ps", "-a"]);
+            ensure!(!rows.contains(container), "{rows}");
+            Ok(())
+        });
+    }
+
+    /// Waits until the container has ended and returns its exit code.
+    pub fn wait_until_exited(&self, container: &str) -> i32 {
+        eventually(&format!("{container} exits"), || {
+            let state = self.inspect(container).state;
+            if state.status != "exited" {
+                bail!("it is {state:?}");
+            }
+            Ok(state.exit_code)
+        })
+    }
+
+    /// Sends a request to the daemon and expects an answer.
+    pub fn http(&self, method: &str, path: &str, body: &str) -> http::Answer {
+        let request = http::Request::new(method, path).json(body);
+        let answer = request.send(&self.socket()).with_context(|| format!("{method} {path} {body}"));
+        answer.expect("the daemon answers")
+    }
+}
+
+impl Deref for Lab {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of vswitchd\n{}--- end of the log", self.log());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A process on a machine.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::Host;
+use crate::wait::eventually;
+
+/// What a process printed, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub stdout: String,
+    pub stderr: String,
+    /// 128 + N after signal N.
+    pub code: i32,
+}
+
+impl Output {
+    /// Runs `command` to its end.
+    pub fn of(mut command: Command, input: &[u8]) -> Output {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        thread::scope(|scope| {
+            // A process may end without having read its input.
+            scope.spawn(move || stdin.write_all(input));
+            let output = child.wait_with_output().expect("a child can be waited for");
+            Output {
+                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+                code: code(output.status),
+            }
+        })
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// A process that runs on a machine beside the test. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    /// As the machine sees it.
+    pid: u32,
+    machine_pid: u32,
+    output: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Process {
+    /// Starts a process whose standard output and error are collected, and whose standard input is empty.
+    pub fn spawn(host: &Host, args: &[&str]) -> Process {
+        // The shell prints the pid that the process is going to have.
+        let mut command = host.command("sh");
+        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh"]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{args:?} does not start: {e}"));
+        let mut stdout = child.stdout.take().expect("stdout was piped");
+        let pid = read_pid(&mut stdout).unwrap_or_else(|e| panic!("{args:?} does not start: {e:#}"));
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let sink = output.clone();
+        thread::spawn(move || collect(stdout, &sink));
+        Process { child, pid, machine_pid: host.pid(), output }
+    }
+
+    /// As the machine sees it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().expect("no reader panics")).into_owned()
+    }
+
+    /// Waits until it has printed `text`.
+    pub fn wait_for(&self, text: &str) {
+        eventually(&format!("`{text}` appears"), || {
+            let output = self.output();
+            ensure!(output.contains(text), "it printed {output:?}");
+            Ok(())
+        });
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("nsenter")
+            .args(["-t", &self.machine_pid.to_string(), "-m", "-p", "--", "kill", "-s", name])
+            .arg(self.pid.to_string())
+            .stderr(Stdio::null())
+            .status();
+        assert!(status.is_ok(), "`kill` runs");
+    }
+
+    /// The exit code, if it has ended.
+    pub fn try_wait(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("a child can be waited for").map(code)
+    }
+
+    /// Waits for its end and returns its exit code.
+    pub fn wait(&mut self) -> i32 {
+        eventually("the process ends", || {
+            let code = self.try_wait();
+            code.with_context(|| format!("process {} runs on; it printed {:?}", self.pid, self.output()))
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.try_wait().is_none() {
+            self.signal("KILL");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn read_pid(stdout: &mut impl Read) -> anyhow::Result<u32> {
+    let mut line = String::new();
+    loop {
+        let mut byte = [0];
+        if stdout.read(&mut byte)? == 0 {
+            bail!("it ended with the line {line:?}");
+        }
+        if byte[0] == b'\n' {
+            return Ok(line.parse()?);
+        }
+        line.push(byte[0].into());
+    }
+}
+
+/// Reads until the end, or until a pseudo-terminal's other end is closed (EIO).
+pub(crate) fn collect(mut from: impl Read, into: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        into.lock().expect("no holder panics").extend_from_slice(&buffer[..bytes]);
+    }
+}
