@@ -193,8 +193,7 @@ fn removal() {
     lab.wait_until_gone("auto");
     // Name and address are free again.
     lab.run_idle("c", &["--ip=172.17.0.2"]);
-    lab.run_idle("auto", &[]);
-    assert_eq!(lab.address("auto", "bridge"), "172.17.0.3");
+    lab.run_idle("auto", &["--ip=172.17.0.3"]);
 }
 
 #[test]
@@ -212,6 +211,7 @@ fn a_container_that_ended_can_be_started_again() {
     let body = r#"{"name": "later", "command": ["sleep", "1000"], "start": false}"#;
     lab.http("POST", "/v1/containers", body).parsed::<vswitch_proto::api::Created>();
     assert_eq!(lab.inspect("later").state.status, "created");
+    assert!(lab.inspect_network("bridge").containers.is_empty(), "a network shows the containers that run");
     assert!(lab.http("POST", "/v1/containers/later/start", "").status < 300);
     lab.assert_reaches("later", "172.17.0.1");
 }
