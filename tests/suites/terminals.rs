@@ -34,7 +34,7 @@ fn the_window_size_follows() {
     for (rows, columns) in [(33, 99), (10, 20)] {
         terminal.resize(rows, columns);
         terminal.type_keys(&format!("until stty size | grep '^{rows} {columns}'; do sleep 0.1; done\n"));
-        terminal.wait_for(&format!("\n{rows} {columns}"));
+        terminal.wait_for(&format!("{rows} {columns}\r\n"));
     }
     drop(terminal);
     // The process that has the terminal is told.
