@@ -44,6 +44,9 @@ pub struct Blast {
     /// Send from this many numbered addresses in turn instead of from `source`.
     #[arg(long)]
     pub sources: Option<u32>,
+    /// The first of the numbered addresses.
+    #[arg(long, default_value_t = 0)]
+    pub number_from: u32,
     /// Frames per second; as many as possible without it.
     #[arg(long)]
     pub rate: Option<f64>,
@@ -62,7 +65,9 @@ pub fn run(args: &Blast) -> anyhow::Result<()> {
     let index = nix::net::if_::if_nametoindex(args.interface.as_str())
         .with_context(|| format!("there is no interface {}", args.interface))?;
     let socket = sys::packet_socket(index).context("cannot open a packet socket")?;
-    setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)?;
+    // The root of a user namespace may not exceed the limit of the system.
+    setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
+        .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
     super::report(&send(&socket, &sequence(args), args)?)
 }
 
@@ -73,7 +78,7 @@ fn sequence(args: &Blast) -> Vec<Vec<u8>> {
     let period = lengths.len().max(destinations as usize).max(sources as usize);
     let frames = (0..period.max(BATCH).next_multiple_of(period)).map(|at| {
         let numbered = |count: Option<u32>, single| match count {
-            Some(count) => frames::numbered_mac(at as u32 % count.max(1)),
+            Some(count) => frames::numbered_mac(args.number_from + at as u32 % count.max(1)),
             None => single,
         };
         let destination = numbered(args.destinations, args.destination);
@@ -127,6 +132,7 @@ mod tests {
             mtu: 1500,
             destinations: None,
             sources: None,
+            number_from: 0,
             rate: None,
             seconds: 1.0,
         }
@@ -140,8 +146,8 @@ mod tests {
         assert_eq!(many.len(), 1000);
         assert_eq!(many[999][..6], frames::numbered_mac(999));
         assert_eq!(many[999][6..12], [2; 6]);
-        let few = sequence(&Blast { sources: Some(48), ..blast(Mix::Small) });
+        let few = sequence(&Blast { sources: Some(48), number_from: 5, ..blast(Mix::Small) });
         assert_eq!(few.len(), 96);
-        assert_eq!((&few[0][..6], &few[48][6..12]), (&[4; 6][..], &frames::numbered_mac(0)[..]));
+        assert_eq!((&few[0][..6], &few[48][6..12]), (&[4; 6][..], &frames::numbered_mac(5)[..]));
     }
 }
