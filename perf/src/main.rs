@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`run`] | a run from beginning to end |
-//! | [`compare`] | two runs, judged |
+//! | [`mod@compare`] | two runs, judged |
 //! | [`peers`] | the switches, each set up in namespaces of its own |
 //! | [`measure`] | what is measured of them |
 //! | [`probe`] | traffic and the bare forwarder, run inside the namespaces |

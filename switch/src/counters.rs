@@ -151,7 +151,9 @@ impl WorkerCells {
 
     /// A frame of this length came from `port`.
     pub fn received(&self, port: &PortCell, bytes: u64) {
-        for (frames_cell, bytes_cell) in [(&self.rx_frames, &self.rx_bytes), (&port.rx_frames, &port.rx_bytes)] {
+        for (frames_cell, bytes_cell) in
+            [(&self.rx_frames, &self.rx_bytes), (&port.rx_frames, &port.rx_bytes)]
+        {
             frames_cell.add(1);
             bytes_cell.add(bytes);
         }
@@ -159,7 +161,9 @@ impl WorkerCells {
 
     /// A frame of this length was taken by the TAP of `port`.
     pub fn sent(&self, port: &PortCell, bytes: u64) {
-        for (frames_cell, bytes_cell) in [(&self.tx_frames, &self.tx_bytes), (&port.tx_frames, &port.tx_bytes)] {
+        for (frames_cell, bytes_cell) in
+            [(&self.tx_frames, &self.tx_bytes), (&port.tx_frames, &port.tx_bytes)]
+        {
             frames_cell.add(1);
             bytes_cell.add(bytes);
         }
@@ -220,7 +224,11 @@ mod tests {
         assert_eq!([DropReason::Hairpin, DropReason::TapFull, DropReason::TapGone].map(dropped), [2, 2, 1]);
         assert_eq!(DropReason::ALL.iter().map(|&reason| dropped(reason)).sum::<u64>(), 5);
         assert_eq!(counters.add_port(PortId(1)).0.len(), 2);
-        assert_eq!(counters.port(PortId(1)), Some(PortCounters::default()), "a port that comes back starts at zero");
+        assert_eq!(
+            counters.port(PortId(1)),
+            Some(PortCounters::default()),
+            "a port that comes back starts at zero"
+        );
     }
 
     #[test]

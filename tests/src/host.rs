@@ -94,7 +94,8 @@ impl Drop for Host {
     }
 }
 
-fn resolve(program: &str) -> String {
+/// The path of a program on the machine, if it is of this build.
+pub(crate) fn resolve(program: &str) -> String {
     match program {
         "vswitchd" | "vswitchctl" => {
             binary(program);

@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::{Context, bail, ensure};
 
 use crate::Host;
+use crate::host::resolve;
 use crate::wait::eventually;
 
 /// What a process printed, and how it ended.
@@ -57,7 +58,7 @@ impl Process {
     pub fn spawn(host: &Host, args: &[&str]) -> Process {
         // The shell prints the pid that the process is going to have.
         let mut command = host.command("sh");
-        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh"]).args(args);
+        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh", &resolve(args[0])]).args(&args[1..]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{args:?} does not start: {e}"));
         let mut stdout = child.stdout.take().expect("stdout was piped");

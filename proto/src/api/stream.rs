@@ -22,7 +22,10 @@ pub enum Frame {
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
     /// The client's terminal changed its size, in characters.
-    Resize { rows: u16, columns: u16 },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
     /// The process ended; the last frame. The code as in [`super::Exit`].
     Exit(i32),
     /// The process could not be started or reached; the last frame. One line.

@@ -136,7 +136,10 @@ fn signal_number(text: &str) -> Option<i32> {
     name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
 }
 
-pub async fn wait(State(handle): State<Handle>, Path(reference): Path<String>) -> Result<Answer<Exit>, Failure> {
+pub async fn wait(
+    State(handle): State<Handle>,
+    Path(reference): Path<String>,
+) -> Result<Answer<Exit>, Failure> {
     Ok(Answer(handle.wait(&reference).await?))
 }
 

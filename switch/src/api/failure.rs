@@ -22,7 +22,8 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let status = StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Failure { status, error }
     }
 }
@@ -43,7 +44,10 @@ pub async fn unknown_path(uri: Uri) -> Failure {
 }
 
 pub async fn wrong_method(uri: Uri) -> Failure {
-    Failure { status: StatusCode::METHOD_NOT_ALLOWED, ..invalid(format!("{} has no such method", uri.path())) }
+    Failure {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        ..invalid(format!("{} has no such method", uri.path()))
+    }
 }
 
 /// A JSON body. An empty one stands for `{}`.
@@ -84,7 +88,11 @@ pub fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, Failure> {
 /// The client asks for `Upgrade: vswitch-stream`.
 pub fn wants_stream(headers: &HeaderMap) -> Result<(), Failure> {
     let asked = headers.get(header::UPGRADE).is_some_and(|value| value == UPGRADE_PROTOCOL);
-    if asked { Ok(()) } else { Err(invalid(format!("this path needs the header Upgrade: {UPGRADE_PROTOCOL}"))) }
+    if asked {
+        Ok(())
+    } else {
+        Err(invalid(format!("this path needs the header Upgrade: {UPGRADE_PROTOCOL}")))
+    }
 }
 
 pub const UPGRADE_PROTOCOL: &str = "vswitch-stream";

@@ -58,7 +58,12 @@ fn network_container(network: &Network, container: &Container, endpoint: &Endpoi
 }
 
 fn prefix_len(network: &Network, v6: bool) -> Option<u8> {
-    network.pools.iter().map(|pool| pool.subnet).find(|net| net.addr().is_ipv6() == v6).map(|net| net.prefix_len())
+    network
+        .pools
+        .iter()
+        .map(|pool| pool.subnet)
+        .find(|net| net.addr().is_ipv6() == v6)
+        .map(|net| net.prefix_len())
 }
 
 pub fn driver_name(driver: Driver) -> &'static str {

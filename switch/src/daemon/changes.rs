@@ -32,7 +32,8 @@ impl Control {
         let driver = driver(request.driver.as_deref().unwrap_or("bridge"))?;
         if matches!(driver, Driver::None | Driver::Host) {
             let name = request.driver.unwrap_or_default();
-            let message = format!("only one network of the driver {name} exists, and it is there already; use bridge");
+            let message =
+                format!("only one network of the driver {name} exists, and it is there already; use bridge");
             return Err(error(ErrorKind::Conflict, message));
         }
         let command = CreateNetwork {
@@ -78,7 +79,8 @@ impl Control {
     /// Every network that nobody uses, the default ones aside.
     pub(super) async fn prune_networks(&mut self) -> Result<Done, Error> {
         let state = self.state();
-        let unused = |network: &&Network| !network.builtin && state.endpoints_in(&network.id).next().is_none();
+        let unused =
+            |network: &&Network| !network.builtin && state.endpoints_in(&network.id).next().is_none();
         let unused: Vec<_> = state.networks().filter(unused).map(|n| (n.id, n.name.clone())).collect();
         let mut names = Vec::new();
         for (network, name) in unused {

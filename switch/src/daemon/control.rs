@@ -17,6 +17,8 @@ use crate::state::{Applied, Phase, Rejected, State};
 
 pub struct Control {
     replica: Replica,
+    /// The state that the host was last brought to.
+    followed: Arc<State>,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
     pub(super) events: mpsc::Sender<Event>,
@@ -29,7 +31,7 @@ pub fn rejected(rejected: &Rejected) -> Error {
 impl Control {
     pub fn new(replica: Replica, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Control {
         let host = Host::new(Arc::clone(&shared));
-        Control { replica, shared, host, events }
+        Control { replica, followed: Arc::default(), shared, host, events }
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -88,12 +90,19 @@ impl Control {
         Ok(applied)
     }
 
-    /// Brings the host and the data plane from `old` to the present state.
-    pub(super) async fn follow(&self, old: &State) -> Result<(), Error> {
-        let new = self.state();
-        let plan = plan::diff(old, new, &self.host.settings());
+    /// Brings the host and the data plane to the present state.
+    pub(super) async fn follow(&mut self) -> Result<(), Error> {
+        let new = Arc::clone(self.state());
+        let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
+        let plan = plan::diff(&old, &new, &self.host.settings());
         self.shared.dataplane.publish(plan.tables);
-        self.host.execute(new, plan.actions).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+        self.host.execute(&new, plan.actions).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+    }
+
+    /// The same for a host of which nothing is known.
+    pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
+        self.followed = Arc::default();
+        self.follow().await
     }
 
     /// Proposes, follows, and where the host cannot follow, takes the command back with `undo`.
@@ -103,9 +112,8 @@ impl Control {
         command: Command,
         undo: Option<Command>,
     ) -> Result<Applied, Error> {
-        let old = Arc::clone(self.state());
         let applied = self.propose(id, command)?;
-        let Err(failure) = self.follow(&old).await else { return Ok(applied) };
+        let Err(failure) = self.follow().await else { return Ok(applied) };
         if let Some(undo) = undo {
             self.take_back(undo).await;
         }
@@ -114,9 +122,8 @@ impl Control {
 
     /// For what must not fail: a compensation, or something that has happened already. Trouble is logged.
     pub(super) async fn take_back(&mut self, command: Command) {
-        let old = Arc::clone(self.state());
         let taken = match self.propose(random_request_id(), command) {
-            Ok(_) => self.follow(&old).await,
+            Ok(_) => self.follow().await,
             Err(error) => Err(error),
         };
         if let Err(error) = taken {
@@ -133,8 +140,12 @@ impl Control {
 /// What a client is told of an applied command.
 pub fn done(applied: &Applied) -> Done {
     match applied {
-        Applied::NetworkCreated { network: id } => Done::Created(Created { id: id.to_string(), warnings: Vec::new() }),
-        Applied::ContainerCreated { container: id } => Done::Created(Created { id: id.to_string(), warnings: Vec::new() }),
+        Applied::NetworkCreated { network: id } => {
+            Done::Created(Created { id: id.to_string(), warnings: Vec::new() })
+        }
+        Applied::ContainerCreated { container: id } => {
+            Done::Created(Created { id: id.to_string(), warnings: Vec::new() })
+        }
         _ => Done::Nothing,
     }
 }

@@ -129,7 +129,9 @@ pub fn changes(command: &Command, old: &State, new: &State) -> Vec<Change> {
         Command::Connect { container, attachment, .. } => {
             vec![network(new, &attachment.network, "connect", Some(container))]
         }
-        Command::Disconnect { container, network: id } => vec![network(old, id, "disconnect", Some(container))],
+        Command::Disconnect { container, network: id } => {
+            vec![network(old, id, "disconnect", Some(container))]
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
-use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
 use vswitch_proto::api::stream::Frame;
+use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
 use vswitch_proto::command::ContainerKind;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
@@ -117,7 +117,11 @@ impl Handle {
         }
         let (reply, answer) = oneshot::channel();
         let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
-        let event = Event::Change { change: Box::new(change), id: id.unwrap_or_else(super::random_request_id), reply };
+        let event = Event::Change {
+            change: Box::new(change),
+            id: id.unwrap_or_else(super::random_request_id),
+            reply,
+        };
         self.events.send(event).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -181,7 +185,10 @@ impl Handle {
             ContainerKind::Lab(_) => Ok(self.shared.shim(&container.id)),
             ContainerKind::Adopted(_) => Err(error(
                 ErrorKind::Invalid,
-                format!("{} is adopted: its processes belong to whoever made it; only its network is ours", container.name),
+                format!(
+                    "{} is adopted: its processes belong to whoever made it; only its network is ours",
+                    container.name
+                ),
             )),
         }
     }
@@ -237,11 +244,7 @@ impl Handle {
         }
     }
 
-    pub fn logs(
-        &self,
-        reference: &str,
-        options: LogOptions,
-    ) -> Result<mpsc::Receiver<Frame>, Error> {
+    pub fn logs(&self, reference: &str, options: LogOptions) -> Result<mpsc::Receiver<Frame>, Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
         self.lab_shim(container)?;

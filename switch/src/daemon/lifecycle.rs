@@ -27,11 +27,11 @@ impl Control {
         let attachments = self.attachments(&request.networks)?;
         let name = request.name.clone().unwrap_or_else(|| self.free_name());
         let container = ContainerId(random_bytes());
-        let create = CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
-        let old = Arc::clone(self.state());
+        let create =
+            CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
         let applied = self.propose(id, Command::CreateContainer(create))?;
         let followed = match self.launch(&container).await {
-            Ok(()) => self.follow(&old).await,
+            Ok(()) => self.follow().await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = followed {
@@ -129,10 +129,9 @@ impl Control {
             }
             (ContainerKind::Lab(_), _) => {}
         }
-        let old = Arc::clone(self.state());
         self.propose(id, self.start_command(&container))?;
         let followed = match self.launch(&container).await {
-            Ok(()) => self.follow(&old).await,
+            Ok(()) => self.follow().await,
             Err(failure) => Err(failure),
         };
         let shim = self.shared.shim(&container);
@@ -173,6 +172,7 @@ impl Control {
     /// The process is gone: so are its endpoints, and the container itself if that was asked for.
     pub(super) async fn ended(&mut self, id: &ContainerId, exit: Exit) {
         self.shared.shims().remove(id);
+        self.host.forget_namespace(id);
         if !self.is_active(id) {
             return;
         }
@@ -185,7 +185,12 @@ impl Control {
         }
     }
 
-    pub(super) async fn remove(&mut self, reference: &str, force: bool, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn remove(
+        &mut self,
+        reference: &str,
+        force: bool,
+        id: RequestId,
+    ) -> Result<Done, Error> {
         let container = match self.container_id(reference) {
             // An --rm container goes by itself as soon as it is killed.
             Err(gone) if force && gone.kind == ErrorKind::NotFound => return Ok(Done::Nothing),
@@ -196,10 +201,10 @@ impl Control {
             // It never began, so there is nothing to lose.
             (ContainerKind::Lab(_), Phase::Created) => self.forget_shim(&container).await,
             (ContainerKind::Adopted(_), Phase::Running) => {
+                self.host.forget_namespace(&container);
                 let exited = Command::ContainerExited { container, exit_code: 0, error: String::new() };
-                let old = Arc::clone(self.state());
                 self.propose(random_request_id(), exited)?;
-                self.follow(&old).await?;
+                self.follow().await?;
             }
             _ => {}
         }
@@ -222,7 +227,8 @@ impl Control {
         let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });
         let create = CreateContainer { id: container, name: request.name, kind, attachments };
         // Without a process of ours to begin, it runs at once.
-        self.commit(id, Command::CreateContainer(create), Some(Command::RemoveContainer { container })).await?;
+        self.commit(id, Command::CreateContainer(create), Some(Command::RemoveContainer { container }))
+            .await?;
         self.commit(random_request_id(), self.start_command(&container), None).await?;
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
@@ -269,8 +275,12 @@ fn check_run(request: &Run) -> Result<(), Error> {
         return invalid(format!("the working directory {dir:?} is not absolute; it begins with /"));
     }
     match request.rootfs.as_deref().map(Path::new) {
-        Some(dir) if !dir.is_absolute() => invalid(format!("the rootfs {dir:?} is not absolute; it begins with /")),
-        Some(dir) if !dir.is_dir() => invalid(format!("the rootfs {dir:?} is not a directory of the daemon's host")),
+        Some(dir) if !dir.is_absolute() => {
+            invalid(format!("the rootfs {dir:?} is not absolute; it begins with /"))
+        }
+        Some(dir) if !dir.is_dir() => {
+            invalid(format!("the rootfs {dir:?} is not a directory of the daemon's host"))
+        }
         _ => Ok(()),
     }
 }
@@ -279,7 +289,9 @@ fn check_run(request: &Run) -> Result<(), Error> {
 fn is_hostname(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
     let edges = [name.bytes().next(), name.bytes().last()];
-    name.len() <= 63 && name.bytes().all(allowed) && edges.iter().all(|b| b.is_some_and(|b| b.is_ascii_alphanumeric()))
+    name.len() <= 63
+        && name.bytes().all(allowed)
+        && edges.iter().all(|b| b.is_some_and(|b| b.is_ascii_alphanumeric()))
 }
 
 fn lab_spec(request: Run) -> LabSpec {

@@ -5,13 +5,35 @@ use vswitch_proto::id::Name;
 
 const ADJECTIVES: &[&str] = &[
     "brave", "bright", "calm", "clever", "eager", "fair", "fast", "gentle", "happy", "jolly", "keen", "kind",
-    "lively", "lucid", "merry", "mighty", "nimble", "patient", "proud", "quick", "quiet", "steady", "swift", "wise",
+    "lively", "lucid", "merry", "mighty", "nimble", "patient", "proud", "quick", "quiet", "steady", "swift",
+    "wise",
 ];
 
 const PEOPLE: &[&str] = &[
-    "baran", "bell", "boggs", "cerf", "cohen", "davies", "dijkstra", "feinler", "floyd", "hamilton", "hopper",
-    "jacobson", "kahn", "lamport", "liskov", "lovelace", "metcalfe", "perlman", "postel", "ritchie", "shannon",
-    "thacker", "turing", "zimmermann",
+    "baran",
+    "bell",
+    "boggs",
+    "cerf",
+    "cohen",
+    "davies",
+    "dijkstra",
+    "feinler",
+    "floyd",
+    "hamilton",
+    "hopper",
+    "jacobson",
+    "kahn",
+    "lamport",
+    "liskov",
+    "lovelace",
+    "metcalfe",
+    "perlman",
+    "postel",
+    "ritchie",
+    "shannon",
+    "thacker",
+    "turing",
+    "zimmermann",
 ];
 
 /// Drawn at random; with a number where `taken` says that the plain name is in use.

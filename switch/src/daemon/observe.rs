@@ -49,8 +49,14 @@ impl Handle {
                 let container = state.container(&endpoint.container).map(|c| c.name.clone());
                 let (mac, port, kind) = (wire.mac, wire.port, FdbKind::Endpoint);
                 let network = (network.vni, network.name.clone());
-                (only.is_none_or(|vni| vni == network.0))
-                    .then_some(FdbEntry { network: network.1, mac, port, container, kind, age_s: None })
+                (only.is_none_or(|vni| vni == network.0)).then_some(FdbEntry {
+                    network: network.1,
+                    mac,
+                    port,
+                    container,
+                    kind,
+                    age_s: None,
+                })
             })
             .collect();
         for row in self.shared().fdb.rows(only, Instant::now()) {
@@ -77,30 +83,30 @@ impl Handle {
         let container = self.find_container(&state, reference)?;
         let endpoint = state.endpoints_of(&container.id).find(|e| e.network == network.id);
         let Some(wire) = endpoint.and_then(|e| e.wire.as_ref()) else {
-            let message = format!("container {} is not connected to network {}", container.name, network.name);
+            let message =
+                format!("container {} is not connected to network {}", container.name, network.name);
             return Err(error(ErrorKind::Conflict, message));
         };
         if let Some(owner) = registered(&state, network, change) {
             let message = format!("{} is the registered address of container {owner}", change.mac);
             return Err(error(ErrorKind::Conflict, message));
         }
-        self.shared()
-            .fdb
-            .add_static(network.vni, change.mac, wire.port)
-            .map_err(static_refused)
+        self.shared().fdb.add_static(network.vni, change.mac, wire.port).map_err(static_refused)
     }
 
     pub fn fdb_remove(&self, change: &FdbChange) -> Result<(), Error> {
         let state = self.state();
         let network = self.find_network(&state, &change.network)?;
         if let Some(owner) = registered(&state, network, change) {
-            let message = format!("{} is the registered address of container {owner}; it goes with it", change.mac);
+            let message =
+                format!("{} is the registered address of container {owner}; it goes with it", change.mac);
             return Err(error(ErrorKind::Conflict, message));
         }
         if self.shared().fdb.remove(network.vni, change.mac) {
             return Ok(());
         }
-        let message = format!("network {} has no entry for {}; see: vswitchctl fdb show", network.name, change.mac);
+        let message =
+            format!("network {} has no entry for {}; see: vswitchctl fdb show", network.name, change.mac);
         Err(error(ErrorKind::NotFound, message))
     }
 
@@ -134,7 +140,10 @@ impl Handle {
             tx_frames: totals.tx_frames,
             tx_bytes: totals.tx_bytes,
             flooded_frames: totals.flooded_frames,
-            drops: DropReason::ALL.iter().map(|&reason| (reason.name().into(), totals.dropped(reason))).collect(),
+            drops: DropReason::ALL
+                .iter()
+                .map(|&reason| (reason.name().into(), totals.dropped(reason)))
+                .collect(),
             rss_kib: resident_kib(),
         }
     }

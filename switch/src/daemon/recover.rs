@@ -16,9 +16,10 @@ use vswitch_proto::id::ContainerId;
 use super::control::Control;
 use super::random_request_id;
 use crate::container::{self, Found};
-use crate::state::{Phase, State};
+use crate::state::Phase;
 
-const BUILTIN: [(&str, Driver); 3] = [("bridge", Driver::Bridge), ("none", Driver::None), ("host", Driver::Host)];
+const BUILTIN: [(&str, Driver); 3] =
+    [("bridge", Driver::Bridge), ("none", Driver::None), ("host", Driver::Host)];
 
 impl Control {
     pub async fn recover(&mut self) -> anyhow::Result<()> {
@@ -32,7 +33,7 @@ impl Control {
         self.remove_unknown().await?;
         self.check_adopted().await;
         self.host.remove_unknown_interfaces(self.state()).await;
-        if let Err(error) = self.follow(&State::new()).await {
+        if let Err(error) = self.follow_from_nothing().await {
             tracing::warn!(error = %error.message, "part of the host is not as it should be");
         }
         Ok(())
@@ -41,17 +42,19 @@ impl Control {
     async fn find_shims(&mut self) {
         let lab = |kind: &ContainerKind| matches!(kind, ContainerKind::Lab(_));
         let state = self.state();
-        let ids: Vec<_> = state.containers().filter(|c| lab(&c.kind) && self.is_active(&c.id)).map(|c| c.id).collect();
+        let ids: Vec<_> =
+            state.containers().filter(|c| lab(&c.kind) && self.is_active(&c.id)).map(|c| c.id).collect();
         for id in ids {
             match container::reconnect(&self.shared.container_dir(&id)).await {
                 Found::Running(shim) => {
                     let begun = shim.started();
                     self.watch(id, shim);
                     let phase = self.state().container(&id).map(|c| c.phase.clone());
-                    if begun && phase == Some(Phase::Created) {
-                        if let Err(error) = self.propose(random_request_id(), self.start_command(&id)) {
-                            tracing::warn!(error = %error.message, "cannot note that a container runs");
-                        }
+                    if begun
+                        && phase == Some(Phase::Created)
+                        && let Err(error) = self.propose(random_request_id(), self.start_command(&id))
+                    {
+                        tracing::warn!(error = %error.message, "cannot note that a container runs");
                     }
                 }
                 Found::Exited(exit) => self.ended(&id, exit).await,

@@ -28,7 +28,9 @@ pub fn lock_data_dir(dir: &Path) -> anyhow::Result<Flock<File>> {
         .with_context(|| format!("cannot open {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
-            lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).context("cannot write the lock")?;
+            lock.set_len(0)
+                .and_then(|()| writeln!(lock, "{}", std::process::id()))
+                .context("cannot write the lock")?;
             Ok(lock)
         }
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -70,7 +72,9 @@ fn find_group(group: &str) -> anyhow::Result<u32> {
     }
     match Group::from_name(group) {
         Ok(Some(found)) => Ok(found.gid.as_raw()),
-        Ok(None) => bail!("there is no group {group:?}; create it with groupadd, or give another --socket-group"),
+        Ok(None) => {
+            bail!("there is no group {group:?}; create it with groupadd, or give another --socket-group")
+        }
         Err(error) => Err(error).with_context(|| format!("cannot look up the group {group:?}")),
     }
 }

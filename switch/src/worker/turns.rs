@@ -32,8 +32,16 @@ const REPLY_MARGIN_BYTES: usize = 8;
 
 pub(super) enum Command {
     /// `poll`: this worker is the one that reads.
-    Attach { port: PortId, link: Arc<Link>, poll: bool, done: SyncSender<io::Result<()>> },
-    Detach { port: PortId, done: SyncSender<io::Result<()>> },
+    Attach {
+        port: PortId,
+        link: Arc<Link>,
+        poll: bool,
+        done: SyncSender<io::Result<()>>,
+    },
+    Detach {
+        port: PortId,
+        done: SyncSender<io::Result<()>>,
+    },
 }
 
 pub(super) struct Turns {
@@ -119,7 +127,9 @@ impl Turns {
         loop {
             // Whoever gave up waiting for an answer does not miss it.
             let _ = match self.inbox.try_recv() {
-                Ok(Command::Attach { port, link, poll, done }) => done.try_send(self.attach(port, link, poll)),
+                Ok(Command::Attach { port, link, poll, done }) => {
+                    done.try_send(self.attach(port, link, poll))
+                }
                 Ok(Command::Detach { port, done }) => {
                     self.detach(port);
                     done.try_send(Ok(()))
@@ -168,9 +178,8 @@ impl Turns {
     }
 
     fn make_ready(&mut self, port: PortId) {
-        if let Some(queued) = self.own.get_mut(&port)
-            && !*queued
-        {
+        let Some(queued) = self.own.get_mut(&port) else { return };
+        if !*queued {
             *queued = true;
             self.ready.push_back(port);
         }
