@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, setsockopt, socket,
+    sockopt,
+};
 use serde::{Deserialize, Serialize};
 
 use super::frames::{self, Mix};
-use crate::sys;
 
 /// Frames in one system call at most.
 const BATCH: usize = 64;
@@ -62,13 +65,22 @@ pub struct Blasted {
 }
 
 pub fn run(args: &Blast) -> anyhow::Result<()> {
-    let index = nix::net::if_::if_nametoindex(args.interface.as_str())
-        .with_context(|| format!("there is no interface {}", args.interface))?;
-    let socket = sys::packet_socket(index).context("cannot open a packet socket")?;
+    // Protocol 0: nothing is received.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+        .context("cannot open a packet socket")?;
+    bind(socket.as_raw_fd(), &link_address(&args.interface)?)?;
     // The root of a user namespace may not exceed the limit of the system.
     setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
         .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
     super::report(&send(&socket, &sequence(args), args)?)
+}
+
+/// What a packet socket is bound to: the kernel's list of addresses has it ready.
+fn link_address(interface: &str) -> anyhow::Result<LinkAddr> {
+    let addresses = getifaddrs()?.filter(|entry| entry.interface_name == interface);
+    let link =
+        addresses.filter_map(|entry| entry.address).find_map(|address| address.as_link_addr().copied());
+    link.with_context(|| format!("there is no interface {interface}"))
 }
 
 /// At least a batch of frames, to be sent over and over.
