@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::rate::{self, Load};
 use crate::lab::Lab;
 use crate::lab::process::{Process, SHORT};
-use crate::machine::{process_cpu_s, process_rss_kib};
+use crate::machine::{kernel_memory_kib, process_cpu_s, process_rss_kib};
 use crate::metric::Metric;
 use crate::peers::vswitch::Daemon;
 use crate::peers::{PeerKind, Setting, Station};
@@ -142,12 +142,16 @@ fn connect(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
 fn ports(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
     let mut bench = Bench::new(PORTS, setting, &[])?;
     let before_kib = bench.rss_kib()?;
+    let before_kernel_kib = kernel_memory_kib()?;
     for count in (PORTS_STEP..=PORTS).step_by(PORTS_STEP) {
         let start_s = monotonic_s()?;
         bench.grow_to(count)?;
         let elapsed_ms = (monotonic_s()? - start_s) * 1e3;
         add_at(samples, Metric::PortCreate, count, elapsed_ms / PORTS_STEP as f64);
-        add_at(samples, Metric::PortMemory, count, (bench.rss_kib()? - before_kib) / count as f64);
+        let switch_kib = bench.rss_kib()? - before_kib;
+        let kernel_kib = kernel_memory_kib()? - before_kernel_kib;
+        add_at(samples, Metric::PortMemory, count, switch_kib / count as f64);
+        add_at(samples, Metric::PortMemoryAll, count, (switch_kib + kernel_kib) / count as f64);
     }
     let (first, last) = (bench.station(0)?, bench.station(PORTS - 1)?);
     first.reach(&last, CONNECT_PATIENCE).context("the first and the last port do not reach each other")
