@@ -120,6 +120,33 @@ fn containers_that_end_while_the_daemon_is_down_are_found_ended() {
 }
 
 #[test]
+fn a_shim_that_is_killed_takes_its_container_with_it_and_no_more() {
+    let mut lab = Lab::new();
+    let before = Footprint::of(&lab);
+    for daemon_is_down in [false, true] {
+        let id = lab.run_idle("victim", &[]);
+        lab.run_idle("other", &[]);
+        let pid = lab.inspect("victim").state.pid;
+        if daemon_is_down {
+            lab.kill9();
+        }
+        lab.sh(&format!("kill -KILL $(pgrep -f '[v]switchd shim .*{id}')"));
+        if daemon_is_down {
+            lab.start();
+        }
+        lab.wait_until_exited("victim");
+        eventually("its process is gone", || {
+            ensure!(!lab.path(format!("/proc/{pid}/ns/net")).exists());
+            Ok(())
+        });
+        lab.assert_reaches("other", "172.17.0.1");
+        lab.ok(&["rm", "victim"]);
+        lab.ok(&["rm", "-f", "other"]);
+        lab.wait_for_footprint(&before);
+    }
+}
+
+#[test]
 fn after_everything_is_removed_nothing_is_left() {
     let mut lab = Lab::new();
     let before = Footprint::of(&lab);

@@ -34,14 +34,16 @@ fn the_window_size_follows() {
     for (rows, columns) in [(33, 99), (10, 20)] {
         terminal.resize(rows, columns);
         terminal.type_keys(&format!("until stty size | grep '^{rows} {columns}'; do sleep 0.1; done\n"));
-        terminal.wait_for(&format!("\n{rows} {columns}"));
+        terminal.wait_for(&format!("{rows} {columns}\r\n"));
     }
-    terminal.type_keys(
-        "trap 'echo told=$((1 + 1)); exit 9' WINCH; echo $((40 + 2)); while :; do sleep 0.1; done\n",
-    );
+    drop(terminal);
+    // The process that has the terminal is told.
+    let script = "trap 'stty size; exit 9' WINCH; echo $((40 + 2)); while :; do sleep 0.1; done";
+    let mut terminal =
+        Terminal::spawn(&lab, &["vswitchctl", "run", "-it", "--name=told", "--", "sh", "-c", script]);
     terminal.wait_for("42");
-    terminal.resize(24, 80);
-    terminal.wait_for("told=2");
+    terminal.resize(44, 88);
+    terminal.wait_for("44 88");
     assert_eq!(terminal.wait(), 9);
 }
 

@@ -154,8 +154,7 @@ impl Control {
     }
 
     async fn forget_shim(&mut self, id: &ContainerId) {
-        let shim = self.shared.shims().remove(id);
-        if let Some(shim) = shim {
+        if let Some(shim) = self.shared.forget_shim(id) {
             let _ = shim.signal(nix::libc::SIGKILL).await;
             shim.wait().await;
         }
@@ -171,18 +170,18 @@ impl Control {
 
     /// The process is gone: so are its endpoints, and the container itself if that was asked for.
     pub(super) async fn ended(&mut self, id: &ContainerId, exit: Exit) {
-        self.shared.shims().remove(id);
         self.host.forget_namespace(id);
-        if !self.is_active(id) {
-            return;
+        if self.is_active(id) {
+            let Exit { exit_code, error } = exit;
+            self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
+            let kind = self.state().container(id).map(|container| &container.kind);
+            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
+                self.take_back(Command::RemoveContainer { container: *id }).await;
+                self.remove_files(id);
+            }
         }
-        let Exit { exit_code, error } = exit;
-        self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
-        let kind = self.state().container(id).map(|container| &container.kind);
-        if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
-            self.take_back(Command::RemoveContainer { container: *id }).await;
-            self.remove_files(id);
-        }
+        // Last, since those who wait for the end look at this.
+        self.shared.forget_shim(id);
     }
 
     pub(super) async fn remove(

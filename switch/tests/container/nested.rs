@@ -2,7 +2,6 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use vswitch::container::{Found, Shim, reconnect};
@@ -22,8 +21,14 @@ impl Drop for Outer {
 }
 
 async fn launch_inside(lab: &Lab, unshare: &[&str]) -> (Outer, Shim) {
+    launch_after(lab, unshare, "").await
+}
+
+/// Runs `first` in the namespaces before the launch.
+async fn launch_after(lab: &Lab, unshare: &[&str], first: &str) -> (Outer, Shim) {
     let script = lab.temp.path().join("outer.sh");
-    fs::write(&script, "#!/bin/sh\n\"$1\" shim \"$2\" > \"$2/report\"\nexec sleep 1000\n").unwrap();
+    let launch = "\"$1\" shim \"$2\" > \"$2/report\"; exec sleep 1000";
+    fs::write(&script, format!("#!/bin/sh -e\n{first}\n{launch}\n")).unwrap();
     fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
     let outer = Command::new("unshare")
         .args(unshare)
@@ -83,8 +88,8 @@ async fn inside_a_user_namespace() {
 
 #[tokio::test]
 async fn where_the_kernel_refuses_a_new_sysfs() {
-    // The network namespace belongs to the outer user namespace, and /proc is partly hidden.
-    let lab = prepare(LabSpec { ..sh("ls -d /sys/class /proc/1; echo well") });
+    // The network namespace belongs to the outer user namespace.
+    let lab = prepare(sh("ls -d /sys/class /proc/1; echo well"));
     let mut launch = lab.launch.clone();
     launch.host_network = true;
     vswitch::container::files::prepare(&launch, "", "").unwrap();
@@ -95,5 +100,17 @@ async fn where_the_kernel_refuses_a_new_sysfs() {
     let log = fs::read_to_string(lab.dir().join("log")).unwrap();
     assert_eq!(log.matches("vswitch: ").count(), 1, "{log}");
     assert!(log.contains("/sys shows the daemon's network interfaces"), "{log}");
-    assert!(Path::new(VSWITCHD).exists());
+}
+
+#[tokio::test]
+async fn on_a_host_with_an_odd_etc() {
+    let lab = prepare(sh("cat /etc/hosts /etc/resolv.conf; ls /etc"));
+    let etc = "mount -t tmpfs none /mnt; touch /mnt/hosts; mount --bind /mnt /etc; \
+               ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
+    let (_outer, shim) = launch_after(&lab, &["--mount", "--pid", "--mount-proc"], etc).await;
+    let (code, out, err) = finish(&shim).await;
+    assert_eq!((code, out.as_str()), (0, "127.0.0.1\tlocalhost\n# none\nhosts\nresolv.conf\n"), "{err}");
+    let log = fs::read_to_string(lab.dir().join("log")).unwrap();
+    assert_eq!(log.matches("vswitch: ").count(), 1, "{log}");
+    assert!(log.contains("/etc/hostname is not the container's own: Read-only file system"), "{log}");
 }
