@@ -3,12 +3,12 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-
 use crate::template::TemplateError;
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
+pub const CONFLICT: u8 = 4;
 pub const UNREACHABLE: u8 = 6;
 
 #[derive(Debug, thiserror::Error)]
