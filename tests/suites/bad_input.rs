@@ -61,8 +61,10 @@ fn refuses(cases: &[(&[&str], i32, &[&str])]) {
         if output.code != *code || !says_it || !output.prints_nothing() {
             wrong.push(format!("{args:?} should exit with {code} and mention {mentioned:?}: {output:?}"));
         }
-        if state(&lab) != before {
-            wrong.push(format!("{args:?} changed the state"));
+        let after = state(&lab);
+        if after != before {
+            let changed = before.iter().zip(&after).find(|(before, after)| before != after);
+            wrong.push(format!("{args:?} changed the state: {changed:?}"));
             break;
         }
     }

@@ -185,16 +185,16 @@ fn stop_and_kill() {
 #[test]
 fn removal() {
     let lab = Lab::new();
-    lab.run_idle("c", &[]);
-    let refused = lab.fails(&["rm", "c"], 4);
-    assert!(refused.contains('c'), "{refused}");
-    assert!(lab.inspect("c").state.running);
-    assert_eq!(lab.ok(&["rm", "-f", "c"]), "c\n");
-    lab.fails(&["inspect", "c"], 3);
+    lab.run_idle("box", &[]);
+    let refused = lab.fails(&["rm", "box"], 4);
+    assert!(refused.contains("box"), "{refused}");
+    assert!(lab.inspect("box").state.running);
+    assert_eq!(lab.ok(&["rm", "-f", "box"]), "box\n");
+    lab.fails(&["inspect", "box"], 3);
     lab.ok(&["run", "-d", "--rm", "--name=auto", "--", "sh", "-c", "exit 5"]);
     lab.wait_until_gone("auto");
     // Name and address are free again.
-    lab.run_idle("c", &["--ip=172.17.0.2"]);
+    lab.run_idle("box", &["--ip=172.17.0.2"]);
     lab.run_idle("auto", &["--ip=172.17.0.3"]);
 }
 

@@ -38,12 +38,13 @@ fn the_window_size_follows() {
     }
     drop(terminal);
     // The process that has the terminal is told.
-    let script = "trap 'stty size; exit 9' WINCH; echo $((40 + 2)); while :; do sleep 0.1; done";
+    let script = "trap 'stty size' WINCH; trap 'exit 9' INT; echo $((40 + 2)); while :; do sleep 0.1; done";
     let mut terminal =
         Terminal::spawn(&lab, &["vswitchctl", "run", "-it", "--name=told", "--", "sh", "-c", script]);
     terminal.wait_for("42");
     terminal.resize(44, 88);
     terminal.wait_for("44 88");
+    terminal.type_keys("\x03");
     assert_eq!(terminal.wait(), 9);
 }
 

@@ -65,7 +65,7 @@ impl Done {
 }
 
 pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
-    Error { kind, message: message.into() }
+    Error { kind, message: message.into(), exit_code: None }
 }
 
 impl Shared {
