@@ -9,12 +9,23 @@ use redb::{Database, TableDefinition};
 use vswitch_proto::command::Command;
 use vswitch_proto::id::ContainerId;
 
+use std::path::Path;
+
+use vswitch_proto::api::ErrorKind;
+use vswitch_proto::command::Envelope;
+use vswitch_proto::id::NodeId;
+use vswitch_proto::peer::{COMMAND_BYTES_MAX, Entry, Payload};
+
 use super::disk::{Disk, Survives};
-use super::log::initialise;
+use super::machine;
 use super::*;
+use crate::state::State;
 use crate::state::testing::{Lab, adopted, to};
 
-const SMALL: Limits = Limits { entries: 7, bytes: 1 << 20 };
+const LIMITS: Limits = Limits { entries: 1024, bytes: 8 << 20, trailing: 0 };
+const SMALL: Limits = Limits { entries: 7, bytes: 1 << 20, trailing: 0 };
+/// Index of the first proposal in a new store: a snapshot and the first entry of the leader come before it.
+const FIRST: u64 = 3;
 
 /// Every kind of command, accepted and rejected, more than once.
 fn story(length: usize) -> Vec<Envelope> {
@@ -93,13 +104,14 @@ fn digests(story: &[Envelope]) -> Vec<[u8; 32]> {
 
 fn new_disk() -> Disk {
     let disk = Disk::default();
-    initialise(disk.clone()).unwrap();
+    let birth = Birth::Founder { machine: State::new().to_bytes() };
+    initialise(disk.clone(), NodeId(1), birth).unwrap();
     disk
 }
 
 fn on(disk: &Disk, limits: Limits) -> Result<Replica, OpenError> {
     let disk = disk.clone();
-    Replica::with_opener(Box::new(move || Log::open_backend(disk.clone(), Path::new("simulated"))), limits)
+    Replica::with(Store::on(move || disk.clone()), limits)
 }
 
 fn refused(path: &Path) -> OpenError {
