@@ -91,7 +91,7 @@ fn names_that_are_unknown_or_taken() {
         (&["kill", "nobody"], NOT_FOUND, &["nobody"]),
         (&["rm", "nobody"], NOT_FOUND, &["nobody"]),
         (&["rm", "-f", "nobody"], NOT_FOUND, &["nobody"]),
-        (&["fdb", "show", "--network=nope"], NOT_FOUND, &["nope"]),
+        (&["fdb", "show", "nope"], NOT_FOUND, &["nope"]),
     ]);
 }
 
@@ -258,7 +258,7 @@ fn command_lines_of_the_daemon_that_are_wrong() {
         &["--config", "/tmp/missing.toml"],
         &["--config", "/tmp/wrong.toml"],
         &["--config", "/tmp/unknown.toml"],
-        &["--data-dir", "/tmp/file/below"],
+        &["--socket", "/tmp/file/below.sock"],
         &["--log-level", "shout"],
         &["--cluster-store", "consul://localhost:8500"],
     ] {

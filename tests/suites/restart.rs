@@ -234,6 +234,18 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     assert_eq!(lab.ok(&["inspect", "a"]), before);
 }
 
+/// The daemon refuses this store with one line, and leaves it alone.
+fn assert_store_refused(lab: &Lab, what: &str) -> String {
+    let store = lab.path(format!("{DATA_DIR}/state.redb"));
+    let before = std::fs::read(&store).unwrap();
+    let refused = lab.run(&["vswitchd", "--data-dir", DATA_DIR]);
+    assert_ne!(refused.code, 0, "{what}: {refused:?}");
+    let line = only_line(&refused.stderr).unwrap_or_else(|| panic!("{what}: {refused:?}"));
+    assert!(line.contains("state.redb"), "{what}: {line}");
+    assert!(std::fs::read(&store).unwrap() == before, "{what}: the file was changed");
+    line.into()
+}
+
 #[test]
 fn a_corrupt_or_newer_store_is_refused_and_left_alone() {
     let mut lab = Lab::new();
@@ -250,13 +262,20 @@ fn a_corrupt_or_newer_store_is_refused_and_left_alone() {
         ("header only", good[..64].to_vec()),
     ] {
         std::fs::write(&store, &bad).unwrap();
-        let refused = lab.run(&["vswitchd", "--data-dir", DATA_DIR]);
-        assert_ne!(refused.code, 0, "{what}: {refused:?}");
-        let line = only_line(&refused.stderr).unwrap_or_else(|| panic!("{what}: {refused:?}"));
-        assert!(line.contains("state.redb") || line.contains(DATA_DIR), "{what}: {line}");
-        assert!(std::fs::read(&store).unwrap() == bad, "{what}: the file was changed");
+        assert_store_refused(&lab, what);
     }
     std::fs::write(&store, &good).unwrap();
+    let set_format = |format: u8| {
+        let database = redb::Database::open(&store).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+        transaction.open_table(meta).unwrap().insert("format", &[format][..]).unwrap();
+        transaction.commit().unwrap();
+    };
+    set_format(2);
+    let line = assert_store_refused(&lab, "newer");
+    assert!(line.contains("newer"), "{line}");
+    set_format(1);
     lab.start();
     assert_eq!(lab.inspect_network("net").name, "net");
 }

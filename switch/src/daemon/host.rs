@@ -1,8 +1,9 @@
 //! What the host holds: TAPs in namespaces, and the containers' names files. Carries out what [`plan`](crate::plan)
 //! decided; every action may be repeated.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
@@ -13,13 +14,16 @@ use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files;
 use crate::io::netlink::{self, LinkConfig};
-use crate::io::netns::{self, NetNs, NetNsError};
+use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute, Settings};
 use crate::state::{Container, State, Wire};
 
 pub struct Host {
     shared: Arc<Shared>,
+    /// The namespaces that adopted containers had when their first interface was made: another one under the same
+    /// path is not theirs.
+    adopted: Mutex<HashMap<ContainerId, NetNsId>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +42,7 @@ pub enum HostError {
 
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
-        Host { shared }
+        Host { shared, adopted: Mutex::default() }
     }
 
     pub fn settings(&self) -> Settings {
@@ -171,9 +175,16 @@ impl Host {
         }
     }
 
-    /// Whether an adopted namespace can still be opened.
+    /// Whether an adopted namespace is still the one that it was.
     pub fn is_there(&self, container: &Container) -> bool {
-        self.netns(container).is_ok()
+        let Ok(ns) = self.netns(container) else { return false };
+        let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        *adopted.entry(container.id).or_insert(ns.id()) == ns.id()
+    }
+
+    /// It has ended, or is somebody else's again.
+    pub fn forget_namespace(&self, id: &ContainerId) {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// What a client asks to adopt, checked to be a network namespace of somebody else's.
@@ -193,7 +204,9 @@ impl Host {
                 (NetnsSource::Path(path), opened)
             }
             _ => {
-                return Err(invalid("give either a pid or a netns to adopt, not both and not neither".into()));
+                return Err(invalid(
+                    "give either a pid or a netns to adopt, not both and not neither".into(),
+                ));
             }
         };
         let opened = opened.map_err(|e| error(adopt_error_kind(&e), format!("cannot adopt: {e}")))?;

@@ -172,6 +172,7 @@ impl Control {
     /// The process is gone: so are its endpoints, and the container itself if that was asked for.
     pub(super) async fn ended(&mut self, id: &ContainerId, exit: Exit) {
         self.shared.shims().remove(id);
+        self.host.forget_namespace(id);
         if !self.is_active(id) {
             return;
         }
@@ -200,6 +201,7 @@ impl Control {
             // It never began, so there is nothing to lose.
             (ContainerKind::Lab(_), Phase::Created) => self.forget_shim(&container).await,
             (ContainerKind::Adopted(_), Phase::Running) => {
+                self.host.forget_namespace(&container);
                 let exited = Command::ContainerExited { container, exit_code: 0, error: String::new() };
                 self.propose(random_request_id(), exited)?;
                 self.follow().await?;
