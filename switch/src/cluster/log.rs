@@ -180,7 +180,9 @@ impl Log {
             recovered.snapshot_index = index.value();
             recovered.snapshot = State::from_bytes(bytes.value()).map_err(|error| match error {
                 SnapshotError::Newer(found) => OpenError::Newer { path: path.into(), found },
-                SnapshotError::Malformed | SnapshotError::Inconsistent(_) => corrupt(),
+                SnapshotError::Foreign | SnapshotError::Malformed | SnapshotError::Inconsistent(_) => {
+                    corrupt()
+                }
             })?;
         }
         let log = transaction.open_table(LOG).map_err(|e| refused(e.into()))?;

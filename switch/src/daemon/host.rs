@@ -42,7 +42,7 @@ impl Host {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings { mtu: self.shared.config.mtu }
+        Settings { mtu: self.shared.config.mtu, underlay_mtu: self.shared.config.mtu }
     }
 
     /// Prefixes that this host routes to, none of which a network may overlap.
@@ -193,7 +193,9 @@ impl Host {
                 (NetnsSource::Path(path), opened)
             }
             _ => {
-                return Err(invalid("give either a pid or a netns to adopt, not both and not neither".into()));
+                return Err(invalid(
+                    "give either a pid or a netns to adopt, not both and not neither".into(),
+                ));
             }
         };
         let opened = opened.map_err(|e| error(adopt_error_kind(&e), format!("cannot adopt: {e}")))?;
