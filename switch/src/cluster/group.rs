@@ -505,7 +505,9 @@ impl<M: Machine> Group<M> {
     }
 
     pub(super) fn fail(&mut self, failure: Failure) {
-        self.engine = None;
+        if self.engine.take().is_some() {
+            tracing::warn!("node {} left its group: {failure}", self.node.0);
+        }
         self.received = None;
         self.outbox.clear();
         self.output.lost.extend(std::mem::take(&mut self.proposals));

@@ -190,10 +190,17 @@ impl Log {
     }
 
     /// Puts a snapshot in place of the last one, and drops the entries up to `base`, an index and its term.
-    pub(super) fn compact(&mut self, snapshot: &Snapshot, base: (u64, u64)) -> Result<(), WriteError> {
+    pub(super) fn compact(
+        &mut self,
+        hard: Hard,
+        snapshot: &Snapshot,
+        base: (u64, u64),
+    ) -> Result<(), WriteError> {
         self.write(|transaction| {
             put_snapshot(transaction, snapshot)?;
-            transaction.open_table(META)?.insert(BASE_KEY, &encode(&base)[..])?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(HARD_KEY, &encode(&hard)[..])?;
+            meta.insert(BASE_KEY, &encode(&base)[..])?;
             transaction.open_table(LOG)?.retain_in(..=base.0, |_, _| false)?;
             Ok(())
         })
@@ -329,7 +336,7 @@ pub fn create(path: &Path, node: NodeId, birth: Birth) -> Result<(), OpenError> 
 
 /// A new store in empty storage.
 pub fn initialise(backend: impl StorageBackend, node: NodeId, birth: Birth) -> Result<(), redb::Error> {
-    let (hard, base, snapshot) = match birth {
+    let (hard, base, snapshot): (Hard, (u64, u64), Option<Snapshot>) = match birth {
         Birth::Joiner => (Hard::default(), (0, 0), None),
         Birth::Founder { machine } => {
             let members = Members { voters: vec![node], ..Members::default() };

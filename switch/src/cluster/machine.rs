@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vswitch_proto::command::Envelope;
+use vswitch_proto::command::{Envelope, SharedEnvelope};
 use vswitch_proto::id::RequestId;
 
+use crate::state::shared::{self, Shared};
 use crate::state::{Applied, Rejected, SnapshotError, State};
 
 /// First byte of an encoded command.
@@ -39,6 +40,17 @@ pub enum Unreadable {
     Newer(u8),
     #[error("it is damaged")]
     Damaged,
+}
+
+impl From<SnapshotError> for Unreadable {
+    fn from(error: SnapshotError) -> Unreadable {
+        match error {
+            SnapshotError::Newer(found) => Unreadable::Newer(found),
+            SnapshotError::Foreign | SnapshotError::Malformed | SnapshotError::Inconsistent(_) => {
+                Unreadable::Damaged
+            }
+        }
+    }
 }
 
 pub(super) fn encode(command: &impl Serialize) -> Vec<u8> {
@@ -77,9 +89,31 @@ impl Machine for State {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<State, Unreadable> {
-        State::from_bytes(bytes).map_err(|error| match error {
-            SnapshotError::Newer(found) => Unreadable::Newer(found),
-            SnapshotError::Malformed | SnapshotError::Inconsistent(_) => Unreadable::Damaged,
-        })
+        State::from_bytes(bytes).map_err(Unreadable::from)
+    }
+}
+
+impl Machine for Shared {
+    type Command = SharedEnvelope;
+    type Outcome = Result<shared::Applied, Rejected>;
+
+    fn request(envelope: &SharedEnvelope) -> RequestId {
+        envelope.request_id
+    }
+
+    fn apply(&mut self, envelope: &SharedEnvelope) -> Result<shared::Applied, Rejected> {
+        Shared::apply(self, envelope)
+    }
+
+    fn outcome(&self, request: &RequestId) -> Option<Result<shared::Applied, Rejected>> {
+        Shared::outcome(self, request).cloned()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        Shared::to_bytes(self)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Shared, Unreadable> {
+        Shared::from_bytes(bytes).map_err(Unreadable::from)
     }
 }

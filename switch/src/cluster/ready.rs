@@ -194,19 +194,15 @@ impl<M: Machine> Group<M> {
     fn offer_snapshot(&mut self) {
         let Some(engine) = self.engine.as_ref() else { return };
         if engine.raw.store().take_wanted() {
-            let snapshot = self.snapshot();
             self.ticks.offered = Some(self.ticks.now);
-            self.offer(Some(snapshot));
-        } else if self
-            .ticks
-            .offered
-            .is_some_and(|at| self.ticks.now - at > self.settings.election_ticks as u64)
-        {
-            let mut progress = engine.raw.raft.prs().iter();
-            if !progress.any(|(_, progress)| progress.state == raft::ProgressState::Snapshot) {
-                self.ticks.offered = None;
-                self.offer(None);
-            }
+            self.offer(Some(self.snapshot()));
+            return;
+        }
+        let patience = self.settings.election_ticks as u64;
+        let is_old = self.ticks.offered.is_some_and(|at| self.ticks.now - at > patience);
+        if is_old && !engine.raw.raft.prs().iter().any(|(_, p)| p.state == raft::ProgressState::Snapshot) {
+            self.ticks.offered = None;
+            self.offer(None);
         }
     }
 
@@ -228,7 +224,10 @@ impl<M: Machine> Group<M> {
         let storage = engine.raw.store();
         let base = applied.saturating_sub(limits.trailing).max(storage.first() - 1);
         let base = (base, storage.term_at(base));
-        engine.log.compact(&snapshot, base)?;
+        // The commit index of a group of one may not be on the disk yet.
+        let hard = Hard { commit: engine.hard.commit.max(applied), ..engine.hard };
+        engine.log.compact(hard, &snapshot, base)?;
+        engine.hard = hard;
         engine.raw.mut_store().compact(base.0);
         self.position.snapshot_index = applied;
         self.position.bytes = 0;
