@@ -292,8 +292,8 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
 /// Replaces a file as a whole. Durable when it returns.
 pub(super) fn save(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), IdentityError> {
     make_private_dir(dir)?;
-    let bytes = postcard::to_extend(value, vec![VERSION])
-        .expect("plain data into memory can always be encoded");
+    let bytes =
+        postcard::to_extend(value, vec![VERSION]).expect("plain data into memory can always be encoded");
     let unfinished = dir.join(format!("{name}.new"));
     let write = || {
         remove_if_there(&unfinished)?;
@@ -360,7 +360,10 @@ mod tests {
         let der = CertificateDer::from(identity.issued.certificate.clone());
         assert_eq!(node_of(&der, ClusterId([7; 16])), Some(NodeId(42)));
         assert_eq!(node_of(&der, ClusterId([8; 16])), None);
-        assert_eq!(node_of(&CertificateDer::from(authority.certificate().to_vec()), ClusterId([7; 16])), None);
+        assert_eq!(
+            node_of(&CertificateDer::from(authority.certificate().to_vec()), ClusterId([7; 16])),
+            None
+        );
         assert_eq!(node_of(&CertificateDer::from(vec![0x30, 0]), ClusterId([7; 16])), None);
     }
 

@@ -27,7 +27,9 @@ const SECRET_BYTES: usize = 16;
 pub enum TokenError {
     #[error("this is not a join token: copy it whole from `vswitchctl cluster token show`")]
     Malformed,
-    #[error("the join token has version {0}, this vswitchd knows {VERSION}: run the version that the cluster runs")]
+    #[error(
+        "the join token has version {0}, this vswitchd knows {VERSION}: run the version that the cluster runs"
+    )]
     Version(u32),
 }
 
@@ -77,7 +79,11 @@ impl FromStr for Token {
         };
         let authority = unhex(next()?).ok_or(TokenError::Malformed)?;
         let secret = TokenSecret(unhex(next()?).ok_or(TokenError::Malformed)?);
-        if parts.next().is_some() { Err(TokenError::Malformed) } else { Ok(Token { role, authority, secret }) }
+        if parts.next().is_some() {
+            Err(TokenError::Malformed)
+        } else {
+            Ok(Token { role, authority, secret })
+        }
     }
 }
 
@@ -156,7 +162,9 @@ mod tests {
         let good = authority().token(Role::Voter, 0).reveal();
         let swapped = good.replacen("-1-", "-2-", 1);
         assert_eq!(swapped.parse::<Token>(), Err(TokenError::Version(2)));
-        for bad in ["", "vswitch", "vswitch-1-voter", &good[1..], &good[..good.len() - 1], &format!("{good}-0")] {
+        for bad in
+            ["", "vswitch", "vswitch-1-voter", &good[1..], &good[..good.len() - 1], &format!("{good}-0")]
+        {
             assert_eq!(bad.parse::<Token>(), Err(TokenError::Malformed), "{bad}");
         }
         let multibyte = format!("vswitch-1-voter-{}-{}", "é".repeat(32), "é".repeat(16));
