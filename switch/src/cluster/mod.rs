@@ -40,6 +40,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use check::Nonsense;
 pub use group::{Dropped, Failure, Group, Limits, NotProposed, Output, ReadLost, Role, Settings};
 pub use log::{Birth, OpenError, WriteError, create, initialise};
 pub use machine::{Machine, Unreadable};
