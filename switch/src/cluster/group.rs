@@ -331,6 +331,11 @@ impl<M: Machine> Group<M> {
         &self.position.machine
     }
 
+    /// Index of the last entry that [`Group::machine`] has.
+    pub fn applied(&self) -> u64 {
+        self.position.applied.0
+    }
+
     pub fn members(&self) -> &Members {
         &self.position.members
     }
@@ -425,7 +430,7 @@ impl<M: Machine> Group<M> {
         }
         if !self.refuses_vote(&message) {
             // An error says that the message came too late to matter.
-            self.catching(|group| drop(group.engine.as_mut().map(|e| e.raw.step(to_raft(message)))));
+            self.with_engine(|engine| drop(engine.raw.step(to_raft(message))));
         }
         Ok(())
     }
@@ -473,19 +478,20 @@ impl<M: Machine> Group<M> {
 
     /// Stands for election at once.
     pub fn campaign(&mut self) {
-        self.catching(|group| drop(group.engine.as_mut().map(|engine| engine.raw.campaign())));
+        // Refused where it would make no sense, by a leader for one.
+        self.with_engine(|engine| drop(engine.raw.campaign()));
     }
 
     /// Hands leadership to a voter that has the whole log; dropped unless this node leads.
     pub fn transfer_leader(&mut self, to: NodeId) {
         if self.role() == Role::Leader && to != self.node {
-            self.catching(|group| drop(group.engine.as_mut().map(|e| e.raw.transfer_leader(to.0))));
+            self.with_engine(|engine| engine.raw.transfer_leader(to.0));
         }
     }
 
     /// The transport could not deliver to `node`.
     pub fn report_unreachable(&mut self, node: NodeId) {
-        self.catching(|group| drop(group.engine.as_mut().map(|e| e.raw.report_unreachable(node.0))));
+        self.with_engine(|engine| engine.raw.report_unreachable(node.0));
     }
 
     /// Whether a turn has something to do.
@@ -502,6 +508,14 @@ impl<M: Machine> Group<M> {
         if catch_unwind(AssertUnwindSafe(|| run(self))).is_err() {
             self.fail(Failure::Panicked);
         }
+    }
+
+    fn with_engine(&mut self, run: impl FnOnce(&mut Engine)) {
+        self.catching(|group| {
+            if let Some(engine) = group.engine.as_mut() {
+                run(engine);
+            }
+        });
     }
 
     pub(super) fn fail(&mut self, failure: Failure) {

@@ -44,6 +44,7 @@ mod tests;
 pub mod token;
 pub mod transport;
 
+pub use check::Nonsense;
 pub use group::{Dropped, Failure, Group, Limits, NotProposed, Output, ReadLost, Role, Settings};
 pub use log::{Birth, OpenError, WriteError, create, initialise};
 pub use machine::{Machine, Unreadable};
