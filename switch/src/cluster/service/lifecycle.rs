@@ -58,8 +58,8 @@ struct Joining {
 pub(super) struct Running {
     pub(super) member: Arc<Member>,
     thread: Option<Thread>,
-    _transport: transport::Running,
-    _tasks: JoinSet<()>,
+    transport: Option<transport::Running>,
+    tasks: JoinSet<()>,
 }
 
 impl Drop for Running {
@@ -122,12 +122,16 @@ impl Running {
         tasks.spawn(steward::follow(member.clone(), revision));
         tasks.spawn(steward::keep_group(member.clone()));
         tasks.spawn(steward::keep_house(member.clone()));
-        Ok(Running { member, thread: Some(thread), _transport: going, _tasks: tasks })
+        Ok(Running { member, thread: Some(thread), transport: Some(going), tasks })
     }
 
-    /// Afterwards its files are closed.
+    /// Afterwards nothing listens, and its files are closed.
     async fn stop(mut self) {
+        self.tasks.shutdown().await;
         let (engine, thread) = (self.member.engine.clone(), self.thread.take());
+        if let Some(transport) = self.transport.take() {
+            transport.stop().await;
+        }
         drop(self);
         _ = spawn_blocking(move || {
             engine.stop();

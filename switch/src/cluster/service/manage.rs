@@ -14,7 +14,7 @@ use super::super::membership::NotChanged;
 use super::super::status::{Peer, PeerState};
 use super::super::transport::wire::{Denied, Manage, Response};
 use super::STEP_PATIENCE;
-use super::engine::{Input, Proposed};
+use super::engine::{Input, Proposed, View};
 use super::member::Member;
 
 /// Entries that a node may be behind and still count as having caught up.
@@ -51,7 +51,12 @@ impl Member {
         if member.role != Vote::Voter && view.state.voters().count() >= VOTERS_MAX {
             return Err(Response::Denied(Denied::TooManyVoters));
         }
-        if !view.status.peers.iter().any(|peer| peer.node == node && has_caught_up(peer, view.status.last)) {
+        let deadline = Instant::now() + STEP_PATIENCE;
+        let caught_up = |view: &View| {
+            let (peers, last) = (&view.status.peers, view.status.last);
+            peers.iter().any(|peer| peer.node == node && has_caught_up(peer, last))
+        };
+        if self.wait_for(deadline, caught_up).await.is_none() {
             return Err(Response::Denied(Denied::NotCaughtUp(node)));
         }
         self.settle(SharedChange::SetRole { node, role: Vote::Voter }).await?;

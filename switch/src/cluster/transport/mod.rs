@@ -138,6 +138,8 @@ pub(super) struct Shared<S> {
     counters: Counters,
     /// Closed to stop everything.
     stop: watch::Receiver<()>,
+    /// Held by everything that runs.
+    alive: mpsc::WeakSender<()>,
 }
 
 #[derive(Default)]
@@ -157,7 +159,19 @@ struct Peer {
 /// Keeps a transport going; dropped, everything of it ends.
 #[must_use]
 pub struct Running {
-    _stop: watch::Sender<()>,
+    stop: watch::Sender<()>,
+    alive: mpsc::Sender<()>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Running {
+    /// Afterwards nothing listens any more.
+    pub async fn stop(self) {
+        let Running { stop, alive, mut ended } = self;
+        drop((stop, alive));
+        // Nothing is ever sent: this ends when the last one is gone.
+        _ = ended.recv().await;
+    }
 }
 
 impl<S: Serve> Transport<S> {
@@ -169,6 +183,7 @@ impl<S: Serve> Transport<S> {
         serve: Arc<S>,
     ) -> (Transport<S>, Running) {
         let (sender, stop) = watch::channel(());
+        let (alive, ended) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             serve,
             advertised,
@@ -177,9 +192,10 @@ impl<S: Serve> Transport<S> {
             peers: Mutex::default(),
             counters: Counters::default(),
             stop,
+            alive: alive.downgrade(),
         });
         shared.spawn(listen::run(shared.clone(), listener));
-        (Transport(shared), Running { _stop: sender })
+        (Transport(shared), Running { stop: sender, alive, ended })
     }
 
     /// Sends a message of the group, sooner or later or not at all.
@@ -283,8 +299,10 @@ impl<S: Serve> Shared<S> {
 
     /// Runs until done or stopped.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Some(alive) = self.alive.upgrade() else { return };
         let mut stop = self.stop.clone();
         tokio::spawn(async move {
+            let _alive = alive;
             tokio::select! {
                 () = work => {}
                 // An error is what is waited for: the sender is gone.

@@ -356,7 +356,7 @@ async fn garbage_and_oversized_frames_end_the_connection() {
     assert!(tcp.read_to_end(&mut Vec::new()).await.is_ok_and(|count| count < 64));
 
     let config = Credentials::new(Arc::new(identity(&authority, 2)), &clock()).unwrap().client;
-    for garbage in [&[0, 0, 0, 3, 1, 2, 3][..], &[0x7f, 0xff, 0xff, 0xff], &[0x80, 0, 0, 0]] {
+    for garbage in [&[0, 0, 0, 3, 9, 9, 9][..], &[0x7f, 0xff, 0xff, 0xff], &[0x80, 0, 0, 0]] {
         let mut stream = tls(&a, config.clone()).await.unwrap();
         // In place of a hello, and after an introduction.
         stream.write_all(garbage).await.unwrap();
@@ -415,10 +415,7 @@ async fn what_cannot_be_sent_is_dropped_counted_and_told() {
     drop(b);
     let error = a.transport.call(NodeId(2), digest(1), LONG).await.unwrap_err();
     assert!(error.to_string().contains(&address.to_string()), "{error}");
-    assert_eq!(
-        a.transport.call(NodeId(9), digest(1), LONG).await,
-        Err(CallError::Unknown(NodeId(9)))
-    );
+    assert_eq!(a.transport.call(NodeId(9), digest(1), LONG).await, Err(CallError::Unknown(NodeId(9))));
     for _ in 0..2 * QUEUE_MAX {
         a.transport.send(heartbeat(2));
     }
