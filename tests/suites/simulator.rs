@@ -14,7 +14,7 @@ fn run_seeds(seeds: impl Iterator<Item = u64>) {
     for seed in seeds {
         let report = run(Setup::new(seed)).unwrap_or_else(|violation| panic!("{violation}"));
         println!("seed {seed}: {report:?}");
-        assert!(report.operations > 100 && report.crashes > 0 && report.elections > 1, "{report:?}");
+        assert!(report.operations > 0 && report.elections > 0, "{report:?}");
     }
 }
 
