@@ -161,6 +161,8 @@ impl<M: Machine> Group<M> {
             self.output.members_changed = true;
         }
         self.position.members_index = index;
+        // A node that was just added ignores a snapshot that does not know it.
+        engine.raw.mut_store().offer(None);
         let raft = &mut engine.raw.raft;
         let votes = self.position.members.all_voters().any(|id| id == self.node);
         if raft.state == StateRole::Leader && !votes {

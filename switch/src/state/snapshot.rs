@@ -329,8 +329,9 @@ mod tests {
         }
         let long = [&bytes[..], &[0]].concat();
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
-        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        let newer = [&bytes[..4], &[VERSION + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(VERSION + 1)));
+        assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 
     #[test]
@@ -341,20 +342,26 @@ mod tests {
             State::from_bytes(&state.to_bytes()).unwrap_err()
         };
         let bridge = |state: &State| state.find_network("bridge").unwrap().id;
+        let first_endpoint = |state: &State| *state.endpoints.keys().next().unwrap();
         let first_wire = |state: &mut State, change: &dyn Fn(&mut super::super::Wire)| {
-            let endpoint = state.endpoints.values_mut().next().unwrap();
+            let id = first_endpoint(state);
+            let endpoint = state.endpoints.get_mut(&id).unwrap();
             change(Arc::make_mut(endpoint).wire.as_mut().unwrap());
         };
+        let first_container = |state: &State| *state.containers.keys().next().unwrap();
         for error in [
             broken(&|s| drop(s.networks.remove(&bridge(s)))),
-            broken(&|s| drop(s.containers.pop_first())),
-            broken(&|s| drop(s.endpoints.pop_first())),
+            broken(&|s| drop(s.containers.remove(&first_container(s)))),
+            broken(&|s| drop(s.endpoints.remove(&first_endpoint(s)))),
             broken(&|s| s.next_port = 0),
             broken(&|s| Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).pools.clear()),
             broken(&|s| {
                 Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).name = "host".parse().unwrap();
             }),
-            broken(&|s| Arc::make_mut(s.containers.values_mut().next().unwrap()).attachments.clear()),
+            broken(&|s| {
+                let container = s.containers.get_mut(&first_container(s)).unwrap();
+                Arc::make_mut(container).attachments.clear();
+            }),
             broken(&|s| first_wire(s, &|w| w.ipv4 = Some([192, 0, 2, 1].into()))),
             broken(&|s| first_wire(s, &|w| w.port.0 += 1000)),
         ] {

@@ -36,9 +36,15 @@ use super::sharded::Sharded;
 use super::{Change, Network, Rejected};
 
 mod lease;
+#[cfg(test)]
+mod model;
 mod network;
 mod node;
 mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use lease::Lease;
 pub use node::{Membership, Node};
