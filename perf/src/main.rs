@@ -11,7 +11,6 @@
 //! | [`machine`] | processors, memory and interfaces, from `/proc` |
 //! | [`metric`], [`results`], [`stats`] | the samples and what they say |
 //! | [`report`] | Markdown, charts and HTML |
-//! | [`sys`] | the only `unsafe` |
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +34,6 @@ mod results;
 mod run;
 mod stats;
 mod stop;
-mod sys;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measures vswitch beside its peers")]

@@ -21,10 +21,14 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return usage(&error.to_string()),
+        Err(help) => help.exit(),
+    };
     let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let config =
-        Config::load(Arguments::parse(), &host_name.unwrap_or_else(|_| "localhost".into()), processors);
+    let config = Config::load(arguments, &host_name.unwrap_or_else(|_| "localhost".into()), processors);
     match config.map_err(anyhow::Error::from).and_then(daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
@@ -38,6 +42,14 @@ fn print_manual() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("cannot print the manual page: {error}")),
     }
+}
+
+/// The first paragraph of what clap has to say, as one line.
+fn usage(error: &str) -> ExitCode {
+    let paragraph = error.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("vswitchd: {line}; see vswitchd --help");
+    ExitCode::from(2)
 }
 
 fn fail(message: &str) -> ExitCode {

@@ -237,7 +237,8 @@ fn replaced(old: View<'_>, new: View<'_>, container: &ContainerId) -> bool {
     new.wires_of(container).any(|(e, w)| before.get(&w.interface).is_some_and(|id| *id != e.id))
 }
 
-/// `touched` are containers whose interfaces changed.
+/// `touched` are containers whose interfaces changed; of them, and of those that changed themselves, the files are
+/// compared. The others' change with the lines of their networks.
 fn write_hosts(old: View<'_>, new: View<'_>, mut touched: BTreeSet<ContainerId>) -> Vec<Action> {
     let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
     let endpoints = new.local.changed_endpoints(old.local);
@@ -252,16 +253,18 @@ fn write_hosts(old: View<'_>, new: View<'_>, mut touched: BTreeSet<ContainerId>)
     let (mut before, mut after) = (HostsFiles::new(old), HostsFiles::new(new));
     let others = new.local.containers().filter(|c| c.is_lab() && c.is_live() && !touched.contains(&c.id));
     let others: Vec<&Container> = others.collect();
+    let mut readers: BTreeSet<ContainerId> = BTreeSet::new();
     for network in networks {
-        let readers = || others.iter().filter(|c| c.attachment(&network).is_some());
-        if readers().next().is_some() && before.lines(&network) != after.lines(&network) {
-            touched.extend(readers().map(|c| c.id));
+        let of_network = || others.iter().filter(|c| c.attachment(&network).is_some());
+        if of_network().next().is_some() && before.lines(&network) != after.lines(&network) {
+            readers.extend(of_network().map(|c| c.id));
         }
     }
     let mut actions = Vec::new();
-    for container in touched.into_iter().filter(|id| has_file(new, id)) {
+    for container in touched.union(&readers).copied().filter(|id| has_file(new, id)) {
         let content = after.file(&container);
-        if !has_file(old, &container) || before.file(&container) != content {
+        let known = !readers.contains(&container) && has_file(old, &container);
+        if !known || before.file(&container) != content {
             actions.push(Action::WriteHosts { container, content });
         }
     }

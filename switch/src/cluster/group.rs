@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft::eraftpb::HardState;
+use raft::eraftpb::{Entry as RaftEntry, HardState, Message as RaftMessage, MessageType};
 use raft::{Config, RaftState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -48,6 +48,8 @@ use super::store::Store;
 
 /// Proposals of this node that are under way.
 const PROPOSALS_MAX: usize = 4096;
+/// Of proposals that are not committed yet, together.
+const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
 /// After a failed write, how long the node does not stand for election, in election timeouts: another one, whose
 /// disk works, should lead.
 const COOL_DOWN_TIMEOUTS: u64 = 4;
@@ -96,6 +98,9 @@ pub struct Group<M: Machine> {
     /// Of this node, appended and not applied, and the term they were proposed in.
     pub(super) proposals: BTreeSet<RequestId>,
     pub(super) proposals_term: u64,
+    /// Those of `proposals` that the next turn appends, all at once, encoded.
+    pub(super) queue: Vec<(RequestId, Vec<u8>)>,
+    pub(super) queue_bytes: usize,
     pub(super) reads: Reads,
     /// What the next turn returns.
     pub(super) output: Output<M::Outcome>,
@@ -266,6 +271,8 @@ impl<M: Machine> Group<M> {
             position,
             proposals: BTreeSet::new(),
             proposals_term: 0,
+            queue: Vec::new(),
+            queue_bytes: 0,
             reads: Reads::new(node, settings),
             output: Output::default(),
             outbox: Vec::new(),
@@ -438,7 +445,7 @@ impl<M: Machine> Group<M> {
     /// Appends a command to the log, if this node leads. Its outcome comes from a later turn.
     pub fn propose(&mut self, command: &M::Command) -> Result<(), NotProposed> {
         let leader = self.leader();
-        let Some(engine) = self.engine.as_mut() else { return Err(NotProposed::Down) };
+        let Some(engine) = self.engine.as_ref() else { return Err(NotProposed::Down) };
         if engine.raw.raft.state != StateRole::Leader {
             return Err(NotProposed::NotLeader { leader });
         }
@@ -455,18 +462,37 @@ impl<M: Machine> Group<M> {
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(NotProposed::TooLarge(bytes.len()));
         }
-        if self.proposals.len() >= PROPOSALS_MAX {
+        let Some(engine) = self.engine.as_ref() else { return Err(NotProposed::Down) };
+        let raft = &engine.raw.raft;
+        let uncommitted = raft.uncommitted_size() + self.queue_bytes;
+        let is_full = self.proposals.len() >= PROPOSALS_MAX
+            || (uncommitted > 0 && uncommitted + bytes.len() > UNCOMMITTED_BYTES_MAX);
+        if is_full || raft.lead_transferee.is_some() {
             return Err(NotProposed::Busy);
         }
-        let mut taken = false;
-        self.catching(|group| {
-            taken = group.engine.as_mut().is_some_and(|e| e.raw.propose(Vec::new(), bytes).is_ok());
-        });
-        if !taken {
-            return Err(NotProposed::Busy);
-        }
+        self.queue_bytes += bytes.len();
+        self.queue.push((request, bytes));
         self.proposals.insert(request);
         Ok(())
+    }
+
+    /// Appends what was proposed since the last turn, in one step: one message to each follower.
+    pub(super) fn propose_queued(&mut self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        self.queue_bytes = 0;
+        let (requests, commands): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().unzip();
+        let data = commands.into_iter().map(|bytes| RaftEntry { data: bytes.into(), ..RaftEntry::default() });
+        let mut message = RaftMessage { from: self.node.0, ..RaftMessage::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(data.collect::<Vec<_>>().into());
+        let mut taken = false;
+        self.with_engine(|engine| taken = engine.raw.step(message).is_ok());
+        if !taken {
+            self.proposals.retain(|request| !requests.contains(request));
+            self.output.lost.extend(requests);
+        }
     }
 
     /// Asks for a moment from which on [`Group::machine`] is as new as anything that was answered before. `token`
@@ -497,7 +523,10 @@ impl<M: Machine> Group<M> {
     /// Whether a turn has something to do.
     pub fn has_ready(&self) -> bool {
         let engine_has = self.engine.as_ref().is_some_and(|engine| {
-            engine.raw.has_ready() || self.reads.can_issue() || !self.outbox.is_empty()
+            engine.raw.has_ready()
+                || !self.queue.is_empty()
+                || self.reads.can_issue()
+                || !self.outbox.is_empty()
         });
         let fails_reads = self.engine.is_none() && !self.reads.is_empty();
         engine_has || fails_reads || !self.output.is_empty()
@@ -524,6 +553,8 @@ impl<M: Machine> Group<M> {
         }
         self.received = None;
         self.outbox.clear();
+        self.queue.clear();
+        self.queue_bytes = 0;
         self.output.lost.extend(std::mem::take(&mut self.proposals));
         self.output.reads.extend(self.reads.fail_all());
         let timeout = self.settings.election_ticks as u64;
@@ -537,6 +568,8 @@ impl<M: Machine> Group<M> {
         let led = self.engine.as_ref().map(|engine| &engine.raw.raft);
         let term = led.filter(|raft| raft.state == StateRole::Leader).map_or(0, |raft| raft.term);
         if term != self.proposals_term {
+            self.queue.clear();
+            self.queue_bytes = 0;
             self.output.lost.extend(std::mem::take(&mut self.proposals));
             self.proposals_term = term;
         }
@@ -595,8 +628,10 @@ impl Engine {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
-            batch_append: true,
-            max_uncommitted_size: 4 << 20,
+            // The library's batching joins entries to a message of before, whose index they do not follow where the
+            // follower's progress changed in between. `propose_queued` does without.
+            batch_append: false,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX as u64,
             ..Config::default()
         };
         let storage = Entries::new(initial, recovered.base, entries);

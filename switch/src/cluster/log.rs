@@ -19,12 +19,12 @@
 //! name is a damaged store, not a new one. Nothing that is found there is ever reset.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend,
 };
@@ -141,7 +141,10 @@ impl Log {
         let io = |source| OpenError::Io { path: path.into(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
         check_header(&file, path)?;
-        let backend = FileBackend::new(file).map_err(|error| refused(error, path))?;
+        // Holds the lock from here on.
+        let locked = file.try_clone().map_err(io)?;
+        let backend = FileBackend::new(locked).map_err(|error| refused(error, path))?;
+        rehearse(&file, path)?;
         Log::open_backend(backend, path)
     }
 
@@ -313,6 +316,18 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, OpenError
         Some((&found, _)) if found > VALUE_VERSION => Err(OpenError::Newer { path: path.into(), found }),
         _ => Err(OpenError::Corrupt(path.into())),
     }
+}
+
+/// Opens a copy in memory first: redb writes to a file as soon as it opens it, and one that is refused is left as it
+/// was, byte for byte. Whoever can read it gets it whole.
+fn rehearse(mut file: &File, path: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.into(), source };
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).map_err(io)?;
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64).and_then(|()| copy.write(0, &bytes)).map_err(io)?;
+    drop(bytes);
+    Log::open_backend(copy, path).map(|_| ())
 }
 
 /// Makes a store where nothing is. One that was not finished, because the daemon or the machine died, is made again.

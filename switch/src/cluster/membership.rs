@@ -161,21 +161,23 @@ impl<M: Machine> Group<M> {
             self.output.members_changed = true;
         }
         self.position.members_index = index;
+        // A node that was just added ignores a snapshot that does not know it.
+        engine.raw.mut_store().offer(None);
+        let raft = &mut engine.raw.raft;
+        let votes = self.position.members.all_voters().any(|id| id == self.node);
+        if raft.state == StateRole::Leader && !votes {
+            // Proposed by an earlier leader. The library would go on and look for this node among the members. What
+            // it wanted to send is as good as lost on the way.
+            raft.msgs.clear();
+            let term = raft.term;
+            raft.become_follower(term, 0);
+        }
     }
 
-    /// After a turn: leaves a joint configuration, or the leadership when this node is no voter any more.
+    /// After a turn: leaves a joint configuration.
     pub(super) fn keep_membership(&mut self) {
         if self.position.members.is_joint() && self.may_change() {
             self.propose_change(&MembershipChange(Vec::new()), ConfChangeV2::default());
-        }
-        let members = &self.position.members;
-        let votes = members.all_voters().any(|id| id == self.node);
-        if let Some(engine) = self.engine.as_mut()
-            && engine.raw.raft.state == StateRole::Leader
-            && !votes
-        {
-            let term = engine.raw.raft.term;
-            engine.raw.raft.become_follower(term, 0);
         }
     }
 

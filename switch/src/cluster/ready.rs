@@ -39,6 +39,7 @@ impl<M: Machine> Group<M> {
     /// Does one turn. Messages go to `send` as soon as they may be sent.
     pub fn ready(&mut self, mut send: impl FnMut(Message)) -> Output<M::Outcome> {
         self.settle_leadership();
+        self.propose_queued();
         self.catching(Group::issue_reads);
         if self.engine.as_ref().is_some_and(|engine| engine.raw.has_ready()) {
             match catch_unwind(AssertUnwindSafe(|| self.turn(&mut send))) {

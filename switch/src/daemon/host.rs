@@ -60,12 +60,18 @@ impl Host {
             .map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
     }
 
-    /// Does all of it even where a part fails, and tells the first failure.
-    pub async fn execute(&self, state: &State, actions: Vec<Action>) -> Result<(), HostError> {
+    /// Does all of it even where a part fails, and tells the first failure. `recovering` takes interfaces over that
+    /// an earlier daemon has made; otherwise one that is there already is somebody else's.
+    pub async fn execute(
+        &self,
+        state: &State,
+        actions: Vec<Action>,
+        recovering: bool,
+    ) -> Result<(), HostError> {
         let mut outcome = Ok(());
         for action in actions {
             let done = match action {
-                Action::Attach(attach) => self.attach(state, attach).await,
+                Action::Attach(attach) => self.attach(state, attach, !recovering).await,
                 Action::Detach { port, .. } => {
                     self.detach(port).await;
                     Ok(())
@@ -80,21 +86,18 @@ impl Host {
         outcome
     }
 
-    async fn attach(&self, state: &State, attach: Attach) -> Result<(), HostError> {
+    async fn attach(&self, state: &State, attach: Attach, must_be_new: bool) -> Result<(), HostError> {
         let container = state.container(&attach.container);
         let Some(container) = container else { return Ok(()) };
         let ns = self.netns(container)?;
         let name = container.name.to_string();
-        let offloads = self.offloads();
+        let Config { tso, uso, .. } = self.shared.config;
+        let offloads = Offloads { no_tso: !tso, no_uso: !uso, no_csum: false };
+        let config = TapConfig { persistent: true, must_be_new, offloads };
         let (port, interface) = (attach.port, attach.interface.clone());
-        let tap = blocking(move || make_interface(&ns, &attach, offloads)).await;
+        let tap = blocking(move || make_interface(&ns, &attach, config)).await;
         let attached = tap.and_then(|tap| self.shared.dataplane.attach(port, tap).map_err(|e| e.to_string()));
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
-    }
-
-    fn offloads(&self) -> Offloads {
-        let Config { tso, uso, .. } = self.shared.config;
-        Offloads { no_tso: !tso, no_uso: !uso, no_csum: false }
     }
 
     /// The interface goes with its TAP, once the workers have let go of it.
@@ -241,9 +244,8 @@ fn told(source: &NetnsSource) -> String {
 }
 
 /// Either the whole interface, or nothing of it.
-fn make_interface(ns: &NetNs, attach: &Attach, offloads: Offloads) -> Result<Tap, String> {
-    let tap = Tap::open(ns, &attach.interface, TapConfig { persistent: true, offloads });
-    let tap = tap.map_err(|error| error.to_string())?;
+fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
+    let tap = Tap::open(ns, &attach.interface, config).map_err(|error| error.to_string())?;
     let link = LinkConfig {
         mac: attach.mac,
         mtu: attach.mtu,

@@ -1,6 +1,6 @@
 //! What the data plane is to know: a table for each network, of which those that nothing happened to are kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use vswitch_proto::command::Driver;
 use vswitch_proto::id::NodeId;
 
 use super::{Settings, Tables, View};
-use crate::forward::tables::{self, Map, Overlay};
+use crate::forward::tables::{self, Map, Overlay, Set};
 use crate::state::{Network, gateway_mac};
 
 /// What the data plane knows of `view`, from nothing.
@@ -78,19 +78,21 @@ fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Ta
 }
 
 fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {
-    let vteps: BTreeMap<NodeId, IpAddr> = view.shared.nodes().map(|n| (n.id, n.info.vtep)).collect();
-    let (mut remotes, mut neighbors) = (Map::default(), HashMap::new());
-    let mut nodes = BTreeSet::new();
+    let vteps: Map<NodeId, IpAddr> = view.shared.nodes().map(|n| (n.id, n.info.vtep)).collect();
+    let (mut remotes, mut neighbors): (Map<_, _>, Map<_, _>) = Default::default();
+    let (mut nodes, mut flood_vteps) = (Set::default(), BTreeSet::new());
     for lease in view.shared.leases_in(&network.id) {
         neighbors.extend(lease.addresses.ips().map(|ip| (ip, lease.addresses.mac)));
         if lease.node != view.me {
-            let vtep = vteps.get(&lease.node).expect("a lease is a member's");
-            remotes.insert(lease.addresses.mac, *vtep);
-            nodes.insert(*vtep);
+            let vtep = *vteps.get(&lease.node).expect("a lease is a member's");
+            remotes.insert(lease.addresses.mac, vtep);
+            if nodes.insert(lease.node) {
+                flood_vteps.insert(vtep);
+            }
         }
     }
     let mut static_vteps = network.static_vteps();
     static_vteps.retain(|vtep| *vtep != mine);
-    nodes.extend(&static_vteps);
-    Overlay { vtep: mine, remotes, flood_vteps: nodes.into_iter().collect(), static_vteps, neighbors }
+    flood_vteps.extend(&static_vteps);
+    Overlay { vtep: mine, remotes, flood_vteps: flood_vteps.into_iter().collect(), static_vteps, neighbors }
 }

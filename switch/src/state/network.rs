@@ -90,14 +90,14 @@ impl Network {
     }
 
     /// Whether the addresses could have been given by this network.
-    pub(super) fn fits(&self, addresses: impl Iterator<Item = IpAddr>) -> bool {
+    pub(super) fn fits(&self, mut addresses: impl Iterator<Item = IpAddr>) -> bool {
         let mut ipv4 = false;
         let in_pool = |ip: IpAddr| {
             ipv4 |= ip.is_ipv4();
             let pool = self.pool(ip.is_ipv6());
             pool.is_some_and(|pool| pool.subnet.contains(&ip) && pool.reserved_as(ip).is_none())
         };
-        addresses.map(in_pool).all(|fits| fits) && ipv4
+        addresses.all(in_pool) && ipv4
     }
 
     /// Whether its subnets could have been asked for.

@@ -176,7 +176,7 @@ impl<K: Key, T: PartialEq> Sharded<K, Arc<T>> {
                 (Some(before), Some(after)) if Arc::ptr_eq(before, after) => {}
                 (Some(before), Some(after)) => found.extend(pairs(before, after).filter_map(change)),
                 (Some(before), None) => {
-                    found.extend(before.values().map(|old| Change::Removed(old.as_ref())))
+                    found.extend(before.values().map(|old| Change::Removed(old.as_ref())));
                 }
                 (None, Some(after)) => found.extend(after.values().map(|new| Change::Added(new.as_ref()))),
                 (None, None) => {}
@@ -226,7 +226,11 @@ mod tests {
 
     fn ip(n: u16) -> IpAddr {
         let [a, b] = n.to_be_bytes();
-        if n % 2 == 0 { IpAddr::from([10, 0, a, b]) } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]) }
+        if n.is_multiple_of(2) {
+            IpAddr::from([10, 0, a, b])
+        } else {
+            IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n])
+        }
     }
 
     proptest! {

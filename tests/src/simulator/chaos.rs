@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use vswitch_proto::id::NodeId;
 
+use super::disk::Full;
 use super::world::{Event, World};
 use super::{MILLISECOND, Time};
 
@@ -75,7 +76,8 @@ impl World {
             }
             5 => self.hosts[&victim].disk.fail(1 + number / 8),
             6 => {
-                self.hosts[&victim].disk.fill(true);
+                let full = if number % 2 == 0 { Full::ForGrowth } else { Full::ForAll };
+                self.hosts[&victim].disk.fill(full);
                 let after = self.rng.random_range(50..2000) * MILLISECOND;
                 self.plan(after, Event::Repair(victim));
             }

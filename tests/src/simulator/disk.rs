@@ -21,16 +21,26 @@ struct Content {
     freezes_in: Option<u32>,
     /// Calls that change something and fail.
     failing: u32,
-    /// Largest file that fits.
-    capacity: Option<u64>,
-    /// Confirms syncs that it does not do.
+    full: Full,
+    /// Confirms every other batch of syncs without doing it.
     lies: bool,
+    syncs: u64,
 }
 
 #[derive(Debug, Clone)]
 enum Change {
     Write(u64, Vec<u8>),
     Resize(u64),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Full {
+    #[default]
+    No,
+    /// The file cannot grow.
+    ForGrowth,
+    /// Nothing can be written, as where every write goes to a new place.
+    ForAll,
 }
 
 /// How a host went down.
@@ -58,14 +68,12 @@ fn carry_out(bytes: &mut Vec<u8>, change: &Change) {
 }
 
 impl Disk {
-    pub fn lying() -> Disk {
-        let disk = Disk::default();
-        disk.content().lies = true;
-        disk
-    }
-
     fn content(&self) -> MutexGuard<'_, Content> {
         self.0.lock().expect("no thread panicked with a disk in hand")
+    }
+
+    pub fn lie(&self) {
+        self.content().lies = true;
     }
 
     pub fn freeze(&self) {
@@ -84,16 +92,14 @@ impl Disk {
         self.content().failing = calls;
     }
 
-    /// Leaves room for no growth, or for any.
-    pub fn fill(&self, is_full: bool) {
-        let mut content = self.content();
-        content.capacity = is_full.then_some(content.cached.len() as u64);
+    pub fn fill(&self, full: Full) {
+        self.content().full = full;
     }
 
     /// Whether it has done, or may do, anything that a healthy one would not.
     pub fn is_faulty(&self) -> bool {
         let content = self.content();
-        content.failing > 0 || content.capacity.is_some() || content.frozen || content.freezes_in.is_some()
+        content.failing > 0 || content.full != Full::No || content.frozen || content.freezes_in.is_some()
     }
 
     /// Comes up again, after everybody let go of it.
@@ -103,7 +109,9 @@ impl Disk {
         if crash == Crash::Kill {
             content.synced = content.cached.clone();
         } else {
-            for change in &pending {
+            // Of a disk that lies, what is lost is lost together, so that the store looks sound.
+            let lost = if content.lies { &[] } else { &pending[..] };
+            for change in lost {
                 match (rng.random_range(0..3), change) {
                     (0, _) => {}
                     (1, Change::Write(at, data)) => {
@@ -142,7 +150,8 @@ impl Content {
             Change::Write(at, data) => at + data.len() as u64,
             Change::Resize(length) => *length,
         };
-        if self.capacity.is_some_and(|capacity| end > capacity) {
+        let grows = end > self.cached.len() as u64;
+        if self.full == Full::ForAll || (self.full == Full::ForGrowth && grows) {
             return Err(ErrorKind::StorageFull.into());
         }
         carry_out(&mut self.cached, &change);
@@ -172,7 +181,8 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> Result<()> {
         let mut content = self.content();
         let outcome = content.call();
-        if content.frozen || (content.lies && outcome.is_ok()) {
+        content.syncs += 1;
+        if content.frozen || (content.lies && content.syncs / 16 % 2 == 1) {
             return outcome;
         }
         let pending = std::mem::take(&mut content.pending);

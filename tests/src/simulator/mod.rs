@@ -28,11 +28,13 @@ mod admin;
 mod chaos;
 mod clients;
 pub mod disk;
+mod growth;
 pub mod history;
 pub mod linear;
 mod subject;
 mod world;
 
+pub use growth::{Growth, grow};
 use world::World;
 
 /// Microseconds of simulated time.

@@ -14,7 +14,7 @@ use vswitch_proto::peer::{Body, Message};
 use super::admin::Admin;
 use super::chaos::Weather;
 use super::clients::Client;
-use super::disk::{Crash, Disk};
+use super::disk::{Crash, Disk, Full};
 use super::history::History;
 use super::subject::{Subject, hash};
 use super::{Bug, MILLISECOND, Report, SECOND, Setup, Time};
@@ -196,7 +196,7 @@ impl World {
             Event::Resume(node) => return self.resume(node),
             Event::Repair(node) => {
                 if let Some(host) = self.hosts.get(&node) {
-                    host.disk.fill(false);
+                    host.disk.fill(Full::No);
                 }
             }
             Event::Heal(links) => {
@@ -210,9 +210,11 @@ impl World {
 
     /// A new host with an empty disk.
     pub fn build(&mut self, node: NodeId, birth: Birth) -> Result<(), String> {
-        let lies = self.setup.bug == Some(Bug::LyingDisks);
-        let disk = if lies { Disk::lying() } else { Disk::default() };
+        let disk = Disk::default();
         initialise(disk.clone(), node, birth).map_err(|error| error.to_string())?;
+        if self.setup.bug == Some(Bug::LyingDisks) {
+            disk.lie();
+        }
         let tick = self.rng.random_range(8..13) * MILLISECOND;
         let life = self.hosts.get(&node).map_or(0, |host| host.life + 1);
         let host = Host {
@@ -450,7 +452,7 @@ impl World {
         self.blocked.clear();
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         for node in nodes {
-            self.hosts[&node].disk.fill(false);
+            self.hosts[&node].disk.fill(Full::No);
             self.resume(node)?;
         }
         Ok(())

@@ -1,6 +1,5 @@
 //! Networks of the cluster, as one of its nodes plans them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -392,7 +391,7 @@ fn check_overlay(node: &Node, network: &Network, tables: &Tables) {
     flood.extend(overlay.static_vteps.iter());
     assert!(overlay.flood_vteps.iter().eq(&flood) && !flood.contains(&overlay.vtep));
     let pairs = leases.iter().flat_map(|l| l.addresses.ips().map(|ip| (ip, l.addresses.mac)));
-    assert_eq!(overlay.neighbors, pairs.collect::<HashMap<_, _>>());
+    assert_eq!(overlay.neighbors, pairs.collect::<Map<_, _>>());
 }
 
 proptest! {

@@ -478,7 +478,7 @@ fn contradictions_are_refused() {
         broken(&|s| node(s, &|n| n.id = ONE)),
         broken(&|s| s.last_node = 1),
         broken(&|s| {
-            [ONE, TWO].iter().for_each(|n| Arc::make_mut(s.nodes.get_mut(n).unwrap()).role = Role::Learner)
+            [ONE, TWO].iter().for_each(|n| Arc::make_mut(s.nodes.get_mut(n).unwrap()).role = Role::Learner);
         }),
     ] {
         assert!(matches!(error, SnapshotError::Inconsistent(_)), "{error}");
