@@ -31,22 +31,21 @@ demo: ## replay the guide: containers, networks and pings, about a minute
 	@$(CARGO) build --locked --release -p vswitch -p vswitch-ctl
 	@tests/demo/run $(RELEASE)
 
-# Built outside of the lab, which has no network, and run inside.
+# Built outside of the lab, which has no network, and run inside. Binaries and tests in one go: built apart, they would
+# agree on different features of their dependencies and build those twice.
 test: ## run every test
 	@packaging/setup test
 	@$(if $(LAB),$(LAB) true)
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --bins --tests
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(MAKE) --no-print-directory test-nextest; \
 	else $(MAKE) --no-print-directory test-cargo; fi
 
 .PHONY: test-nextest test-cargo
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
-	$(CARGO) nextest run --locked --workspace --no-run
 	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci)
 
 test-cargo:
-	$(CARGO) test --locked --workspace --no-run
 	$(LAB) $(CARGO) test --locked --offline --workspace
 
 lint: ## formatting, clippy and documentation, warnings denied

@@ -3,8 +3,6 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use vswitch_proto::api::ErrorKind;
-
 use crate::template::TemplateError;
 
 pub const FAILED: u8 = 1;
@@ -44,7 +42,7 @@ impl Failure {
 
 impl From<vswitch_proto::api::Error> for Failure {
     fn from(error: vswitch_proto::api::Error) -> Failure {
-        Failure::Told { code: ErrorKind::exit_code(error.kind), message: error.message }
+        Failure::Told { code: error.exit_code.unwrap_or(error.kind.exit_code()), message: error.message }
     }
 }
 

@@ -18,9 +18,10 @@
 //! 4. When [`Dataplane::detach`] returns, no worker has the TAP any more.
 //!
 //! # Errors
-//! A TAP whose device went (its namespace ended, or somebody removed the interface) is reported once through
+//! A TAP whose device went, because somebody removed the interface, is reported once through
 //! [`DataplaneConfig::on_port_death`] and not polled any more. It stays attached until the control side detaches it;
-//! frames for it are counted as [`DropReason::TapGone`].
+//! frames for it are counted as [`DropReason::TapGone`]. That a namespace is deserted is nothing a worker can see: its
+//! TAPs keep it (see [`crate::io::tap`]).
 //!
 //! [`Forwarder::forward`]: crate::forward::Forwarder::forward
 //! [`DropReason::TapGone`]: crate::forward::DropReason::TapGone

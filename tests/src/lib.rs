@@ -15,11 +15,13 @@
 //! | [`packet`] | raw Ethernet frames |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
+//! | [`fuzz`] | what libFuzzer drives and the suite `fuzz_regression` runs |
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
 pub mod ctl;
 pub mod footprint;
+pub mod fuzz;
 pub mod host;
 pub mod http;
 pub mod lab;

@@ -242,7 +242,7 @@ fn prune_removes_what_nobody_uses() {
         lab.ok(&["network", "create", name]);
     }
     lab.run_idle("c", &["--net=busy"]);
-    let printed = lab.ok(&["network", "prune"]);
+    let printed = lab.ok(&["network", "prune", "-f"]);
     assert!(printed.contains("idle1") && printed.contains("idle2") && !printed.contains("busy"), "{printed}");
     let mut names: Vec<_> =
         lab.ok(&["network", "ls", "--format", "{{.Name}}"]).lines().map(String::from).collect();

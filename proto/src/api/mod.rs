@@ -76,6 +76,9 @@ pub struct Error {
     pub kind: ErrorKind,
     /// One line: what was wrong and what to do.
     pub message: String,
+    /// Of a container's process that did not start: 127 not found, 126 not executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
 }
 
 /// Each kind has one HTTP status and one exit code of the command line.

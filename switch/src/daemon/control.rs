@@ -95,20 +95,27 @@ impl Control {
 
     /// Brings the host and the data plane to the present state.
     pub(super) async fn follow(&mut self) -> Result<(), Error> {
+        self.bring_host(false).await
+    }
+
+    /// The same for a host of which nothing is known but that an earlier daemon may have left things on it.
+    pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
+        self.followed = Arc::default();
+        self.tables = Tables::default();
+        self.bring_host(true).await
+    }
+
+    async fn bring_host(&mut self, recovering: bool) -> Result<(), Error> {
         let new = Arc::clone(self.state());
         let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
         let (old, view) = (View::alone(&old), View::alone(&new));
         let plan = plan::diff(old, view, &self.tables, &self.host.settings());
         self.tables.clone_from(&plan.tables);
         self.shared.dataplane.publish(plan.tables);
-        self.host.execute(&new, plan.actions).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
-    }
-
-    /// The same for a host of which nothing is known.
-    pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
-        self.followed = Arc::default();
-        self.tables = Tables::default();
-        self.follow().await
+        self.host
+            .execute(&new, plan.actions, recovering)
+            .await
+            .map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }
 
     /// Proposes, follows, and where the host cannot follow, takes the command back with `undo`.

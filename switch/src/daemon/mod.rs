@@ -4,12 +4,13 @@
 //!
 //! 1. names become ids, the host is asked what only it knows (its routes, a process's start time);
 //! 2. [`Replica::propose`](crate::cluster::Replica::propose): durable, then applied, or rejected with nothing done;
-//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, [`host`] does it;
+//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
 //! 4. the new state is published to readers, the change to the event stream, the answer to the client.
 //!
 //! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.
 //! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
 
+use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
@@ -132,9 +133,7 @@ fn start_log(config: &Config) {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let log = tracing_subscriber::registry().with(levels);
     match config.log_format {
-        LogFormat::Text => {
-            log.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init()
-        }
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
         LogFormat::Json => log.with(lines.json()).init(),
     }
 }

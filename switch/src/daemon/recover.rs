@@ -50,10 +50,11 @@ impl Control {
                     let begun = shim.started();
                     self.watch(id, shim);
                     let phase = self.state().container(&id).map(|c| c.phase.clone());
-                    if begun && phase == Some(Phase::Created) {
-                        if let Err(error) = self.propose(random_request_id(), self.start_command(&id)) {
-                            tracing::warn!(error = %error.message, "cannot note that a container runs");
-                        }
+                    if begun
+                        && phase == Some(Phase::Created)
+                        && let Err(error) = self.propose(random_request_id(), self.start_command(&id))
+                    {
+                        tracing::warn!(error = %error.message, "cannot note that a container runs");
                     }
                 }
                 Found::Exited(exit) => self.ended(&id, exit).await,

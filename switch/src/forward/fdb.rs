@@ -18,7 +18,7 @@
 //!
 //! # Concurrency
 //! Lock order: a shard of `entries`, then one of `held`. Nothing takes them the other way round. The worker's cache
-//! rests on [`Fdb::generation`]: whatever makes an earlier answer wrong (a move, a removal, a static entry) changes
+//! rests on `Fdb::generation`: whatever makes an earlier answer wrong (a move, a removal, a static entry) changes
 //! `entries` first and the generation after that, and a worker reads the generation first and `entries` after that.
 //! So an answer that is cached under the current generation is not older than the last such change that has returned
 //! to its caller. A new address needs no new generation, because a failed look-up is never cached.

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -118,20 +117,6 @@ pub fn delete_link(ns: &NetNs, name: &str) -> Result<bool, NetlinkError> {
             Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(false),
             done => done.map(|()| true).map_err(request(|| format!("removing {name}"))),
         }
-    })
-}
-
-/// Moves an interface from one namespace to another under a new name. If that name is taken there, the interface
-/// may be left in either namespace, and is its owner's to remove.
-pub(super) fn move_link(from: &NetNs, name: &str, to: &NetNs, new_name: &str) -> Result<(), NetlinkError> {
-    visit(from, async |handle| {
-        let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.into()))?;
-        let message = LinkUnspec::new_with_index(link.index)
-            .name(new_name.into())
-            .setns_by_fd(to.as_fd().as_raw_fd())
-            .build();
-        let moved = handle.link().set(message).execute().await;
-        moved.map_err(request(|| format!("moving {new_name} into its network namespace")))
     })
 }
 

@@ -195,10 +195,8 @@ fn tables_have_ports_addresses_and_gateways() {
     let domain = &tables.networks[&vni(bridge)];
     let (wire_a, wire_b) = (lab.wire(a, bridge), lab.wire(b, bridge));
     assert_eq!(domain.ports, [wire_a.port, wire_b.port]);
-    assert_eq!(
-        domain.endpoints,
-        [(wire_a.mac, wire_a.port), (wire_b.mac, wire_b.port)].into_iter().collect()
-    );
+    let registered = [(wire_a.mac, wire_a.port), (wire_b.mac, wire_b.port)];
+    assert_eq!(domain.endpoints, registered.into_iter().collect());
     let gateway = domain.gateway.unwrap();
     assert_eq!(gateway.mac.to_string(), "02:42:ac:11:00:01");
     assert_eq!((gateway.ipv4, gateway.ipv6), (Some([172, 17, 0, 1].into()), None));

@@ -1,1 +1,293 @@
+//! Real TAPs, real kernels at both ends.
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::{TimeVal, TimeValLike};
+use vswitch_proto::id::{MacAddr, Vni};
+
+use super::*;
+use crate::forward::tables::{Gateway, Port};
+use crate::forward::{DropReason, FdbConfig};
+use crate::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
+use crate::io::netns::NetNs;
+use crate::io::tap::{Offloads, TapConfig};
+use crate::io::test_netns;
+
+/// For what must happen; nothing here waits for it in vain.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+
+struct Rig {
+    dataplane: Dataplane,
+    deaths: Receiver<PortId>,
+}
+
+impl Rig {
+    fn new(workers: usize) -> Rig {
+        let (died, deaths) = mpsc::channel();
+        let config = DataplaneConfig {
+            workers: NonZeroUsize::new(workers).unwrap(),
+            burst_frames: DataplaneConfig::BURST_FRAMES,
+            forward: ForwardConfig::default(),
+            fdb: Arc::new(Fdb::new(FdbConfig::default())),
+            on_port_death: Arc::new(move |port| died.send(port).unwrap()),
+        };
+        Rig { dataplane: Dataplane::start(config).unwrap(), deaths }
+    }
+
+    /// A namespace whose eth0 is this port.
+    fn host(&self, port: u32, config: TapConfig) -> NetNs {
+        let ns = test_netns();
+        plug(&self.dataplane, &ns, port, config);
+        ns
+    }
+}
+
+fn plug(dataplane: &Dataplane, ns: &NetNs, port: u32, config: TapConfig) {
+    let tap = Tap::open(ns, "eth0", config).unwrap();
+    let link = LinkConfig {
+        mac: MacAddr::from_ipv4(ip(port)),
+        mtu: 1500,
+        tx_queue_frames: TX_QUEUE_FRAMES,
+        addresses: vec![format!("{}/16", ip(port)).parse().unwrap()],
+        gateways: vec![GATEWAY.into()],
+        route_metric: 100,
+    };
+    configure(ns, "eth0", &link).unwrap();
+    dataplane.attach(PortId(port), tap).unwrap();
+}
+
+fn ip(port: u32) -> Ipv4Addr {
+    Ipv4Addr::new(172, 17, 0, 1 + u8::try_from(port).unwrap())
+}
+
+/// One network with these ports.
+fn tables(ports: &[u32]) -> Tables {
+    let vni = Vni::new(1).unwrap();
+    let mut tables = Tables::default();
+    let network = Arc::make_mut(tables.networks.entry(vni).or_default());
+    network.gateway = Some(Gateway { mac: MacAddr::from_ipv4(GATEWAY), ipv4: Some(GATEWAY), ipv6: None });
+    for &port in ports {
+        let mac = MacAddr::from_ipv4(ip(port));
+        network.ports.push(PortId(port));
+        network.endpoints.insert(mac, PortId(port));
+        tables.ports.insert(PortId(port), Port { vni, mac, mtu: 1500 });
+    }
+    tables
+}
+
+/// Bytes that repeat after 2^64 of their words, so that a lost or doubled one shows.
+struct Pattern(u64);
+
+impl Pattern {
+    fn fill(&mut self, buffer: &mut [u8]) {
+        for word in buffer.chunks_exact_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_le_bytes());
+        }
+    }
+}
+
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Sends `chunks` of 64 KiB over one TCP connection and compares every byte.
+fn transfer(from: &NetNs, to: &NetNs, to_ip: Ipv4Addr, chunks: usize) {
+    let listener = to.run(|| TcpListener::bind((to_ip, 0)).unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sender = from.run(|| TcpStream::connect_timeout(&address, DEADLINE).unwrap()).unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    sender.set_write_timeout(Some(DEADLINE)).unwrap();
+    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut pattern, mut chunk) = (Pattern(1), vec![0; CHUNK_BYTES]);
+            for _ in 0..chunks {
+                pattern.fill(&mut chunk);
+                sender.write_all(&chunk).unwrap();
+            }
+        });
+        let (mut pattern, mut expected, mut chunk) = (Pattern(1), vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+        for n in 0..chunks {
+            pattern.fill(&mut expected);
+            receiver.read_exact(&mut chunk).unwrap();
+            assert!(chunk == expected, "chunk {n} differs");
+        }
+        assert_eq!(receiver.read(&mut chunk).unwrap(), 0, "more than was sent");
+    });
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether one of a few datagrams from one host arrives at the other.
+fn reaches(from: &NetNs, to: &NetNs, to_ip: Ipv4Addr) -> bool {
+    let receiver = to.run(|| UdpSocket::bind((to_ip, 0)).unwrap()).unwrap();
+    let address: SocketAddr = receiver.local_addr().unwrap();
+    let sender = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+    (0..40).any(|_| {
+        // ENETDOWN and the like are answers too.
+        let _ = sender.send_to(b"hello", address);
+        receiver.recv(&mut [0; 16]).is_ok()
+    })
+}
+
+#[test]
+fn tcp_arrives_whole_and_in_large_frames() {
+    const CHUNKS: usize = 320;
+    for workers in [1, 2] {
+        let rig = Rig::new(workers);
+        rig.dataplane.publish(tables(&[1, 2]));
+        let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+        transfer(&a, &b, ip(2), CHUNKS);
+        let sent = rig.dataplane.port_counters(PortId(1)).unwrap();
+        let bytes = (CHUNKS * CHUNK_BYTES) as u64;
+        assert!(sent.rx_bytes > bytes, "{sent:?}");
+        assert!(sent.rx_frames < bytes / 1448 / 4, "segments came one by one: {sent:?}");
+        let received = || rig.dataplane.port_counters(PortId(2)).unwrap().tx_bytes;
+        eventually("not every byte was counted", || received() > bytes);
+        println!("{workers} workers: {} bytes per frame", sent.rx_bytes / sent.rx_frames);
+    }
+}
+
+#[test]
+fn tcp_arrives_whole_without_offloads_too() {
+    let rig = Rig::new(1);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let plain =
+        TapConfig { offloads: Offloads { no_csum: true, ..Offloads::default() }, ..TapConfig::default() };
+    let (a, b) = (rig.host(1, plain), rig.host(2, TapConfig::default()));
+    transfer(&a, &b, ip(2), 32);
+    let sent = rig.dataplane.port_counters(PortId(1)).unwrap();
+    assert!(sent.rx_bytes / sent.rx_frames <= 1514, "{sent:?}");
+}
+
+#[test]
+fn the_gateway_answers_a_ping() {
+    let rig = Rig::new(1);
+    rig.dataplane.publish(tables(&[1]));
+    let ns = rig.host(1, TapConfig::default());
+    let open = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+    let fd = ns.run(open).unwrap();
+    setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(DEADLINE.as_secs() as i64)).unwrap();
+    // Echo request, identifier 0x1234, sequence number 1 (RFC 792), with its checksum.
+    let request = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+    let to = SockaddrIn::from(std::net::SocketAddrV4::new(GATEWAY, 0));
+    sendto(fd.as_raw_fd(), &request, &to, MsgFlags::empty()).unwrap();
+    let mut reply = [0; 100];
+    let length = recv(fd.as_raw_fd(), &mut reply, MsgFlags::empty()).unwrap();
+    assert_eq!(reply[20..length], [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1]);
+    // A frame is counted after it was written, which may be after it was received.
+    let sent = || rig.dataplane.port_counters(PortId(1)).unwrap().tx_frames;
+    eventually("the answers to ARP and ICMP were not both counted", || sent() >= 2);
+}
+
+#[test]
+fn ports_come_and_go_while_traffic_flows() {
+    let rig = Rig::new(2);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    let guest = test_netns();
+    let dataplane = &rig.dataplane;
+    let flowing = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            let mut rounds = 0;
+            while flowing.load(Ordering::Relaxed) || rounds < 2 {
+                let port = 3 + rounds % 100;
+                dataplane.publish(tables(&[1, 2, port]));
+                plug(dataplane, &guest, port, TapConfig { persistent: true, ..TapConfig::default() });
+                assert!(reaches(&guest, &a, ip(1)), "port {port}");
+                dataplane.publish(tables(&[1, 2]));
+                dataplane.detach(PortId(port)).unwrap().unwrap().delete().unwrap();
+                assert!(
+                    links(&guest).unwrap().iter().all(|link| link.name == "lo"),
+                    "port {port} left its TAP"
+                );
+                rounds += 1;
+            }
+            rounds
+        });
+        transfer(&a, &b, ip(2), 1600);
+        flowing.store(false, Ordering::Relaxed);
+        println!("{} ports came and went", churn.join().unwrap());
+    });
+}
+
+#[test]
+fn an_interface_that_somebody_removed_is_reported_once() {
+    let rig = Rig::new(2);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let persistent = TapConfig { persistent: true, ..TapConfig::default() };
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, persistent));
+    assert!(reaches(&a, &b, ip(2)));
+    assert!(delete_link(&b, "eth0").unwrap());
+    assert_eq!(rig.deaths.recv_timeout(DEADLINE), Ok(PortId(2)));
+    // Frames for the port are counted from then on, and hurt nobody.
+    let sender = a.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+    eventually("no frame for the dead port was counted", || {
+        let _ = sender.send_to(b"anybody?", (IpAddr::V4(ip(2)), 9));
+        rig.dataplane.totals().dropped(DropReason::TapGone) > 0
+    });
+    rig.dataplane.detach(PortId(2)).unwrap().unwrap().delete().unwrap();
+    assert_eq!(rig.deaths.try_recv(), Err(mpsc::TryRecvError::Empty));
+    // The port can have a new TAP.
+    plug(&rig.dataplane, &b, 2, persistent);
+    assert!(reaches(&a, &b, ip(2)));
+}
+
+#[test]
+fn persistent_taps_serve_the_next_data_plane() {
+    let persistent = TapConfig { persistent: true, ..TapConfig::default() };
+    let (a, b) = (test_netns(), test_netns());
+    for _ in 0..2 {
+        let rig = Rig::new(2);
+        rig.dataplane.publish(tables(&[1, 2]));
+        plug(&rig.dataplane, &a, 1, persistent);
+        plug(&rig.dataplane, &b, 2, persistent);
+        assert!(reaches(&a, &b, ip(2)));
+        rig.dataplane.shutdown();
+        assert!(links(&a).unwrap().iter().any(|link| link.name == "eth0"));
+    }
+}
+
+#[test]
+fn attaching_and_detaching_have_exact_answers() {
+    let rig = Rig::new(2);
+    let ns = rig.host(1, TapConfig::default());
+    let other = Tap::open(&ns, "eth1", TapConfig::default()).unwrap();
+    assert!(matches!(rig.dataplane.attach(PortId(1), other), Err(AttachError::Attached(PortId(1)))));
+    assert!(rig.dataplane.port_counters(PortId(1)).is_some());
+    assert!(rig.dataplane.detach(PortId(1)).unwrap().is_some());
+    assert!(rig.dataplane.detach(PortId(1)).unwrap().is_none());
+    assert_eq!(rig.dataplane.port_counters(PortId(1)), None);
+    assert!(links(&ns).unwrap().iter().all(|link| link.name == "lo"), "refused and detached TAPs are closed");
+}
+
+#[test]
+fn frames_from_a_port_without_a_table_entry_are_counted() {
+    let rig = Rig::new(1);
+    let ns = rig.host(1, TapConfig::default());
+    let sender = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+    eventually("nothing was dropped", || {
+        let _ = sender.send_to(b"anybody?", (ip(2), 9));
+        rig.dataplane.totals().dropped(DropReason::UnknownPort) > 0
+    });
+    let counters = rig.dataplane.port_counters(PortId(1)).unwrap();
+    assert!(counters.rx_dropped > 0 && counters.tx_frames == 0, "{counters:?}");
+}

@@ -178,9 +178,8 @@ impl Turns {
     }
 
     fn make_ready(&mut self, port: PortId) {
-        if let Some(queued) = self.own.get_mut(&port)
-            && !*queued
-        {
+        let Some(queued) = self.own.get_mut(&port) else { return };
+        if !*queued {
             *queued = true;
             self.ready.push_back(port);
         }

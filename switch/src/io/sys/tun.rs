@@ -15,21 +15,15 @@ pub fn features(fd: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
     Ok(flags)
 }
 
-/// TUNSETIFF: attaches the descriptor to the device of this name, which is created when there is none. A `%d` in the
-/// name becomes the first free number; the answer is the name that the device has.
-pub fn set_iff(
-    fd: BorrowedFd<'_>,
-    name: &[u8; NAME_BYTES],
-    flags: libc::c_int,
-) -> io::Result<[u8; NAME_BYTES]> {
+/// TUNSETIFF: attaches the descriptor to the device of this name, which is created when there is none.
+pub fn set_iff(fd: BorrowedFd<'_>, name: &[u8; NAME_BYTES], flags: libc::c_int) -> io::Result<()> {
     let flags = libc::c_short::try_from(flags).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut request = libc::ifreq {
         ifr_name: name.map(|byte| byte as libc::c_char),
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
     };
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq` behind the pointer, which outlives the call.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
-    Ok(request.ifr_name.map(|byte| byte as u8))
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
 }
 
 /// TUNSETOFFLOAD: which unfinished frames (`TUN_F_*`) the device may hand to us.
