@@ -27,7 +27,7 @@ use super::super::machine::{Machine, decode};
 use super::super::store::Store;
 use super::super::token::Token;
 use super::super::transport::tls::Credentials;
-use super::super::transport::wire::{Join, Joined, Manage, Request, Response};
+use super::super::transport::wire::{Denied, Join, Joined, Manage, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
@@ -177,7 +177,18 @@ impl ClusterHandle {
         Ok(())
     }
 
-    /// Stops taking part for now: the end of the daemon.
+    /// Hands the leadership over, if this node has it, and stops: the end of the daemon.
+    pub async fn retire(&self) {
+        if let Ok(member) = self.member()
+            && member.is_leader()
+        {
+            // If nobody can take over, there is nothing to hand over.
+            _ = member.lead(member.node, Manage::Transfer { to: None }).await;
+        }
+        self.stop().await;
+    }
+
+    /// Stops taking part for now. The others notice after a while.
     pub async fn stop(&self) {
         let running = self.0.running.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(running) = running {
@@ -248,8 +259,7 @@ impl ClusterHandle {
             return Err(ClusterError::NotListening);
         }
         self.check_free(&token, request.discard)?;
-        let joining = self.joining(token.authority)?;
-        let joined = ask_to_join(config, &request.addresses, &token, &joining).await?;
+        let (joined, joining) = self.ask_in(request, &token).await?;
         check_joined(&joined, &token)?;
         self.stop().await;
         remove_files(&config.dir, true)?;
@@ -262,6 +272,25 @@ impl ClusterHandle {
         self.enter(identity).await?;
         self.arrive(&nodes).await?;
         Ok(ClusterJoined { cluster, node, role: token.role })
+    }
+
+    async fn ask_in(&self, request: &ClusterJoin, token: &Token) -> Result<(Joined, Joining), ClusterError> {
+        let config = &self.0.config;
+        let mut is_first = true;
+        loop {
+            let joining = self.joining(token.authority)?;
+            let outcome = ask_to_join(config, &request.addresses, token, &joining).await;
+            if let Err(ClusterError::Denied(denied)) = &outcome {
+                // The answer to this request is final: the next one has to be another.
+                remove(&config.dir.join(JOINING))?;
+                // An earlier attempt made a node, whose answer was lost and which was removed since.
+                if is_first && matches!(denied, Denied::NotAMember(_)) {
+                    is_first = false;
+                    continue;
+                }
+            }
+            return Ok((outcome?, joining));
+        }
     }
 
     /// This node is in no cluster, or in one of its own that it may give up.

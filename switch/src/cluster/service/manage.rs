@@ -11,7 +11,7 @@ use vswitch_proto::id::{NodeId, RequestId};
 use vswitch_proto::peer::{MemberChange, VOTERS_MAX};
 
 use super::super::membership::NotChanged;
-use super::super::status::{Peer, PeerState};
+use super::super::status::{Peer, PeerState, Status};
 use super::super::transport::wire::{Denied, Manage, Response};
 use super::STEP_PATIENCE;
 use super::engine::{Input, Proposed, View};
@@ -19,6 +19,8 @@ use super::member::Member;
 
 /// Entries that a node may be behind and still count as having caught up.
 const LAG_MAX: u64 = 128;
+/// In which a leader hears of every node that answers.
+const HEARING_TICKS: u32 = 16;
 
 impl Member {
     /// Does what `caller` asks for, if this node leads.
@@ -69,7 +71,7 @@ impl Member {
         if !view.status.members.voters.contains(&node) {
             return Err(Response::Denied(Denied::NoVoter(node)));
         }
-        self.check_quorum_without(node)?;
+        self.check_quorum_without(node).await?;
         if node == self.node {
             return self.step_aside().await;
         }
@@ -82,8 +84,7 @@ impl Member {
         let Some(member) = view.state.node(node) else {
             return Err(Response::Denied(Denied::NotAMember(node)));
         };
-        let peer = view.status.peers.iter().find(|peer| peer.node == node);
-        if !force && (node == self.node || peer.is_some_and(|peer| peer.is_reachable)) {
+        if !force && (node == self.node || self.comes_about(|view| reaches(view, node)).await) {
             return Err(Response::Denied(Denied::Reachable(node)));
         }
         let leases = view.state.leases_of(node).count() as u64;
@@ -91,7 +92,7 @@ impl Member {
             return Err(Response::Denied(Denied::HasLeases { node, leases }));
         }
         if member.role == Vote::Voter {
-            self.check_quorum_without(node)?;
+            self.check_quorum_without(node).await?;
         }
         if node == self.node {
             return self.step_aside().await;
@@ -120,13 +121,19 @@ impl Member {
         {
             return Err(Response::Denied(Denied::NoVoter(to)));
         }
-        let fits = |peer: &&Peer| {
-            status.members.voters.contains(&peer.node)
-                && to.is_none_or(|to| to == peer.node)
-                && peer.is_reachable
+        let successor = |view: &View| {
+            let Status { members, peers, .. } = &*view.status;
+            let fits = |peer: &&Peer| {
+                members.voters.contains(&peer.node)
+                    && to.is_none_or(|to| to == peer.node)
+                    && peer.is_reachable
+            };
+            peers.iter().filter(fits).max_by_key(|peer| peer.matched).map(|peer| peer.node)
         };
-        let successor = status.peers.iter().filter(fits).max_by_key(|peer| peer.matched);
-        let successor = successor.ok_or(Response::Denied(Denied::NoSuccessor))?.node;
+        if !self.comes_about(|view| successor(view).is_some()).await {
+            return Err(Response::Denied(Denied::NoSuccessor));
+        }
+        let Some(successor) = successor(&self.view()) else { return Err(Response::Unsettled) };
         _ = self.engine.offer(Input::Transfer(successor));
         let deadline = Instant::now() + STEP_PATIENCE;
         let moved = |leader: Option<NodeId>| leader.is_some_and(|leader| leader != self.node);
@@ -193,23 +200,37 @@ impl Member {
     }
 
     /// Whether a majority of the voters that would be left can be reached.
-    fn check_quorum_without(&self, node: NodeId) -> Result<(), Response> {
-        let status = self.view().status;
-        let left: Vec<NodeId> =
-            status.members.voters.iter().copied().filter(|voter| *voter != node).collect();
-        if left.is_empty() {
-            return Err(Response::Denied(Denied::NoSuccessor));
-        }
-        let answers = |id: NodeId| {
-            id == self.node || status.peers.iter().any(|peer| peer.node == id && peer.is_reachable)
+    async fn check_quorum_without(&self, node: NodeId) -> Result<(), Response> {
+        let count = |view: &View| {
+            let voters = view.status.members.voters.iter().filter(|voter| **voter != node);
+            let answers = |voter: &NodeId| *voter == self.node || reaches(view, *voter);
+            voters.fold((0, 0), |(reachable, all), voter| (reachable + usize::from(answers(voter)), all + 1))
         };
-        let reachable = left.iter().filter(|voter| answers(**voter)).count();
-        if reachable > left.len() / 2 {
+        let holds = |view: &View| {
+            let (reachable, voters) = count(view);
+            reachable > voters / 2
+        };
+        if self.comes_about(holds).await {
             return Ok(());
         }
-        let (reachable, voters) = (reachable as u64, left.len() as u64);
-        Err(Response::Denied(Denied::BreaksQuorum { reachable, voters }))
+        match count(&self.view()) {
+            (_, 0) => Err(Response::Denied(Denied::NoSuccessor)),
+            (reachable, voters) => {
+                let (reachable, voters) = (reachable as u64, voters as u64);
+                Err(Response::Denied(Denied::BreaksQuorum { reachable, voters }))
+            }
+        }
     }
+
+    /// Whether it is so, or soon will be: a new leader has not heard of everybody yet.
+    async fn comes_about(&self, is_met: impl FnMut(&View) -> bool) -> bool {
+        let deadline = Instant::now() + self.config.tick * HEARING_TICKS;
+        self.wait_for(deadline, is_met).await.is_some()
+    }
+}
+
+fn reaches(view: &View, node: NodeId) -> bool {
+    view.status.peers.iter().any(|peer| peer.node == node && peer.is_reachable)
 }
 
 pub(super) fn has_caught_up(peer: &Peer, last: u64) -> bool {

@@ -318,10 +318,18 @@ async fn joining_twice_and_with_networks_of_its_own() {
     assert!(matches!(error, ClusterError::InACluster(_)), "{error}");
     assert!(matches!(hosts[1].init().await, Err(ClusterError::InACluster(_))));
 
+    // A name that is taken is free once its node is removed; the same host may try again.
+    let third = Host::new("host2").await;
+    let error = third.join(&join(&hosts[0], &token)).await.unwrap_err();
+    assert!(error.to_string().contains("host2") && error.kind() == ErrorKind::Conflict, "{error}");
+    hosts[1].leave(false).await.unwrap();
+    third.join(&join(&hosts[0], &token)).await.unwrap();
+    hosts[1].join(&join(&hosts[0], &token)).await.unwrap_err();
+
     let own = Host::new("own").await;
     own.init().await.unwrap();
     own.network("mine").await.unwrap();
-    let mut request = join(&hosts[1], &token);
+    let mut request = join(&third, &token);
     let error = own.join(&request).await.unwrap_err();
     assert!(error.to_string().contains("mine") && error.kind() == ErrorKind::Conflict, "{error}");
     request.discard = true;
@@ -355,7 +363,12 @@ async fn the_leadership_is_handed_over() {
         .await;
     }
     hosts[0].transfer_leader(None).await.unwrap();
-    assert_ne!(leader(&hosts).await, 0);
+    let leading = leader(&hosts).await;
+    assert_ne!(leading, 0);
+    hosts[leading].retire().await;
+    // Nobody had to notice: the next one leads already.
+    let next = hosts[0].status(true).await.leader;
+    assert!(next.is_some_and(|next| next.0 != leading as u64 + 1), "{next:?}");
     assert!(matches!(hosts[0].transfer_leader(Some("nobody")).await, Err(ClusterError::NoSuchNode(_))));
 }
 

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //! A node connects to another when it has something to say, and keeps the connection while it is used. What it sends
 //! there are messages of the group, which are not answered, and calls, which are. Each side shows every second that it
-//! is there; a connection that is silent for [`PATIENCE`] is given up and made anew, after a pause that doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`]. A snapshot travels on a connection of its own, so that
+//! is there; a connection that is silent for [`PATIENCE`] is given up and made anew, after a pause that doubles from 50 ms to 1 s. A snapshot travels on a connection of its own, so that
 //! heartbeats do not wait behind it.
 //!
 //! Queues are bounded. A message of the group that finds its queue full is dropped and counted: the protocol repeats
