@@ -16,7 +16,7 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench bench-full fuzz install uninstall clean
+.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -77,6 +77,10 @@ bench-full: ## the same with every figure
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
+
+soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
+	@packaging/setup test
+	$(CARGO) test --locked --release -p vswitch-tests --test simulator soak -- --ignored --nocapture
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build

@@ -209,17 +209,20 @@ impl Model {
         let mut tables = Tables::default();
         let gateway = Gateway { mac: mac(MACS), ipv4: Some(Ipv4Addr::new(10, 0, 0, 1)), ipv6: None };
         for n in 0..NETWORKS {
-            tables.networks.insert(vni(n), Network { gateway: Some(gateway), ..Network::default() });
+            let network = Network { gateway: Some(gateway), ..Network::default() };
+            tables.networks.insert(vni(n), network.into());
         }
         let mut ports = self.ports.clone();
         ports.sort_unstable();
         for (id, n) in ports {
             tables.ports.insert(PortId(id), Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU });
-            tables.networks.get_mut(&vni(n)).unwrap().ports.push(PortId(id));
+            Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).ports.push(PortId(id));
         }
         for (n, m, port) in &self.endpoints {
             // Whatever port it names: also one of another network, or of none.
-            tables.networks.get_mut(&vni(*n)).unwrap().endpoints.insert(mac(*m), PortId(*port));
+            Arc::make_mut(tables.networks.get_mut(&vni(*n)).unwrap())
+                .endpoints
+                .insert(mac(*m), PortId(*port));
         }
         tables
     }

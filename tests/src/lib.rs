@@ -15,6 +15,7 @@
 //! | [`packet`] | raw Ethernet frames |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
+//! | [`simulator`] | a cluster in one process, with faults, replayed from a seed |
 //! | [`fuzz`] | what libFuzzer drives and the suite `fuzz_regression` runs |
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
@@ -28,6 +29,7 @@ pub mod lab;
 pub mod netns;
 pub mod packet;
 pub mod process;
+pub mod simulator;
 pub mod terminal;
 pub mod wait;
 

@@ -71,6 +71,7 @@ pub fn driver_name(driver: Driver) -> &'static str {
         Driver::Bridge => "bridge",
         Driver::None => "null",
         Driver::Host => "host",
+        Driver::Overlay => "overlay",
     }
 }
 

@@ -46,7 +46,7 @@ impl Host {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings { mtu: self.shared.config.mtu }
+        Settings { mtu: self.shared.config.mtu, underlay_mtu: self.shared.config.mtu }
     }
 
     /// Prefixes that this host routes to, none of which a network may overlap.

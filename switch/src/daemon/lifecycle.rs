@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork};
 use vswitch_proto::command::{
-    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec,
+    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
 
@@ -16,7 +16,7 @@ use super::names::random_name;
 use super::{Done, Event, random_bytes, random_request_id};
 use crate::container::{self, Launch, Shim, ShimError, files};
 use crate::state::names::hosts_file;
-use crate::state::{Container, Phase};
+use crate::state::{Container, Phase, View};
 
 const GONE: &str = "its network namespace is gone";
 
@@ -46,12 +46,12 @@ impl Control {
         Ok(done(&applied))
     }
 
-    fn attachments(&self, networks: &[RunNetwork]) -> Result<Vec<(Attachment, EndpointId)>, Error> {
+    fn attachments(&self, networks: &[RunNetwork]) -> Result<Vec<(Attachment, NewEndpoint)>, Error> {
         let bridge = [RunNetwork { network: "bridge".into(), ..RunNetwork::default() }];
         let networks = if networks.is_empty() { &bridge } else { networks };
         let resolve = |wanted: &RunNetwork| {
             let network = self.network_id(&wanted.network)?;
-            Ok((attachment(network, wanted.endpoint.clone()), EndpointId(random_bytes())))
+            Ok((attachment(network, wanted.endpoint.clone()), EndpointId(random_bytes()).into()))
         };
         networks.iter().map(resolve).collect()
     }
@@ -72,7 +72,7 @@ impl Control {
             host_network: self.on_host_network(container),
             hidden: vec![self.shared.config.data_dir.clone()],
         };
-        let hosts = hosts_file(self.state(), id);
+        let hosts = hosts_file(View::alone(self.state()), id);
         files::prepare(&launch, &hosts, &files::resolv_conf(launch.host_network))
             .map_err(|e| error(ErrorKind::Failed, format!("cannot write {}: {e}", launch.dir.display())))?;
         let shim = container::create(&launch).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
@@ -112,7 +112,7 @@ impl Control {
     /// With an endpoint id for each attachment, for those that have none at present.
     pub(super) fn start_command(&self, id: &ContainerId) -> Command {
         let attachments = self.state().container(id).map_or(0, |container| container.attachments.len());
-        let endpoints = (0..attachments).map(|_| EndpointId(random_bytes())).collect();
+        let endpoints = (0..attachments).map(|_| EndpointId(random_bytes()).into()).collect();
         Command::StartContainer { container: *id, endpoints }
     }
 

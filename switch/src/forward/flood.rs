@@ -88,6 +88,8 @@ impl StormControl {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::forward::tests::{instant, network, tables};
 
@@ -106,7 +108,8 @@ mod tests {
         assert!(set(&tables, 5).is_empty());
         // Tables that contradict themselves are not followed out of the network.
         let first = vswitch_proto::id::Vni::new(1).unwrap();
-        tables.networks.get_mut(&first).unwrap().ports.extend([PortId(4), PortId(9)]);
+        let network = tables.networks.get_mut(&first).unwrap();
+        Arc::make_mut(network).ports.extend([PortId(4), PortId(9)]);
         assert_eq!(set(&tables, 2), [1, 3]);
     }
 

@@ -73,7 +73,7 @@ fn ip(port: u32) -> Ipv4Addr {
 fn tables(ports: &[u32]) -> Tables {
     let vni = Vni::new(1).unwrap();
     let mut tables = Tables::default();
-    let network = tables.networks.entry(vni).or_default();
+    let network = Arc::make_mut(tables.networks.entry(vni).or_default());
     network.gateway = Some(Gateway { mac: MacAddr::from_ipv4(GATEWAY), ipv4: Some(GATEWAY), ipv6: None });
     for &port in ports {
         let mac = MacAddr::from_ipv4(ip(port));
