@@ -14,6 +14,7 @@ use vswitch_proto::id::{ContainerId, Name, RequestId};
 
 use super::feed::Feed;
 use super::{Change, Event};
+use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub dataplane: Dataplane,
     pub fdb: Arc<Fdb>,
     pub feed: Feed,
+    pub cluster: ClusterHandle,
     pub started_at: Instant,
     state: ArcSwap<State>,
     /// Counts changes, for those who wait for one.
@@ -69,12 +71,19 @@ pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
 }
 
 impl Shared {
-    pub fn new(config: Config, dataplane: Dataplane, fdb: Arc<Fdb>, state: Arc<State>) -> Shared {
+    pub fn new(
+        config: Config,
+        dataplane: Dataplane,
+        fdb: Arc<Fdb>,
+        state: Arc<State>,
+        cluster: ClusterHandle,
+    ) -> Shared {
         Shared {
             config,
             dataplane,
             fdb,
             feed: Feed::new(super::now_ms()),
+            cluster,
             started_at: Instant::now(),
             state: ArcSwap::new(state),
             revision: watch::Sender::new(0),
@@ -145,6 +154,10 @@ impl Handle {
         &self.shared.feed
     }
 
+    pub fn cluster(&self) -> &ClusterHandle {
+        &self.shared.cluster
+    }
+
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.shared.container_dir(id)
     }
@@ -167,7 +180,7 @@ impl Handle {
         Version {
             version: env!("CARGO_PKG_VERSION").into(),
             api: "v1".into(),
-            node_name: self.shared.config.node_name.clone(),
+            node_name: self.shared.config.node_name.to_string(),
             kernel: kernel.unwrap_or_default(),
         }
     }
