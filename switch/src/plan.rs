@@ -140,7 +140,7 @@ pub fn tables(state: &State, settings: &Settings) -> Tables {
             tables.ports.insert(wire.port, tables::Port { vni: network.vni, mac: wire.mac, mtu });
         }
         domain.ports.sort_unstable();
-        tables.networks.insert(network.vni, domain);
+        tables.networks.insert(network.vni, domain.into());
     }
     tables
 }

@@ -44,6 +44,7 @@ mod tests {
     use vswitch_proto::id::{PortId, Vni};
 
     use super::*;
+    use crate::forward::tables::Network;
 
     #[test]
     fn every_subscription_sees_the_newest_tables() {
@@ -51,7 +52,8 @@ mod tests {
         let mut early = publisher.subscribe();
         assert_eq!(early.load(), &Tables::default());
         let mut tables = Tables::default();
-        tables.networks.entry(Vni::new(7).unwrap()).or_default().ports.push(PortId(1));
+        let network = Network { ports: vec![PortId(1)], ..Network::default() };
+        tables.networks.insert(Vni::new(7).unwrap(), network.into());
         publisher.publish(tables.clone());
         assert_eq!(early.load(), &tables);
         assert_eq!(publisher.subscribe().load(), &tables);

@@ -60,7 +60,7 @@ fn known_receivers_cost_no_allocation() {
     }
     network.endpoints.insert(mac(1), PortId(1));
     network.endpoints.insert(mac(2), PortId(2));
-    tables.networks.insert(vni, network);
+    tables.networks.insert(vni, network.into());
 
     let mut forwarder = Forwarder::new(Arc::new(Fdb::new(FdbConfig::default())), ForwardConfig::default());
     let mut now = Instant::now();

@@ -232,7 +232,7 @@ impl World {
                     network.endpoints.insert(mac, port(n, host));
                 }
             }
-            tables.networks.insert(vni, network);
+            tables.networks.insert(vni, network.into());
         }
         let hosts =
             sizes.iter().map(|&size| (0..size).map(|host| Host::new(host, (host + 1) % size)).collect());
@@ -279,6 +279,7 @@ impl World {
                 self.hosts[n][host].wire.given.push_back(reply[..length].to_vec());
                 vec![]
             }
+            Verdict::Tunnel(_) | Verdict::Neighbor(_) => panic!("there is no overlay"),
             // Both networks are complete, so nothing else may go missing.
             Verdict::Drop(reason) => panic!("{} from host {host}", reason.name()),
         };
@@ -337,7 +338,7 @@ fn a_host_that_leaves_is_not_sent_to() {
     world.run();
     let vni = Vni::new(1).unwrap();
     world.tables.ports.remove(&port(0, 2));
-    let network = world.tables.networks.get_mut(&vni).unwrap();
+    let network = Arc::make_mut(world.tables.networks.get_mut(&vni).unwrap());
     network.ports.pop();
     network.endpoints.clear();
 

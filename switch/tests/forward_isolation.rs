@@ -54,13 +54,13 @@ fn tables((members, endpoints): &Lies) -> Tables {
             tables.ports.insert(id, Port { vni: vni(n), mac: mac(id.0), mtu: 1500 });
             network.endpoints.insert(mac(id.0), id);
         }
-        tables.networks.insert(vni(n), network);
+        tables.networks.insert(vni(n), network.into());
     }
     for &(n, port) in members {
-        tables.networks.get_mut(&vni(n)).unwrap().ports.push(PortId(port));
+        Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).ports.push(PortId(port));
     }
     for &(n, mac, port) in endpoints {
-        tables.networks.get_mut(&vni(n)).unwrap().endpoints.insert(mac, PortId(port));
+        Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).endpoints.insert(mac, PortId(port));
     }
     tables
 }
@@ -92,6 +92,7 @@ proptest! {
                 Verdict::Port(to) => vec![to],
                 Verdict::Flood => flood::targets(&tables, ingress).collect(),
                 Verdict::Gateway | Verdict::Drop(_) => vec![],
+                Verdict::Tunnel(_) | Verdict::Neighbor(_) => panic!("there is no overlay"),
             };
             for to in receivers {
                 prop_assert_ne!(to, PortId(port), "back to where it came from");

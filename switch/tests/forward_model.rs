@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use vswitch::forward::fdb::FdbRow;
+use vswitch::forward::fdb::{FdbRow, Place};
 use vswitch::forward::tables::{Gateway, Network, Port, Tables};
 use vswitch::forward::{DropReason, Fdb, FdbConfig, FdbStats, ForwardConfig, Forwarder, Ingress};
 use vswitch::forward::{StormLimit, Verdict, flood};
@@ -197,7 +197,7 @@ impl Model {
             .map(|e| FdbRow {
                 vni: vni(e.0),
                 mac: mac(e.1),
-                port: PortId(e.2),
+                place: Place::Port(PortId(e.2)),
                 age: e.3.map(|seen| Duration::from_millis(self.now_ms - seen)),
             })
             .collect();
@@ -209,17 +209,20 @@ impl Model {
         let mut tables = Tables::default();
         let gateway = Gateway { mac: mac(MACS), ipv4: Some(Ipv4Addr::new(10, 0, 0, 1)), ipv6: None };
         for n in 0..NETWORKS {
-            tables.networks.insert(vni(n), Network { gateway: Some(gateway), ..Network::default() });
+            let network = Network { gateway: Some(gateway), ..Network::default() };
+            tables.networks.insert(vni(n), network.into());
         }
         let mut ports = self.ports.clone();
         ports.sort_unstable();
         for (id, n) in ports {
             tables.ports.insert(PortId(id), Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU });
-            tables.networks.get_mut(&vni(n)).unwrap().ports.push(PortId(id));
+            Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).ports.push(PortId(id));
         }
         for (n, m, port) in &self.endpoints {
             // Whatever port it names: also one of another network, or of none.
-            tables.networks.get_mut(&vni(*n)).unwrap().endpoints.insert(mac(*m), PortId(*port));
+            Arc::make_mut(tables.networks.get_mut(&vni(*n)).unwrap())
+                .endpoints
+                .insert(mac(*m), PortId(*port));
         }
         tables
     }

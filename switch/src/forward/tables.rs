@@ -5,32 +5,47 @@
 //! allocates, addresses of registered endpoints) are bounded by the ports there are: a frame with a chosen address is
 //! only looked up. The forwarding database, into which frames do insert, keeps the keyed hash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 
 /// For keys that no frame can insert. Make one with `Map::default()` or `collect()`.
 pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+/// The same for keys alone.
+pub type Set<K> = HashSet<K, BuildHasherDefault<KeyHasher>>;
 
 /// A consistent view of everything the data plane needs to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
-    pub networks: Map<Vni, Network>,
+    /// Shared with the tables before where nothing changed. An overlay network is here while this host has a port
+    /// in it.
+    pub networks: Map<Vni, Arc<Network>>,
     pub ports: Map<PortId, Port>,
+    /// Tunnel endpoints of the cluster's other nodes.
+    pub vteps: Set<IpAddr>,
 }
 
 impl Tables {
     /// A port together with its network. `None` for a port that is not, or no longer, of this switch.
     pub fn port(&self, id: PortId) -> Option<(&Port, &Network)> {
         let port = self.ports.get(&id)?;
-        Some((port, self.networks.get(&port.vni)?))
+        let network: &Network = self.networks.get(&port.vni)?;
+        Some((port, network))
     }
 
     /// Whether frames of network `vni` may be given to this port.
     pub fn is_member(&self, vni: Vni, id: PortId) -> bool {
         self.ports.get(&id).is_some_and(|port| port.vni == vni)
+    }
+
+    /// Whether packets of an overlay network are accepted from this tunnel endpoint: one of a node, or one that the
+    /// network names as a static remote.
+    pub fn accepts(&self, network: &Network, vtep: IpAddr) -> bool {
+        let Some(overlay) = &network.overlay else { return false };
+        self.vteps.contains(&vtep) || overlay.static_vteps.binary_search(&vtep).is_ok()
     }
 }
 
@@ -42,6 +57,25 @@ pub struct Network {
     /// Addresses of registered endpoints; they neither age nor move.
     pub endpoints: Map<MacAddr, PortId>,
     pub gateway: Option<Gateway>,
+    /// What an overlay network has beyond that.
+    pub overlay: Option<Overlay>,
+}
+
+/// The part of a broadcast domain that is on other hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// This host's own tunnel endpoint.
+    pub vtep: IpAddr,
+    /// Registered endpoints on other hosts, and the tunnel endpoint each is behind; they neither age nor move.
+    pub remotes: Map<MacAddr, IpAddr>,
+    /// Who gets a copy of a flooded frame: hosts with endpoints in the network, and static remotes. Ascending, each
+    /// once, never this host.
+    pub flood_vteps: Vec<IpAddr>,
+    /// Tunnel endpoints that are not of this cluster, ascending.
+    pub static_vteps: Vec<IpAddr>,
+    /// Registered endpoints on all hosts, by address: what ARP and neighbour discovery ask for. The gateway is not
+    /// among them.
+    pub neighbors: HashMap<IpAddr, MacAddr>,
 }
 
 /// The switch's own presence in a network.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use vswitch_proto::id::Vni;
 
+mod overlay;
+
+use super::tables::{Gateway, Port};
 use super::*;
 
 #[expect(clippy::disallowed_methods, reason = "there is no other first instant")]
@@ -43,7 +46,7 @@ pub(super) fn tables(networks: &[(Vni, Network)]) -> Tables {
             network.endpoints.insert(mac(id.0), id);
         }
         network.gateway = Some(GATEWAY);
-        tables.networks.insert(*vni, network);
+        tables.networks.insert(*vni, network.into());
     }
     tables
 }
@@ -145,7 +148,7 @@ fn destinations_in_order_of_trust() {
     assert_eq!(bench.unicast(1, mac(1), nested), Verdict::Port(PortId(3)), "static beats learned");
     bench.unicast(2, nested, mac(1));
     assert_eq!(bench.unicast(1, mac(1), nested), Verdict::Port(PortId(3)), "and is not unlearned");
-    let first = bench.tables.networks.get_mut(&vni).unwrap();
+    let first = Arc::make_mut(bench.tables.networks.get_mut(&vni).unwrap());
     first.endpoints.insert(nested, PortId(2));
     assert_eq!(bench.unicast(1, mac(1), nested), Verdict::Port(PortId(2)), "registered beats static");
     bench.fdb.add_static(vni, GATEWAY.mac, PortId(3)).unwrap();
@@ -245,7 +248,7 @@ fn questions_for_the_gateway_concern_nobody_else() {
     assert_eq!(bench.send(1, &solicitation(GATEWAY.ipv6.unwrap())), Verdict::Gateway);
     assert_eq!(bench.send(1, &solicitation("fd00::2".parse().unwrap())), Verdict::Flood);
 
-    let first = bench.tables.networks.get_mut(&Vni::new(1).unwrap()).unwrap();
+    let first = Arc::make_mut(bench.tables.networks.get_mut(&Vni::new(1).unwrap()).unwrap());
     first.gateway = None;
     assert_eq!(bench.send(1, &arp_request(GATEWAY.ipv4.unwrap())), Verdict::Flood);
 }
