@@ -47,6 +47,8 @@ pub struct TunnelTotals {
     pub refused_sends: u64,
     /// Frames that were put together from more than one segment.
     pub coalesced_frames: u64,
+    /// Packets for which the present underlay had no room when they came.
+    pub rx_overflows: u64,
 }
 
 impl Totals {
@@ -168,6 +170,8 @@ impl Counters {
                 segmented_sends: sum(|cells| &cells.tunnel.segmented_sends),
                 refused_sends: sum(|cells| &cells.tunnel.refused_sends),
                 coalesced_frames: sum(|cells| &cells.tunnel.coalesced_frames),
+                // The kernel counts these.
+                rx_overflows: 0,
             },
             drops: std::array::from_fn(dropped),
         }
@@ -212,9 +216,9 @@ impl WorkerCells {
         self.flooded_frames.add(1);
     }
 
-    /// A datagram of this length came through a tunnel.
-    pub fn tunnel_received(&self, bytes: usize) {
-        self.tunnel.rx_datagrams.add(1);
+    /// This many datagrams of together this length came through a tunnel.
+    pub fn tunnel_received(&self, datagrams: usize, bytes: usize) {
+        self.tunnel.rx_datagrams.add(datagrams as u64);
         self.tunnel.rx_bytes.add(bytes as u64);
     }
 

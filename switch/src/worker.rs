@@ -80,6 +80,7 @@ pub struct Dataplane {
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
+    underlay: Mutex<Option<Arc<Underlay>>>,
 }
 
 struct Worker {
@@ -125,6 +126,7 @@ impl Dataplane {
             counters: Arc::new(Counters::new(count)),
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
+            underlay: Mutex::default(),
         };
         for index in 0..count {
             let worker = dataplane.start_worker(index, &config)?;
@@ -198,11 +200,14 @@ impl Dataplane {
 
     /// Joins this data plane to those of other hosts, by another way than before, or takes it apart from them.
     ///
-    /// When this returns, no worker has the underlay of before. After an error there is none.
+    /// When this returns, the underlay of before is closed. After an error there is none.
     pub fn set_underlay(&self, underlay: Option<Underlay>) -> Result<(), SetUnderlayError> {
         let _one_command_each = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = self.give_underlay(underlay.map(Arc::new));
+        let mut present = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
+        *present = underlay.map(Arc::new);
+        let set = self.give_underlay(present.clone());
         if set.is_err() {
+            *present = None;
             // Whether a worker follows says nothing new: it has failed.
             let _ = self.give_underlay(None);
         }
@@ -224,7 +229,10 @@ impl Dataplane {
     }
 
     pub fn totals(&self) -> Totals {
-        self.counters.totals()
+        let mut totals = self.counters.totals();
+        let underlay = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.tunnel.rx_overflows = underlay.as_ref().map_or(0, |underlay| underlay.overflows());
+        totals
     }
 
     /// Ends the workers and closes the TAPs. Persistent devices stay.

@@ -46,7 +46,7 @@ fn coalesce_from(frames: &[(Origin, Vec<u8>)]) -> Vec<Vec<u8>> {
                         }
                         coalescer.begin(*origin, PortId(1), &segment, payload_at);
                     } else {
-                        written.push(single(2));
+                        written.push([&segment.vnet(1450).to_bytes()[..], bytes].concat());
                     }
                 }
             }
@@ -229,6 +229,22 @@ fn what_is_corrupt_stays_so() {
         let written = coalesce(&frames);
         assert_eq!(sizes(&written), [1, 1, 1], "byte {at}");
         assert_eq!(written[1], [&[0; 12][..], &frames[1]].concat(), "unchanged, and not said to be verified");
+    }
+}
+
+#[test]
+fn an_unfinished_checksum_stays_so() {
+    for is_ipv6 in [false, true] {
+        let whole =
+            Whole { is_ipv6, flags: ACK, payload: vec![7; 3 * 1300], gso_size: 1300, ..Whole::tcp(0) };
+        let mut frames = segments_of(&whole);
+        let transport = whole.transport();
+        let partial = segments::pseudo(&frames[1], transport, 6);
+        frames[1][transport + 16..][..2].copy_from_slice(&partial.to_be_bytes());
+        let written = coalesce(&frames);
+        assert_eq!(sizes(&written), [1, 1, 1]);
+        assert_eq!(written[1][12..], frames[1]);
+        assert_eq!(written[1][..12], [1, 0, 0, 0, 0, 0, transport as u8, 0, 16, 0, 0, 0]);
     }
 }
 

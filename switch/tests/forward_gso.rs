@@ -126,6 +126,21 @@ fn what_is_not_cut() {
     let mut ufo = Whole { is_udp: true, ..Whole::tcp(5000) }.raw();
     ufo[1] = 3;
     assert_eq!(refused(&ufo), Err(DropReason::TunnelUnsegmentable));
+    // A packet that is shorter than it says.
+    let mut short = Whole::tcp(1000).raw();
+    short[1] = 0;
+    short.pop();
+    assert_eq!(refused(&short), Err(DropReason::TunnelTruncated));
+    // A checksum that would be finished inside of what was judged before.
+    let mut outside = Whole::tcp(1000).raw();
+    outside[1] = 0;
+    assert_eq!(refused(&outside), Ok(()));
+    outside[6..10].copy_from_slice(&[33, 0, 16, 0]);
+    assert_eq!(refused(&outside), Err(DropReason::BadVnetHdr));
+    let mut arp = [&[0; 12][..], &[2; 12], &[8, 6], &[7; 28]].concat();
+    arp[0] = 1;
+    arp[6] = 13;
+    assert_eq!(refused(&arp), Err(DropReason::BadVnetHdr));
     // Segments that no datagram holds.
     let jumbo = Whole { gso_size: 65_500, ..Whole::tcp(64_000) };
     assert_eq!(

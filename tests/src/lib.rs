@@ -13,6 +13,8 @@
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
+//! | [`ovs`] | Open vSwitch as such another |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
 //! | [`fuzz`] | what libFuzzer drives and the suite `fuzz_regression` runs |
@@ -26,6 +28,8 @@ pub mod host;
 pub mod http;
 pub mod lab;
 pub mod netns;
+pub mod overlay;
+pub mod ovs;
 pub mod packet;
 pub mod process;
 pub mod terminal;

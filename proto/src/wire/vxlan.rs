@@ -5,6 +5,8 @@
 //! |                VXLAN Network Identifier (VNI) |   Reserved    |
 //! ```
 
+use core::net::IpAddr;
+
 use crate::id::Vni;
 
 /// Size of the header, bytes.
@@ -13,10 +15,12 @@ pub const HEADER_BYTES: usize = 8;
 /// Destination port that IANA has assigned.
 pub const PORT: u16 = 4789;
 
-/// What a tunnel adds to an inner IP packet: outer IP and UDP headers, this one, and the inner Ethernet header. An
-/// inner packet may be this much shorter than the MTU of the underlay.
-pub const OVERHEAD_IPV4_BYTES: u32 = 20 + 8 + 8 + 14;
-pub const OVERHEAD_IPV6_BYTES: u32 = 40 + 8 + 8 + 14;
+/// What a tunnel to `vtep` adds to an inner IP packet: outer IP and UDP headers, this one, and the inner Ethernet
+/// header. So the MTU of a container is this much smaller than that of the underlay.
+pub const fn overhead_bytes(vtep: IpAddr) -> u32 {
+    let ip = if vtep.is_ipv6() { 40 } else { 20 };
+    ip + 8 + HEADER_BYTES as u32 + 14
+}
 
 const FLAG_VNI: u8 = 0x08;
 
@@ -64,6 +68,11 @@ mod tests {
         let vni = Vni::new(0x12_3456).unwrap();
         assert_eq!(Vxlan::parse(&bytes), Ok(Vxlan { vni: Some(vni), inner: &[0xaa, 0xbb] }));
         assert_eq!(header(vni), bytes[..8]);
+    }
+
+    #[test]
+    fn what_a_tunnel_costs() {
+        assert_eq!(["10.8.0.1", "fd00::1"].map(|vtep| overhead_bytes(vtep.parse().unwrap())), [50, 70]);
     }
 
     #[test]

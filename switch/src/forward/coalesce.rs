@@ -17,7 +17,8 @@
 //!
 //! # Invariants
 //! 1. Checksums are verified before anything else. The frame that is written has a partial checksum, which the
-//!    receiving kernel does not check again: what was corrupt must not get there as if it were intact.
+//!    receiving kernel does not check again: what was corrupt must not get there as if it were intact. A segment whose
+//!    own checksum is partial (see [`super::vxlan::unfinished`]) is never part of a group.
 //! 2. A flow's segments leave in the order in which they came. What cannot be read but may be of a flow with an open
 //!    group ends all groups ([`Inner::Opaque`]).
 //! 3. Cutting the frame again (see [`super::gso`]) gives the segments that it was made of.
@@ -34,6 +35,7 @@ use vswitch_proto::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_BYTES
 use vswitch_proto::wire::vnet_hdr::{self, F_DATA_VALID, F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 
 use super::gso::{TCP_CWR, TCP_FIN, TCP_FLAGS_AT, TCP_PSH};
+use super::vxlan;
 use crate::frame::headers::{
     Headers, IPV4_HEADER_BYTES_MIN, IPV6_HEADER_BYTES, PROTOCOL_TCP, tcp_header_bytes,
 };
@@ -69,6 +71,8 @@ pub struct Segment<'a> {
     is_ipv6: bool,
     payload_bytes: usize,
     is_padded: bool,
+    /// Its checksum is that of the pseudo-header only.
+    is_partial: bool,
 }
 
 /// Where a frame came from: frames of different origins are of different flows, whatever is inside.
@@ -104,20 +108,21 @@ pub fn read<'a>(frame: &Frame<'a>) -> Inner<'a> {
 
 fn read_tcp<'a>(bytes: &'a [u8], headers: &Headers) -> Option<Segment<'a>> {
     let ip = &bytes[headers.network_at..];
-    let (length, fixed) =
-        if headers.is_ipv6 { ([ip[4], ip[5]], IPV6_HEADER_BYTES) } else { ([ip[2], ip[3]], 0) };
-    let packet = ip.get(..usize::from(u16::from_be_bytes(length)) + fixed)?;
+    let packet = ip.get(..headers.packet_bytes(bytes))?;
     let transport = packet.get(headers.transport_at - headers.network_at..)?;
     let tcp_bytes = tcp_header_bytes(transport)?;
     let pseudo = Sum::pseudo_header(headers.addresses(bytes), PROTOCOL_TCP, transport.len());
-    let is_intact = pseudo.bytes(transport).is_intact()
-        && (headers.is_ipv6 || Sum::default().bytes(&ip[..IPV4_HEADER_BYTES_MIN]).is_intact());
-    is_intact.then_some(Segment {
+    let is_complete = pseudo.bytes(transport).is_intact();
+    let is_partial =
+        !is_complete && transport[TCP_CHECKSUM_AT.into()..][..2] == pseudo.folded().to_be_bytes();
+    let is_intact = headers.is_ipv6 || Sum::default().bytes(&ip[..IPV4_HEADER_BYTES_MIN]).is_intact();
+    (is_intact && (is_complete || is_partial)).then_some(Segment {
         headers: &bytes[..headers.transport_at + tcp_bytes],
         transport_at: headers.transport_at,
         is_ipv6: headers.is_ipv6,
         payload_bytes: transport.len() - tcp_bytes,
         is_padded: packet.len() < ip.len(),
+        is_partial,
     })
 }
 
@@ -145,8 +150,22 @@ impl Segment<'_> {
         self.is_mergeable() && !self.ends_group()
     }
 
+    /// What a TAP with this MTU is told about it when it is written alone.
+    pub fn vnet(&self, mtu: usize) -> VnetHdr {
+        if !self.is_partial {
+            return VnetHdr { flags: F_DATA_VALID, ..VnetHdr::default() };
+        }
+        let csum_start = self.transport_at as u16;
+        let vnet =
+            VnetHdr { flags: F_NEEDS_CSUM, csum_start, csum_offset: TCP_CHECKSUM_AT, ..VnetHdr::default() };
+        vxlan::uncut_tcp(vnet, self.headers, self.payload_bytes, mtu)
+    }
+
     fn is_mergeable(&self) -> bool {
-        self.payload_bytes > 0 && !self.is_padded && self.flags() & (TCP_SYN | TCP_RST | TCP_URG) == 0
+        self.payload_bytes > 0
+            && !self.is_padded
+            && !self.is_partial
+            && self.flags() & (TCP_SYN | TCP_RST | TCP_URG) == 0
     }
 
     fn ends_group(&self) -> bool {

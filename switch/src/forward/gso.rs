@@ -16,6 +16,7 @@ use std::io::IoSlice;
 
 use vswitch_proto::id::Vni;
 use vswitch_proto::wire::checksum::Sum;
+use vswitch_proto::wire::ethernet::HEADER_BYTES;
 use vswitch_proto::wire::vnet_hdr::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use vswitch_proto::wire::vxlan;
 
@@ -56,6 +57,11 @@ impl Cutter {
             return self.cut(&vxlan, frame, send);
         }
         let bytes = frame.bytes();
+        let headers = Headers::parse(bytes);
+        // The other end might look for the rest in what follows.
+        if headers.is_some_and(|headers| headers.network_at + headers.packet_bytes(bytes) > bytes.len()) {
+            return Err(DropReason::TunnelTruncated);
+        }
         if vxlan.len() + bytes.len() > SEND_BYTES_MAX {
             return Err(DropReason::TunnelTooBig);
         }
@@ -65,6 +71,10 @@ impl Cutter {
         }
         // `Frame::parse` has seen that the checksum lies inside.
         let start = usize::from(frame.vnet().csum_start);
+        // Finishing it must not change what was judged.
+        if start < headers.map_or(HEADER_BYTES, |headers| headers.transport_at) {
+            return Err(DropReason::BadVnetHdr);
+        }
         let at = start + usize::from(frame.vnet().csum_offset);
         // The field holds the sum of the pseudo-header.
         let checksum = Sum::default().bytes(&bytes[start..]).checksum_not_zero().to_be_bytes();

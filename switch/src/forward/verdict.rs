@@ -83,6 +83,8 @@ drop_reasons! {
     InnerVlan = "inner_vlan",
     /// For a tunnel, in segments that cannot be cut: IP fragments (UFO), or unusually long headers.
     TunnelUnsegmentable = "tunnel_unsegmentable",
+    /// For a tunnel, an IP packet that says it is longer than it is.
+    TunnelTruncated = "tunnel_truncated",
     /// For a tunnel, longer than the path to its other end takes (EMSGSIZE); tunnel endpoints do not fragment.
     TunnelTooBig = "tunnel_too_big",
     /// For a tunnel, while this host has no underlay.

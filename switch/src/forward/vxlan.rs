@@ -1,12 +1,17 @@
 //! What is outside of the frame: the VXLAN header, and the flow that decides about the outer source port.
 
 use vswitch_proto::id::Vni;
-use vswitch_proto::wire::ethernet::HEADER_BYTES;
+use vswitch_proto::wire::checksum::Sum;
+use vswitch_proto::wire::ethernet::{ETHERTYPE_IPV6, HEADER_BYTES};
+use vswitch_proto::wire::vnet_hdr::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHdr};
 use vswitch_proto::wire::vxlan::Vxlan;
 
+use super::gso::{TCP_CWR, TCP_FLAGS_AT};
 use super::verdict::DropReason;
-use crate::frame::Frame;
-use crate::frame::headers::{Headers, IPV4_HEADER_BYTES_MIN};
+use crate::frame::headers::{
+    Headers, IPV4_HEADER_BYTES_MIN, PROTOCOL_TCP, PROTOCOL_UDP, UDP_HEADER_BYTES, tcp_header_bytes,
+};
+use crate::frame::{Frame, TCP_CHECKSUM_AT, UDP_CHECKSUM_AT};
 
 /// Takes the inner frame out of what came over the underlay, with the checks that need no tables.
 ///
@@ -20,6 +25,86 @@ pub fn decapsulate(datagram: &[u8]) -> Result<(Vni, Frame<'_>), DropReason> {
     }
     let vni = packet.vni.ok_or(DropReason::UnknownVni)?;
     Ok((vni, frame))
+}
+
+/// What a TAP with this MTU is told about an inner frame that nobody has verified: nothing, unless its checksum is not
+/// finished.
+///
+/// A kernel whose packets never see a wire, because the underlay is a virtual one, leaves the inner checksum of TCP and
+/// UDP to an interface that never comes, and a UDP socket has no way to say so. Then the checksum is the sum of the
+/// pseudo-header. That a finished one has this value by chance does no harm: finishing it gives the same again. That a
+/// corrupt one has it is as likely as that it verifies.
+pub fn unfinished(frame: &Frame<'_>, mtu: usize) -> VnetHdr {
+    let bytes = frame.bytes();
+    let Some(vnet) = partial_checksum(bytes) else { return VnetHdr::default() };
+    let transport = &bytes[vnet.csum_start.into()..];
+    match tcp_header_bytes(transport) {
+        Some(header_bytes) if vnet.csum_offset == TCP_CHECKSUM_AT => {
+            let (headers, payload) = bytes.split_at(usize::from(vnet.csum_start) + header_bytes);
+            uncut_tcp(vnet, headers, payload.len(), mtu)
+        }
+        _ => vnet,
+    }
+}
+
+/// Completes what a TAP is told about a TCP segment with a partial checksum.
+///
+/// Such a kernel does not cut TSO frames either. The size of their segments is lost; what is longer than the MTU is
+/// given the size that fits it.
+pub(super) fn uncut_tcp(vnet: VnetHdr, headers: &[u8], payload_bytes: usize, mtu: usize) -> VnetHdr {
+    let header_bytes = headers.len() - HEADER_BYTES;
+    let (gso_type, flags_at) = (
+        if headers.get(12..HEADER_BYTES) == Some(&ETHERTYPE_IPV6.to_be_bytes()) {
+            GSO_TCPV6
+        } else {
+            GSO_TCPV4
+        },
+        usize::from(vnet.csum_start) + TCP_FLAGS_AT,
+    );
+    match u16::try_from(mtu.saturating_sub(header_bytes)) {
+        Ok(gso_size) if gso_size > 0 && header_bytes + payload_bytes > mtu => VnetHdr {
+            gso_type,
+            ecn: headers.get(flags_at).is_some_and(|flags| flags & TCP_CWR != 0),
+            hdr_len: headers.len() as u16,
+            gso_size,
+            ..vnet
+        },
+        _ => vnet,
+    }
+}
+
+/// Reads a message that is not several datagrams, as the kernel seems to say, but one with a USO frame inside.
+///
+/// A kernel whose packets never see a wire does not cut those either, and a socket with UDP_GRO gets the inner segment
+/// size as if it were the outer one. It is told by the first inner packet, which says of itself that it is exactly as
+/// long as the whole message, and that its checksum is not finished. No packet that our side sends says so falsely
+/// ([`super::gso`] drops what is shorter than it says), so nobody can have what follows him taken for his own.
+pub fn uncut(message: &[u8], segment_bytes: usize) -> Option<(Vni, Frame<'_>, VnetHdr)> {
+    let gso_size = u16::try_from(segment_bytes).ok()?;
+    let (vni, frame) = decapsulate(message).ok()?;
+    let vnet = partial_checksum(frame.bytes())?;
+    let headers = Headers::parse(frame.bytes())?;
+    let is_whole = headers.packet_bytes(frame.bytes()) == frame.bytes().len() - headers.network_at;
+    let header_bytes = headers.transport_at + UDP_HEADER_BYTES;
+    let is_udp = headers.protocol == PROTOCOL_UDP && message.len() > segment_bytes;
+    let vnet = VnetHdr { gso_type: GSO_UDP_L4, gso_size, hdr_len: header_bytes as u16, ..vnet };
+    (is_whole && is_udp && frame.bytes().len() > header_bytes).then_some((vni, frame, vnet))
+}
+
+fn partial_checksum(frame: &[u8]) -> Option<VnetHdr> {
+    let headers = Headers::parse(frame).filter(|headers| !is_ipv4_fragment(headers, frame))?;
+    let csum_offset = match headers.protocol {
+        PROTOCOL_TCP => TCP_CHECKSUM_AT,
+        PROTOCOL_UDP => UDP_CHECKSUM_AT,
+        _ => return None,
+    };
+    let end = headers.network_at + headers.packet_bytes(frame);
+    let transport = frame.get(headers.transport_at..end)?;
+    let field = transport.get(csum_offset.into()..)?.first_chunk::<2>()?;
+    let sum = Sum::pseudo_header(headers.addresses(frame), headers.protocol, transport.len());
+    let is_partial = *field == sum.folded().to_be_bytes();
+    let csum_start = headers.transport_at as u16;
+    is_partial.then(|| VnetHdr { flags: F_NEEDS_CSUM, csum_start, csum_offset, ..VnetHdr::default() })
 }
 
 /// The same for all frames of a flow, and mostly different for frames of different ones: over addresses, protocol and
@@ -38,10 +123,8 @@ pub fn flow_hash(frame: &[u8]) -> u32 {
 }
 
 fn has_ports(headers: &Headers, frame: &[u8]) -> bool {
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
     const SCTP: u8 = 132;
-    matches!(headers.protocol, TCP | UDP | SCTP) && !is_ipv4_fragment(headers, frame)
+    matches!(headers.protocol, PROTOCOL_TCP | PROTOCOL_UDP | SCTP) && !is_ipv4_fragment(headers, frame)
 }
 
 /// A fragment of IPv6 shows by its protocol.
@@ -139,5 +222,83 @@ mod tests {
         for length in 0..8 + 14 {
             assert_eq!(decapsulate(&datagram[..length]).map(|_| ()), Err(DropReason::BadVxlan), "{length}");
         }
+    }
+
+    #[test]
+    fn unfinished_checksums_are_seen() {
+        let mut frame = ipv4(17, DF, 1, [0x30, 0x39, 0, 53]);
+        frame[38..40].copy_from_slice(&[0, 8]);
+        let vnet = |frame: &[u8]| unfinished(&Frame::complete(frame).unwrap(), 1450);
+        assert_eq!(vnet(&frame), VnetHdr::default(), "none at all");
+        // 0a00 + 0001 + 0a00 + 0002 + 0011 + 0008
+        frame[40..42].copy_from_slice(&[0x14, 0x1c]);
+        let partial = VnetHdr { flags: F_NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..VnetHdr::default() };
+        assert_eq!(vnet(&frame), partial);
+        frame.extend([0; 18]);
+        assert_eq!(vnet(&frame), partial, "padding");
+        for (at, value) in [(41, 0x1d), (23, 1), (20, 0x20), (17, 27), (17, 200), (14, 0x60)] {
+            let mut other = frame.clone();
+            other[at] = value;
+            assert_eq!(vnet(&other), VnetHdr::default(), "byte {at}");
+        }
+        (14..42).for_each(|n| assert_eq!(vnet(&frame[..n]), VnetHdr::default()));
+    }
+
+    /// TCP with a partial checksum and this much payload, over IPv4 without options.
+    fn uncut_segment(flags: u8, payload_bytes: usize) -> Vec<u8> {
+        let mut frame = ipv4(6, DF, 1, [0x30, 0x39, 0, 80]);
+        frame.resize(34 + 20 + payload_bytes, 7);
+        frame[34 + 12] = 0x50;
+        frame[34 + TCP_FLAGS_AT] = flags;
+        frame[16..18].copy_from_slice(&(40 + payload_bytes as u16).to_be_bytes());
+        let partial = Sum::pseudo_header(&frame[26..34], PROTOCOL_TCP, 20 + payload_bytes).folded();
+        frame[50..52].copy_from_slice(&partial.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn tcp_that_a_kernel_did_not_cut_is_cut_by_the_mtu() {
+        for flags in [0x10, 0x10 | TCP_CWR] {
+            let frame = uncut_segment(flags, 9000);
+            let vnet = unfinished(&Frame::complete(&frame).unwrap(), 1450);
+            let expected = VnetHdr {
+                flags: F_NEEDS_CSUM,
+                gso_type: GSO_TCPV4,
+                ecn: flags & TCP_CWR != 0,
+                hdr_len: 54,
+                gso_size: 1410,
+                csum_start: 34,
+                csum_offset: 16,
+            };
+            assert_eq!(vnet, expected);
+            assert!(Frame::parse(&[&vnet.to_bytes(), &frame[..]].concat()).is_ok());
+        }
+        let fits = unfinished(&Frame::complete(&uncut_segment(0x10, 1410)).unwrap(), 1450);
+        assert_eq!((fits.needs_csum(), fits.is_gso()), (true, false));
+    }
+
+    #[test]
+    fn udp_that_a_kernel_did_not_cut_is_one_frame() {
+        let mut frame = ipv4(17, DF, 1, [0x30, 0x39, 0, 53]);
+        frame.resize(34 + 8 + 3000, 7);
+        frame[16..18].copy_from_slice(&3028u16.to_be_bytes());
+        frame[38..40].copy_from_slice(&3008u16.to_be_bytes());
+        let partial = Sum::pseudo_header(&frame[26..34], PROTOCOL_UDP, 3008).folded();
+        frame[40..42].copy_from_slice(&partial.to_be_bytes());
+        let message = [&[8, 0, 0, 0, 0, 0x10, 0, 0], &frame[..]].concat();
+
+        let (vni, inner, vnet) = uncut(&message, 1000).unwrap();
+        assert_eq!((vni.get(), inner.bytes()), (4096, &frame[..]));
+        assert_eq!((vnet.gso_type, vnet.gso_size, vnet.csum_start), (GSO_UDP_L4, 1000, 34));
+        assert!(Frame::parse(&[&vnet.to_bytes(), &frame[..]].concat()).is_ok());
+
+        let is_uncut = |message: &[u8], segment_bytes| uncut(message, segment_bytes).is_some();
+        assert!(!is_uncut(&message, message.len()), "one datagram");
+        assert!(!is_uncut(&message[..message.len() - 1], 1000) && !is_uncut(&message, 1 << 16));
+        let mut checked = message.clone();
+        checked[8 + 40] ^= 1;
+        assert!(!is_uncut(&checked, 1000), "a finished checksum");
+        let longer = [&message[..], &[0]].concat();
+        assert!(!is_uncut(&longer, 1000), "something follows");
     }
 }

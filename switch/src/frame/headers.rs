@@ -43,6 +43,13 @@ impl Headers {
         fits.then_some(Headers { is_ipv6, network_at, protocol, transport_at, is_routed })
     }
 
+    /// Length of the IP packet as its header says, whether there is as much or not.
+    pub fn packet_bytes(&self, frame: &[u8]) -> usize {
+        let ip = &frame[self.network_at..];
+        let length = |at: usize| usize::from(u16::from_be_bytes([ip[at], ip[at + 1]]));
+        if self.is_ipv6 { IPV6_HEADER_BYTES + length(4) } else { length(2) }
+    }
+
     /// Source and destination address, one behind the other.
     pub fn addresses<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         let addresses = if self.is_ipv6 { 8..IPV6_HEADER_BYTES } else { 12..IPV4_HEADER_BYTES_MIN };

@@ -18,7 +18,7 @@
 //!
 //! # Bounds
 //! Socket buffers of [`BUFFER_BYTES`], of which the kernel grants as much as it may; a full one is EAGAIN on sending,
-//! and on receipt a loss that the kernel counts. A [`Batch`] has [`BATCH_MESSAGES`] slots.
+//! and on receipt a loss that the kernel counts ([`Underlay::overflows`]). A [`Batch`] has [`BATCH_MESSAGES`] slots.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -154,6 +154,16 @@ impl Underlay {
         self.has_gro
     }
 
+    /// Packets that came while the receivers' buffers were full, since they were opened.
+    pub fn overflows(&self) -> u64 {
+        // A socket that is open can be asked.
+        self.receivers
+            .iter()
+            .filter_map(|receiver| udp::dropped(receiver.0.as_fd()).ok())
+            .map(u64::from)
+            .sum()
+    }
+
     pub fn receivers(&self) -> &[Receiver] {
         &self.receivers
     }
@@ -231,7 +241,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Where [`Batch::datagrams`] lie.
+    /// Where [`Batch::messages`] lie.
     pub fn buffer(&self) -> &[u8] {
         &self.buffer
     }
@@ -241,14 +251,33 @@ impl Batch {
         self.count == BATCH_MESSAGES
     }
 
-    /// Who sent each datagram, and where in the buffer it lies. An empty one is left out.
-    pub fn datagrams(&self) -> impl Iterator<Item = (IpAddr, Range<usize>)> + '_ {
-        let messages = self.received[..self.count].iter().enumerate();
-        messages.flat_map(|(slot, message)| {
-            let (start, end) = (slot * SLOT_BYTES, slot * SLOT_BYTES + message.bytes);
-            let step = message.segment_bytes.unwrap_or(message.bytes).max(1);
-            (start..end).step_by(step).map(move |at| (message.source, at..end.min(at + step)))
+    pub fn messages(&self) -> impl Iterator<Item = Message> + '_ {
+        let received = self.received[..self.count].iter().enumerate();
+        received.map(|(slot, message)| Message {
+            source: message.source,
+            range: slot * SLOT_BYTES..slot * SLOT_BYTES + message.bytes,
+            segment_bytes: message.segment_bytes,
         })
+    }
+}
+
+/// A datagram, or several that the kernel put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub source: IpAddr,
+    /// In the batch's buffer.
+    pub range: Range<usize>,
+    /// Bytes of each datagram but the last. From a kernel on the same machine it may be the size of segments inside of a
+    /// single datagram; only who looks into it can tell.
+    pub segment_bytes: Option<usize>,
+}
+
+impl Message {
+    /// Where each datagram lies.
+    pub fn datagrams(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.range;
+        let step = self.segment_bytes.unwrap_or(end - start).max(1);
+        (start..end.max(start + 1)).step_by(step).map(move |at| at..end.min(at + step))
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::io::IoSlice;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use vswitch_proto::id::{PortId, Vni};
-use vswitch_proto::wire::vnet_hdr::{F_DATA_VALID, VnetHdr};
+use vswitch_proto::wire::vnet_hdr::VnetHdr;
 
 use super::egress::Egress;
 use crate::forward::coalesce::{self, Coalescer, Fit, GROUPS_MAX, Inner, Origin, SEGMENTS_MAX, Segment};
@@ -47,29 +48,38 @@ pub(super) struct Arrivals<'a> {
 impl Arrivals<'_> {
     pub(super) fn pass_all(&mut self) {
         let batch = self.batch;
-        for (vtep, range) in batch.datagrams() {
-            let datagram = &batch.buffer()[range.clone()];
-            self.egress.cells().tunnel_received(datagram.len());
-            match vxlan::decapsulate(datagram) {
-                Ok((vni, frame)) => self.pass(Origin { vni, vtep }, &frame, range.end),
-                Err(reason) => self.drop(reason),
+        for message in batch.messages() {
+            let bytes = &batch.buffer()[message.range.clone()];
+            self.egress.cells().tunnel_received(message.datagrams().count(), bytes.len());
+            match message.segment_bytes.and_then(|segment_bytes| vxlan::uncut(bytes, segment_bytes)) {
+                Some((vni, frame, vnet)) => {
+                    self.forward(Origin { vni, vtep: message.source }, &frame, |_| vnet);
+                }
+                None => message.datagrams().for_each(|range| self.datagram(message.source, range)),
             }
         }
         self.end_all();
     }
 
+    fn datagram(&mut self, vtep: IpAddr, range: Range<usize>) {
+        match vxlan::decapsulate(&self.batch.buffer()[range.clone()]) {
+            Ok((vni, frame)) => self.pass(Origin { vni, vtep }, &frame, range.end),
+            Err(reason) => self.drop(reason),
+        }
+    }
+
     /// One frame, which ends at `end` in the buffer.
     fn pass(&mut self, origin: Origin, frame: &Frame<'_>, end: usize) {
         if !self.coalesces {
-            return self.forward(origin, frame, VnetHdr::default());
+            return self.forward_single(origin, frame);
         }
         match coalesce::read(frame) {
             Inner::Tcp(segment) => self.pass_tcp(origin, frame, &segment, end),
             Inner::Opaque => {
                 self.end_all();
-                self.forward(origin, frame, VnetHdr::default());
+                self.forward_single(origin, frame);
             }
-            Inner::Other => self.forward(origin, frame, VnetHdr::default()),
+            Inner::Other => self.forward_single(origin, frame),
         }
     }
 
@@ -81,9 +91,8 @@ impl Arrivals<'_> {
             Fit::Breaks(group) => self.end(group),
             Fit::New => {}
         }
-        let verified = VnetHdr { flags: F_DATA_VALID, ..VnetHdr::default() };
         if !segment.begins_group() {
-            return self.forward(origin, frame, verified);
+            return self.forward(origin, frame, |mtu| segment.vnet(mtu));
         }
         match self.verdict(origin, frame) {
             Verdict::Port(to) => {
@@ -92,11 +101,16 @@ impl Arrivals<'_> {
                 }
                 self.coalescer.begin(origin, to, segment, payload_at);
             }
-            verdict => self.follow(verdict, origin, frame, verified),
+            verdict => self.follow(verdict, origin, frame, |mtu| segment.vnet(mtu)),
         }
     }
 
-    fn forward(&mut self, origin: Origin, frame: &Frame<'_>, vnet: VnetHdr) {
+    fn forward_single(&mut self, origin: Origin, frame: &Frame<'_>) {
+        self.forward(origin, frame, |mtu| vxlan::unfinished(frame, mtu));
+    }
+
+    /// `vnet` is what a port with this MTU is told about the frame.
+    fn forward(&mut self, origin: Origin, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
         let verdict = self.verdict(origin, frame);
         self.follow(verdict, origin, frame, vnet);
     }
@@ -105,12 +119,12 @@ impl Arrivals<'_> {
         self.forwarder.forward(self.tables, frame, ingress(origin), self.now)
     }
 
-    fn follow(&self, verdict: Verdict, origin: Origin, frame: &Frame<'_>, vnet: VnetHdr) {
+    fn follow(&self, verdict: Verdict, origin: Origin, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
         match verdict {
-            Verdict::Port(to) => self.write(to, frame, vnet),
+            Verdict::Port(to) => self.write(to, frame, &vnet),
             Verdict::Flood => {
                 self.egress.cells().flooded();
-                flood::targets(self.tables, ingress(origin)).for_each(|to| self.write(to, frame, vnet));
+                flood::targets(self.tables, ingress(origin)).for_each(|to| self.write(to, frame, &vnet));
             }
             Verdict::Drop(reason) => self.drop(reason),
             // The forwarder has no such verdict for a frame from a tunnel.
@@ -120,8 +134,9 @@ impl Arrivals<'_> {
         }
     }
 
-    fn write(&self, to: PortId, frame: &Frame<'_>, vnet: VnetHdr) {
-        let header = vnet.to_bytes();
+    fn write(&self, to: PortId, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+        let mtu = self.tables.ports.get(&to).map_or(usize::MAX, |port| port.mtu as usize);
+        let header = vnet(mtu).to_bytes();
         self.egress.transmit_gathered(to, &[IoSlice::new(&header), IoSlice::new(frame.bytes())]);
     }
 

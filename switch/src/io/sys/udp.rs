@@ -132,6 +132,25 @@ pub fn set_option(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How many packets the socket had no room for (`SK_MEMINFO_DROPS` of include/uapi/linux/sock_diag.h).
+pub fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const DROPS: usize = 8;
+    let mut values = [0u32; DROPS + 1];
+    let mut bytes = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `bytes` bytes at the pointer, which is an array of that size that outlives the
+    // call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(values[DROPS]) }
+}
+
 /// Sends what is gathered from the slices, as one datagram or cut into datagrams of `segment_bytes`. Does not wait.
 pub fn send(
     fd: BorrowedFd<'_>,

@@ -46,6 +46,15 @@ fn open(host: &NetNs, config: UnderlayConfig) -> Underlay {
     host.run(|| Underlay::open(config).unwrap()).unwrap()
 }
 
+/// Who sent each, and what.
+fn datagrams(batch: &Batch) -> Vec<(IpAddr, Vec<u8>)> {
+    let of = |message: Message| {
+        let source = message.source;
+        message.datagrams().map(move |range| (source, batch.buffer()[range].to_vec()))
+    };
+    batch.messages().flat_map(of).collect()
+}
+
 /// What arrives until there are `count` datagrams.
 fn arrivals(underlay: &Underlay, count: usize) -> Vec<(IpAddr, Vec<u8>)> {
     let (mut batch, mut arrived, begin) = (Batch::default(), vec![], Instant::now());
@@ -53,9 +62,7 @@ fn arrivals(underlay: &Underlay, count: usize) -> Vec<(IpAddr, Vec<u8>)> {
         assert!(begin.elapsed() < DEADLINE, "{} of {count} datagrams arrived", arrived.len());
         for receiver in underlay.receivers() {
             match receiver.receive(&mut batch) {
-                Ok(()) => arrived.extend(
-                    batch.datagrams().map(|(source, range)| (source, batch.buffer()[range].to_vec())),
-                ),
+                Ok(()) => arrived.extend(datagrams(&batch)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 Err(e) => panic!("{e}"),
             }
@@ -125,7 +132,7 @@ fn each_flow_has_a_source_port_and_one_receiver() {
     for receiver in receiver.receivers() {
         let mut own = vec![];
         while receiver.receive(&mut batch).is_ok() {
-            own.extend(batch.datagrams().map(|(_, range)| batch.buffer()[range][0]));
+            own.extend(datagrams(&batch).into_iter().map(|(_, datagram)| datagram[0]));
         }
         seen.push(own);
     }
@@ -151,6 +158,19 @@ fn what_is_too_long_for_the_path_is_refused_not_fragmented() {
         let sent = send(&sender, 0, b, &payloads(3, fits + 1 - 50));
         assert!(sent.error.is_some());
         assert_eq!(arrivals(&receiver, 1)[0].1.len(), fits);
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_counted() {
+    let hosts = two_hosts();
+    let sender = open(&hosts[0], config("10.9.0.1"));
+    let receiver = open(&hosts[1], config("10.9.0.2"));
+    assert_eq!(receiver.overflows(), 0);
+    let (pairs, begin) = (payloads(40, 1400), Instant::now());
+    while receiver.overflows() == 0 {
+        assert!(begin.elapsed() < DEADLINE, "its buffer has no end");
+        send(&sender, 0, "10.9.0.2", &pairs);
     }
 }
 
