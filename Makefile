@@ -16,7 +16,7 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench fuzz install uninstall clean
+.PHONY: help build demo test lint no-std audit bench soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -72,6 +72,10 @@ bench: ## measure beside the kernel's bridge and a bare forwarder
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf $(BENCH_ARGS)
+
+soak: ## run the simulated cluster with seed after seed, until one fails (SIM_SEED=n: begin there)
+	@packaging/setup test
+	$(CARGO) test --locked --release -p vswitch-tests --test simulator soak -- --ignored --nocapture
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build
