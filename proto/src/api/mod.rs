@@ -27,6 +27,7 @@
 //! | `POST /v1/fdb`, `DELETE /v1/fdb` | [`FdbChange`] | |
 //! | `POST /v1/fdb/flush` | [`FdbFlush`] | [`Flushed`] |
 //! | `GET /v1/stats` | | [`Stats`] |
+//! | `/v1/cluster...`, `/v1/nodes...` | see [`ClusterStatus`] and its module | |
 //! | `GET /v1/events` | | server-sent events, each with an [`Event`] as its data |
 //!
 //! `{ref}` is a name, an id or a unique prefix of an id. A request may carry `Idempotency-Key`, 32 hexadecimal
@@ -43,10 +44,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
+mod cluster;
 mod container;
 mod network;
 pub mod stream;
 
+pub use cluster::*;
 pub use container::*;
 pub use network::*;
 

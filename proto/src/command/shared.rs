@@ -49,6 +49,10 @@ pub enum SharedChange {
     Release {
         endpoints: Vec<EndpointId>,
     },
+    /// From then on only a new token lets nodes join in this role.
+    RotateToken {
+        role: Role,
+    },
 }
 
 /// What a node tells of itself.

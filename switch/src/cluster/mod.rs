@@ -29,16 +29,20 @@ mod convert;
 mod disk;
 mod entries;
 pub mod group;
+pub mod identity;
 mod log;
 mod machine;
 mod membership;
 mod reads;
 mod ready;
 mod replica;
+pub mod service;
 mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod token;
+pub mod transport;
 
 pub use check::Nonsense;
 pub use group::{Dropped, Failure, Group, Limits, NotProposed, Output, ReadLost, Role, Settings};

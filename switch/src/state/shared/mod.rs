@@ -67,7 +67,15 @@ pub struct Shared {
     /// The highest id that a node ever had.
     last_node: u64,
     next_vni: u32,
+    tokens: TokenEpochs,
     requests: Requests<Applied>,
+}
+
+/// How often the join token of each role was rotated. The tokens themselves are no part of the state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct TokenEpochs {
+    voter: u64,
+    learner: u64,
 }
 
 /// What a command made.
@@ -81,6 +89,7 @@ pub enum Applied {
     NetworkRemoved { network: NetworkId },
     Reserved { endpoint: EndpointId, addresses: Addresses },
     Released { released: usize },
+    TokenRotated { role: Role, epoch: u64 },
 }
 
 impl Shared {
@@ -93,6 +102,7 @@ impl Shared {
             ledgers: Sharded::new(),
             last_node: 0,
             next_vni: 0,
+            tokens: TokenEpochs { voter: 0, learner: 0 },
             requests: Requests::new(),
         }
     }
@@ -124,6 +134,24 @@ impl Shared {
             SharedChange::RemoveNetwork { network } => self.remove_network(network),
             SharedChange::Reserve(request) => self.reserve(from, request),
             SharedChange::Release { endpoints } => self.release(from, endpoints),
+            SharedChange::RotateToken { role } => self.rotate_token(*role),
+        }
+    }
+
+    fn rotate_token(&mut self, role: Role) -> Result<Applied, Rejected> {
+        let epoch = match role {
+            Role::Voter => &mut self.tokens.voter,
+            Role::Learner => &mut self.tokens.learner,
+        };
+        *epoch += 1;
+        Ok(Applied::TokenRotated { role, epoch: *epoch })
+    }
+
+    /// Of the join token that is valid at present.
+    pub fn token_epoch(&self, role: Role) -> u64 {
+        match role {
+            Role::Voter => self.tokens.voter,
+            Role::Learner => self.tokens.learner,
         }
     }
 

@@ -30,6 +30,7 @@ enum Step {
         role: Role,
     },
     RemoveNode(u8),
+    RotateToken(Role),
     CreateNetwork {
         name: u8,
         subnet: u8,
@@ -61,6 +62,7 @@ fn step() -> impl Strategy<Value = (u8, Step)> {
         1 => (1..NODES, 0..NODES).prop_map(|(node, told)| Step::UpdateNode { node, told }),
         2 => (1..NODES, role()).prop_map(|(node, role)| Step::SetRole { node, role }),
         1 => (1..NODES).prop_map(Step::RemoveNode),
+        1 => role().prop_map(Step::RotateToken),
         3 => (0..5u8, 0..6u8, prop::option::weighted(0.3, 0..4u8))
             .prop_map(|(name, subnet, vni)| Step::CreateNetwork { name, subnet, vni }),
         1 => (0..5u8).prop_map(Step::RemoveNetwork),
@@ -105,6 +107,8 @@ struct Model {
     added: u64,
     networks: Vec<ModelNetwork>,
     leases: Vec<ModelLease>,
+    /// How often the tokens of voters and of learners were.
+    rotated: (u64, u64),
     sent: Vec<SharedEnvelope>,
 }
 
@@ -122,6 +126,7 @@ impl Model {
             }
             Step::SetRole { node, role } => SharedChange::SetRole { node: NodeId(node.into()), role },
             Step::RemoveNode(node) => SharedChange::RemoveNode { node: NodeId(node.into()) },
+            Step::RotateToken(role) => SharedChange::RotateToken { role },
             Step::CreateNetwork { name, subnet, vni } => {
                 let mut request = overlay(fleet.network_id(), &format!("n{name}"));
                 request.pools = vec![pool(&format!("10.0.{subnet}.0/29"))];
@@ -206,6 +211,7 @@ impl Model {
             SharedChange::RemoveNode { node } => {
                 self.node(*node).is_some_and(|n| !n.votes || self.voters() > 1)
             }
+            SharedChange::RotateToken { .. } => true,
             SharedChange::CreateNetwork(request) => {
                 let subnet = request.pools[0].subnet.to_string();
                 let vni = request.options.get(VXLAN_ID_OPTION).map(|vni| vni.parse().unwrap());
@@ -256,6 +262,15 @@ impl Model {
                 self.nodes.retain(|n| n.id != *node);
                 self.leases.retain(|l| l.node != *node);
                 assert_eq!(before - self.leases.len(), released);
+            }
+            (SharedChange::RotateToken { role }, Applied::TokenRotated { role: of, epoch }) => {
+                let rotated = match role {
+                    Role::Voter => &mut self.rotated.0,
+                    Role::Learner => &mut self.rotated.1,
+                };
+                *rotated += 1;
+                assert_eq!((of, epoch), (*role, *rotated));
+                assert_eq!(shared.token_epoch(*role), epoch);
             }
             (SharedChange::CreateNetwork(request), _) => {
                 let vni = shared.network(&request.id).unwrap().vni;

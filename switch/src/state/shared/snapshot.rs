@@ -9,7 +9,7 @@ use vswitch_proto::command::Driver;
 use super::super::ledger::Cursors;
 use super::super::requests::Requests;
 use super::super::snapshot::{self, Kind, SnapshotError};
-use super::{Applied, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, VOTERS_MAX};
+use super::{Applied, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX};
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -18,6 +18,7 @@ struct Written<'a> {
     leases: Vec<&'a Lease>,
     last_node: u64,
     next_vni: u32,
+    tokens: TokenEpochs,
     requests: &'a Requests<Applied>,
 }
 
@@ -28,6 +29,7 @@ struct Read {
     leases: Vec<Lease>,
     last_node: u64,
     next_vni: u32,
+    tokens: TokenEpochs,
     requests: Requests<Applied>,
 }
 
@@ -39,6 +41,7 @@ impl Shared {
             leases: self.leases().collect(),
             last_node: self.last_node,
             next_vni: self.next_vni,
+            tokens: self.tokens,
             requests: &self.requests,
         };
         snapshot::write(Kind::Shared, &written)
@@ -61,6 +64,7 @@ fn rebuild(read: Read) -> Result<Shared, SnapshotError> {
         networks,
         last_node: read.last_node,
         next_vni: read.next_vni,
+        tokens: read.tokens,
         requests: read.requests,
         ..Shared::new()
     };
