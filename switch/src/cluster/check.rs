@@ -7,6 +7,9 @@ use vswitch_proto::peer::{Body, Entry, Message, Payload, Snapshot};
 use super::entries::Entries;
 use super::machine::{Machine, Unreadable, decode};
 
+/// No cluster gets there by elections. One more than the last term there is could not be counted.
+const TERM_MAX: u64 = 1 << 48;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Nonsense {
     #[error("its entries do not follow each other")]
@@ -19,8 +22,8 @@ pub enum Nonsense {
     Unsent,
     #[error("its membership is impossible")]
     Members,
-    #[error("it has no term")]
-    NoTerm,
+    #[error("it has an impossible term")]
+    Term,
     #[error("a context is missing")]
     NoContext,
     #[error("somebody other than the leader calls an election")]
@@ -31,14 +34,18 @@ pub(super) fn message(message: &Message, raw: &RawNode<Entries>) -> Result<(), N
     let raft = &raw.raft;
     let last = raft.raft_log.last_index();
     if message.term == 0 && !matches!(message.body, Body::ReadIndex { .. }) {
-        return Err(Nonsense::NoTerm);
+        return Err(Nonsense::Term);
+    }
+    if message.term > TERM_MAX {
+        return Err(Nonsense::Term);
     }
     match &message.body {
         Body::Append { index, log_term, entries, .. } => follows(message.term, *index, *log_term, entries),
         Body::Heartbeat { commit, .. } if *commit > last => Err(Nonsense::Lacking),
-        Body::AppendAnswer { index, rejected: None, .. } => {
+        Body::AppendAnswer { index, rejected, .. } => {
             let is_answer = message.term == raft.term && raft.state == StateRole::Leader;
-            if is_answer && *index > last { Err(Nonsense::Unsent) } else { Ok(()) }
+            let named = rejected.map_or(*index, |rejected| rejected.hint.max(*index));
+            if is_answer && named > last { Err(Nonsense::Unsent) } else { Ok(()) }
         }
         Body::Snapshot(snapshot) => is_sound(message.term, snapshot),
         Body::TimeoutNow if message.from.0 != raft.leader_id => Err(Nonsense::NotTheLeader),
