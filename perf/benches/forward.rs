@@ -44,8 +44,9 @@ fn tables(registered: impl Iterator<Item = MacAddr>) -> Tables {
     };
     let port = |number| Port { vni: vni(), mac: mac(number), mtu: 1500 };
     Tables {
-        networks: [(vni(), network)].into_iter().collect(),
+        networks: [(vni(), network.into())].into_iter().collect(),
         ports: [(A, port(u32::MAX - 1)), (B, port(u32::MAX - 2))].into_iter().collect(),
+        ..Tables::default()
     }
 }
 

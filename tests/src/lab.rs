@@ -124,6 +124,7 @@ impl Lab {
             if state.status != "exited" {
                 bail!("it is {state:?}");
             }
+            assert_eq!((state.running, state.pid), (false, 0), "{container} has ended");
             Ok(state.exit_code)
         })
     }

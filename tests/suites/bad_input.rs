@@ -26,6 +26,17 @@ fn state(lab: &Lab) -> Vec<Value> {
         .collect()
 }
 
+/// The lines that differ, each state as JSON.
+fn difference(before: &[Value], after: &[Value]) -> String {
+    let [before, after] =
+        [before, after].map(|state| serde_json::to_string_pretty(state).expect("it is JSON"));
+    let only_in = |one: &str, other: &str, sign| {
+        let lines = one.lines().filter(|line| !other.lines().any(|o| o == *line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    only_in(&before, &after, '-') + &only_in(&after, &before, '+')
+}
+
 /// Without what traffic changes.
 fn quiet(mut value: Value) -> Value {
     if let Some(object) = value.as_object_mut() {
@@ -63,8 +74,7 @@ fn refuses(cases: &[(&[&str], i32, &[&str])]) {
         }
         let after = state(&lab);
         if after != before {
-            let changed = before.iter().zip(&after).find(|(before, after)| before != after);
-            wrong.push(format!("{args:?} changed the state: {changed:?}"));
+            wrong.push(format!("{args:?} changed the state:\n{}", difference(&before, &after)));
             break;
         }
     }

@@ -148,6 +148,16 @@ fn logs() {
 }
 
 #[test]
+fn whoever_follows_from_the_start_misses_nothing() {
+    let lab = Lab::new();
+    for round in 0..20 {
+        let name = format!("talks{round}");
+        lab.ok(&["run", "-d", "--name", &name, "--", "sh", "-c", "echo once; sleep 100000"]);
+        Process::spawn(&lab, &["vswitchctl", "logs", "-f", &name]).wait_for("once\n");
+    }
+}
+
+#[test]
 fn stop_and_kill() {
     let lab = Lab::new();
     let script = |on_term: &str| {

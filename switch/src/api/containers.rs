@@ -36,7 +36,7 @@ pub async fn inspect(
     let state = handle.state();
     let container = handle.find_container(&state, &reference)?;
     let dir = handle.container_dir(&container.id);
-    let pid = if container.is_live() { handle.pid(&container.id) } else { 0 };
+    let pid = if container.phase == Phase::Running { handle.pid(&container.id) } else { 0 };
     Ok(Answer(view::container(&state, container, pid, &dir)))
 }
 

@@ -35,6 +35,7 @@ pub mod identity;
 mod log;
 mod machine;
 mod membership;
+mod outcome;
 mod reads;
 mod ready;
 mod replica;

@@ -83,7 +83,7 @@ impl<'a> View<'a> {
     /// its id.
     pub fn find_network(&self, reference: &str) -> Result<&'a Network, LookupError> {
         let by_id = reference.parse().ok().and_then(|id: NetworkId| self.network(&id));
-        by_id.map_or_else(|| find_network(self.local.networks().chain(self.shared.networks()), reference), Ok)
+        by_id.map_or_else(|| find_network(self.networks(), reference), Ok)
     }
 
     /// As [`State::find_attached`], among all networks.

@@ -274,6 +274,7 @@ impl std::fmt::Display for NotAHost {
 }
 
 impl Rejected {
+    /// What is neither missing nor wrong by itself conflicts with what is there.
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
@@ -309,44 +310,7 @@ impl Rejected {
             | InvalidHostname(_)
             | TooManyAliases(_)
             | TooManyAuxAddresses(_) => ErrorKind::Invalid,
-            NetworkNameTaken(_)
-            | ContainerNameTaken { .. }
-            | IdTaken(_)
-            | OneInstance { .. }
-            | SubnetOverlap { .. }
-            | SubnetRouted { .. }
-            | NoFreePool { .. }
-            | AddressInUse { .. }
-            | AddressReserved { .. }
-            | PoolExhausted { .. }
-            | MacInUse { .. }
-            | AlreadyConnected { .. }
-            | NotConnected { .. }
-            | Exclusive { .. }
-            | HostMode(_)
-            | AlreadyAdopted(_)
-            | Builtin(_)
-            | NetworkInUse { .. }
-            | ContainerRunning(_)
-            | AlreadyRunning(_)
-            | NotRunning(_)
-            | TooManyNetworks
-            | TooManyContainers
-            | TooManyEndpoints
-            | TooManyInterfaces(_)
-            | PortsExhausted
-            | VniInUse { .. }
-            | Fenced(_)
-            | NodeNameTaken { .. }
-            | NodeAddressTaken { .. }
-            | VtepTaken { .. }
-            | LastVoter(_)
-            | TooManyVoters
-            | TooManyNodes
-            | NodeIdsExhausted
-            | TooManyLeases
-            | AlreadyLeased { .. }
-            | LeaseOfAnother(_) => ErrorKind::Conflict,
+            _ => ErrorKind::Conflict,
         }
     }
 }

@@ -26,6 +26,11 @@ impl<'a> View<'a> {
         View { local, shared: &NOBODY, me: NodeId(1) }
     }
 
+    /// Those of this node, then those of the cluster.
+    pub fn networks(self) -> impl Iterator<Item = &'a Network> + Clone + use<'a> {
+        self.local.networks().chain(self.shared.networks())
+    }
+
     /// A network of this node or of the cluster.
     pub fn network(&self, id: &NetworkId) -> Option<&'a Network> {
         self.local.network(id).or_else(|| self.shared.network(id))
