@@ -24,6 +24,8 @@ pub enum Nonsense {
     Members,
     #[error("it has an impossible term")]
     Term,
+    #[error("it comes from nobody, or from this node")]
+    Sender,
     #[error("a context is missing")]
     NoContext,
     #[error("somebody other than the leader calls an election")]
@@ -33,11 +35,12 @@ pub enum Nonsense {
 pub(super) fn message(message: &Message, raw: &RawNode<Entries>) -> Result<(), Nonsense> {
     let raft = &raw.raft;
     let last = raft.raft_log.last_index();
-    if message.term == 0 && !matches!(message.body, Body::ReadIndex { .. }) {
+    let has_term = !matches!(message.body, Body::ReadIndex { .. });
+    if (message.term != 0) != has_term || message.term > TERM_MAX {
         return Err(Nonsense::Term);
     }
-    if message.term > TERM_MAX {
-        return Err(Nonsense::Term);
+    if message.from.0 == 0 || message.from == message.to {
+        return Err(Nonsense::Sender);
     }
     match &message.body {
         Body::Append { index, log_term, entries, .. } => follows(message.term, *index, *log_term, entries),
@@ -57,9 +60,13 @@ pub(super) fn message(message: &Message, raw: &RawNode<Entries>) -> Result<(), N
 }
 
 fn follows(term: u64, index: u64, log_term: u64, entries: &[Entry]) -> Result<(), Nonsense> {
+    // Term 0 is what the library takes an entry to have that is not there.
+    if (index == 0) != (log_term == 0) {
+        return Err(Nonsense::Gap);
+    }
     let (mut index, mut last_term) = (index, log_term);
     for entry in entries {
-        if index.checked_add(1) != Some(entry.index) || entry.term < last_term {
+        if index.checked_add(1) != Some(entry.index) || entry.term < last_term.max(1) {
             return Err(Nonsense::Gap);
         }
         (index, last_term) = (entry.index, entry.term);

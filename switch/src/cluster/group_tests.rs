@@ -62,7 +62,8 @@ impl Net {
             let Some(message) = messages.pop_front() else { return outputs };
             let to = message.to.0 as usize - 1;
             if ![message.from, message.to].iter().any(|id| Some(*id) == self.cut_off) {
-                self.groups[to].step(message.from, message).unwrap();
+                let taken = self.groups[to].step(message.from, message);
+                assert!(matches!(taken, Ok(()) | Err(Dropped::Down)), "{taken:?}");
             }
         }
     }
@@ -102,7 +103,10 @@ fn what_the_leader_proposes_everybody_applies() {
     net.groups[0].propose(&one).unwrap();
     let outputs = net.settle();
     let applied: Vec<_> = outputs.iter().flat_map(|output| &output.applied).collect();
-    assert_eq!(applied.iter().map(|(request, _)| *request).collect::<Vec<_>>(), [one.request_id, two.request_id]);
+    assert_eq!(
+        applied.iter().map(|(request, _)| *request).collect::<Vec<_>>(),
+        [one.request_id, two.request_id]
+    );
     assert!(applied.iter().all(|(_, outcome)| outcome.is_ok()));
     let digest = net.groups[0].machine().digest();
     net.beat();
@@ -161,7 +165,8 @@ fn members_change_one_step_at_a_time() {
     let mut net = Net::of_three();
     assert_eq!(net.groups[2].members().voters, ids(&[1, 2, 3]));
     use MemberChange::{AddLearner, AddVoter, Demote, Remove};
-    let refused = |net: &mut Net, changes: &[MemberChange]| net.groups[0].change_members(changes).unwrap_err();
+    let refused =
+        |net: &mut Net, changes: &[MemberChange]| net.groups[0].change_members(changes).unwrap_err();
     assert_eq!(refused(&mut net, &[]), NotChanged::Nothing);
     assert_eq!(refused(&mut net, &[AddVoter(NodeId(2))]), NotChanged::IsVoter(NodeId(2)));
     assert_eq!(refused(&mut net, &[AddLearner(NodeId(2))]), NotChanged::IsMember(NodeId(2)));
@@ -197,7 +202,8 @@ fn a_former_configuration_elects_nobody() {
     assert_eq!((members.learners, net.groups[2].members().learners.len()), (ids(&[4]), 0));
     let status = net.groups[2].status();
     let (index, log_term, commit) = (status.last, status.term, status.committed);
-    let body = Body::Vote { pre: true, index: index + 1, log_term, commit, commit_term: log_term, transfer: false };
+    let body =
+        Body::Vote { pre: true, index: index + 1, log_term, commit, commit_term: log_term, transfer: false };
     let vote = Message { from: NodeId(3), to: NodeId(2), term: status.term + 1, body };
     net.groups[1].step(NodeId(3), vote).unwrap();
     let mut answers = Vec::new();
@@ -242,7 +248,8 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         prop::collection::vec(member.prop_map(MemberChange::Remove), 0..3)
             .prop_map(|changes| Payload::Membership(MembershipChange(changes))),
     ];
-    let entry = (number(), number(), payload).prop_map(|(term, index, payload)| Entry { term, index, payload });
+    let entry =
+        (number(), number(), payload).prop_map(|(term, index, payload)| Entry { term, index, payload });
     prop::collection::vec(entry, 0..4)
 }
 
@@ -270,9 +277,11 @@ fn bodies() -> impl Strategy<Value = Body> {
                 Body::Vote { pre, index, log_term, commit, commit_term: log_term, transfer }
             }
         ),
-        (any::<bool>(), any::<bool>(), number(), number()).prop_map(|(pre, rejected, commit, commit_term)| {
-            Body::VoteAnswer { pre, rejected, commit, commit_term }
-        }),
+        (any::<bool>(), any::<bool>(), number(), number()).prop_map(
+            |(pre, rejected, commit, commit_term)| {
+                Body::VoteAnswer { pre, rejected, commit, commit_term }
+            }
+        ),
         (number(), number(), members()).prop_map(|(index, term, members)| {
             Body::Snapshot(Snapshot { index, term, members, machine: State::new().to_bytes() })
         }),
@@ -285,7 +294,7 @@ fn bodies() -> impl Strategy<Value = Body> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// A member that lies can stop the others from agreeing; it cannot make them fall over.
     #[test]
