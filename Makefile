@@ -16,7 +16,7 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench fuzz install uninstall clean
+.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,10 +68,19 @@ audit: ## licences, sources and known vulnerabilities of the dependencies (needs
 	@packaging/setup audit
 	$(CARGO) deny --locked check
 
-bench: ## measure beside the kernel's bridge and a bare forwarder
+bench: ## measure beside the kernel's bridge, a bare forwarder and other switches (8 minutes)
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
-	$(LAB) $(RELEASE)/vswitch-perf $(BENCH_ARGS)
+	$(LAB) $(RELEASE)/vswitch-perf run --suite quick --out bench-out $(BENCH_ARGS)
+
+bench-full: ## the same with every figure
+	@packaging/setup bench
+	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
+	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
+
+soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
+	@packaging/setup test
+	$(CARGO) test --locked --release -p vswitch-tests --test simulator soak -- --ignored --nocapture
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build

@@ -3,13 +3,12 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use vswitch_proto::api::ErrorKind;
-
 use crate::template::TemplateError;
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
+pub const CONFLICT: u8 = 4;
 pub const UNREACHABLE: u8 = 6;
 
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +43,7 @@ impl Failure {
 
 impl From<vswitch_proto::api::Error> for Failure {
     fn from(error: vswitch_proto::api::Error) -> Failure {
-        Failure::Told { code: ErrorKind::exit_code(error.kind), message: error.message }
+        Failure::Told { code: error.exit_code.unwrap_or(error.kind.exit_code()), message: error.message }
     }
 }
 

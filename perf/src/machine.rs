@@ -88,6 +88,13 @@ pub fn process_rss_kib(pid: u32) -> anyhow::Result<u64> {
     kib_field(&read(format!("/proc/{pid}/status"))?, "VmRSS:")
 }
 
+/// Memory in use that is not processes' own and cannot be had without loss: mostly the kernel's, KiB.
+pub fn kernel_memory_kib() -> anyhow::Result<f64> {
+    let meminfo = read("/proc/meminfo")?;
+    let field = |name| Ok::<f64, anyhow::Error>(kib_field(&meminfo, name)? as f64);
+    Ok(field("MemTotal:")? - field("MemAvailable:")? - field("AnonPages:")?)
+}
+
 /// A line such as `VmRSS:     1234 kB`.
 fn kib_field(text: &str, name: &str) -> anyhow::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -162,6 +169,7 @@ mod tests {
     fn this_process_and_machine_can_be_read() {
         let pid = std::process::id();
         assert!(process_rss_kib(pid).unwrap() > 0);
+        assert!(kernel_memory_kib().unwrap() > 0.0);
         assert!(process_cpu_s(pid).unwrap() >= 0.0);
         assert!(CpuTime::now().unwrap().idle_s > 0.0);
         assert!(describe(Duration::ZERO).unwrap().memory_mib > 0);

@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`run`] | a run from beginning to end |
-//! | [`compare`] | two runs, judged |
+//! | [`mod@compare`] | two runs, judged |
 //! | [`peers`] | the switches, each set up in namespaces of its own |
 //! | [`measure`] | what is measured of them |
 //! | [`probe`] | traffic and the bare forwarder, run inside the namespaces |
@@ -11,7 +11,6 @@
 //! | [`machine`] | processors, memory and interfaces, from `/proc` |
 //! | [`metric`], [`results`], [`stats`] | the samples and what they say |
 //! | [`report`] | Markdown, charts and HTML |
-//! | [`sys`] | the only `unsafe` |
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +34,6 @@ mod results;
 mod run;
 mod stats;
 mod stop;
-mod sys;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measures vswitch beside its peers")]

@@ -57,6 +57,7 @@ pub enum Metric {
     Connect,
     PortCreate,
     PortMemory,
+    PortMemoryAll,
     PortsRate,
     PortsCpu,
     MacsRate,
@@ -70,7 +71,7 @@ const CPU_PER_GBIT: &str = "CPU s/Gbit";
 const CPU_PER_MILLION: &str = "CPU s/M frames";
 
 impl Metric {
-    pub const ALL: [Metric; 37] = [
+    pub const ALL: [Metric; 38] = [
         Metric::TcpOne,
         Metric::TcpOneCpu,
         Metric::TcpOneSwitchCpu,
@@ -103,6 +104,7 @@ impl Metric {
         Metric::Connect,
         Metric::PortCreate,
         Metric::PortMemory,
+        Metric::PortMemoryAll,
         Metric::PortsRate,
         Metric::PortsCpu,
         Metric::MacsRate,
@@ -146,6 +148,7 @@ impl Metric {
                 sized("Adopting a namespace, mean of the last hundred", "ms", Lower, "ports")
             }
             Metric::PortMemory => sized("Resident memory of the switch for a port", "KiB", Lower, "ports"),
+            Metric::PortMemoryAll => sized("Memory for a port, the kernel's included", "KiB", Lower, "ports"),
             Metric::PortsRate => sized("64-byte frames between 2 of N ports", "Mpps", Higher, "ports"),
             Metric::PortsCpu => sized("The same: CPU of the switch", CPU_PER_MILLION, Lower, "ports"),
             Metric::MacsRate => sized("64-byte frames to N addresses in turn", "Mpps", Higher, "addresses"),

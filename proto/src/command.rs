@@ -13,16 +13,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
-/// One entry of the log.
+mod shared;
+
+pub use shared::{NodeInfo, Reserve, Role, SharedChange, SharedCommand};
+
+/// One entry of a log: of this node's own by default, of the cluster's as [`SharedEnvelope`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<C = Command> {
     /// A second entry with the same id is answered with the first one's result and changes nothing.
     pub request_id: RequestId,
     /// The proposer's wall clock, milliseconds since the Unix epoch. Shown to people, never compared.
     pub at_ms: u64,
-    pub command: Command,
+    pub command: C,
 }
 
+/// One entry of the log that all nodes of a cluster share.
+pub type SharedEnvelope = Envelope<SharedCommand>;
+
+/// What changes the state that a node has for itself: bridge networks, containers and their endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     CreateNetwork(CreateNetwork),
@@ -31,11 +39,11 @@ pub enum Command {
     },
     /// Creates a container and its endpoints in one step: either all of it exists or none.
     CreateContainer(CreateContainer),
-    /// The container's process runs (again); one endpoint id per attachment, in the order of the attachments,
-    /// used where the attachment has no endpoint at present.
+    /// The container's process runs (again); one endpoint per attachment, in the order of the attachments, used
+    /// where the attachment has no endpoint at present.
     StartContainer {
         container: ContainerId,
-        endpoints: Vec<EndpointId>,
+        endpoints: Vec<NewEndpoint>,
     },
     /// The container's process ended: its endpoints are released, its attachments stay.
     ContainerExited {
@@ -49,7 +57,7 @@ pub enum Command {
     Connect {
         container: ContainerId,
         attachment: Attachment,
-        endpoint: EndpointId,
+        endpoint: NewEndpoint,
     },
     Disconnect {
         container: ContainerId,
@@ -67,6 +75,8 @@ pub enum Driver {
     None,
     /// The host's own network namespace.
     Host,
+    /// One switch over all nodes of a cluster, over VXLAN.
+    Overlay,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +84,7 @@ pub struct CreateNetwork {
     pub id: NetworkId,
     pub name: Name,
     pub driver: Driver,
-    /// Subnets asked for. Without an IPv4 one, the next default pool is taken.
+    /// Subnets asked for. Without an IPv4 one, the next default pool of the driver is taken.
     pub pools: Vec<PoolRequest>,
     pub internal: bool,
     pub ipv6: bool,
@@ -101,8 +111,8 @@ pub struct CreateContainer {
     pub id: ContainerId,
     pub name: Name,
     pub kind: ContainerKind,
-    /// Networks to connect to, the first one becoming eth0, each with the id its endpoint will have.
-    pub attachments: Vec<(Attachment, EndpointId)>,
+    /// Networks to connect to, the first one becoming eth0, each with the endpoint it will have.
+    pub attachments: Vec<(Attachment, NewEndpoint)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,8 +158,50 @@ pub enum NetnsSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub network: NetworkId,
+    pub scope: Scope,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     pub mac: Option<MacAddr>,
     pub aliases: Vec<Name>,
+}
+
+/// Who keeps a network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// This node: addresses are allocated when the endpoint is made.
+    #[default]
+    Local,
+    /// The cluster: addresses are leased there first.
+    Cluster,
+}
+
+/// An endpoint that is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEndpoint {
+    /// That of the lease where there is one.
+    pub id: EndpointId,
+    /// What the cluster leased, for an attachment to one of its networks; `None` for the others.
+    pub lease: Option<Addresses>,
+}
+
+impl From<EndpointId> for NewEndpoint {
+    /// In a network of this node.
+    fn from(id: EndpointId) -> NewEndpoint {
+        NewEndpoint { id, lease: None }
+    }
+}
+
+/// What an interface is reached at within its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Addresses {
+    pub mac: MacAddr,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// IPv4 first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
 }

@@ -17,6 +17,8 @@ pub enum ParseIdError {
     Id,
     #[error("a request id is 32 hexadecimal digits")]
     Request,
+    #[error("a cluster id is 32 hexadecimal digits")]
+    Cluster,
     #[error(
         "a name starts with a letter or digit, goes on with letters, digits, '_', '.' or '-', and has at most 63 characters"
     )]
@@ -222,6 +224,8 @@ hex_id!(/// The attachment of one container to one network.
     EndpointId, 32, ParseIdError::Id);
 hex_id!(/// Makes a retried command apply once.
     RequestId, 16, ParseIdError::Request);
+hex_id!(/// A cluster of hosts. Drawn when it is founded.
+    ClusterId, 16, ParseIdError::Cluster);
 
 serde_as_text!(MacAddr, [u8; 6]);
 

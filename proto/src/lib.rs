@@ -8,7 +8,8 @@
 //! 1. [`id`]: checked newtypes. No raw integer or string stands for a domain thing anywhere else.
 //! 2. [`wire`]: views over the bytes of protocol headers that this project itself handles.
 //! 3. [`command`]: what goes into the replicated log.
-//! 4. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
+//! 4. [`peer`]: messages between the nodes of a replicated group, and the entries of its log.
+//! 5. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -18,4 +19,5 @@ extern crate alloc;
 pub mod api;
 pub mod command;
 pub mod id;
+pub mod peer;
 pub mod wire;

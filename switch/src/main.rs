@@ -3,27 +3,53 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use vswitch::config::{Arguments, Config};
 use vswitch::{container, daemon};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
-    // A container's shim is this same executable; it never reads the daemon's configuration.
-    if words.next().is_some_and(|word| word == "shim") {
-        return match words.next() {
+    match words.next().as_deref().and_then(|word| word.to_str()) {
+        // A container's shim is this same executable; it never reads the daemon's configuration.
+        Some("shim") => match words.next() {
             Some(dir) => container::shim::main(Path::new(&dir)),
             None => fail("shim: the container's directory is missing"),
-        };
+        },
+        Some("man") => print_manual(),
+        _ => run(),
     }
+}
+
+fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return usage(&error.to_string()),
+        Err(help) => help.exit(),
+    };
     let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let config =
-        Config::load(Arguments::parse(), &host_name.unwrap_or_else(|_| "localhost".into()), processors);
+    let config = Config::load(arguments, &host_name.unwrap_or_else(|_| "localhost".into()), processors);
     match config.map_err(anyhow::Error::from).and_then(daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+/// For the installation: the page of section 8, to standard output.
+fn print_manual() -> ExitCode {
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    match page.render(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot print the manual page: {error}")),
+    }
+}
+
+/// The first paragraph of what clap has to say, as one line.
+fn usage(error: &str) -> ExitCode {
+    let paragraph = error.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("vswitchd: {line}; see vswitchd --help");
+    ExitCode::from(2)
 }
 
 fn fail(message: &str) -> ExitCode {

@@ -1,11 +1,15 @@
 //! From what should be true to what is to be done about it.
 //!
-//! [`diff`] compares two states and says which actions turn a host that fits the old one into a host that fits the
-//! new one, and what the data plane is to know then. With an empty old state it plans a host from nothing.
+//! [`diff`] compares two views and says which actions turn a host that fits the old one into a host that fits the
+//! new one, and what the data plane is to know then. With an empty old view it plans a host from nothing.
 //!
 //! # Order
 //! Detaches, then attaches, then routes, then names files, so that a name or an address never moves to a new
 //! owner before the old one has let go of it.
+//!
+//! # Networks of the cluster
+//! An endpoint in one has an interface while its lease is in effect (see [`View`]): a lease that comes attaches, one
+//! that goes detaches, without a change in this node's own state.
 //!
 //! # Default routes
 //! In each family a container's default route goes via the first of its interfaces (the lowest `ethN`) on a
@@ -14,8 +18,12 @@
 //!
 //! # Names files
 //! Only the lab runner's containers have one. It is written when its content changes and when the container
-//! starts to live. The lines of one network are the same for everybody in it (see [`names`]), so
-//! whether they changed is found once per network and not once per container.
+//! starts to live. The lines of one network are the same for everybody in it (see [`names`](crate::state::names)), so
+//! they are put together, and compared, once per network and not once per container.
+//!
+//! # Costs
+//! What two views share is passed over, so that a change costs what it touches: the tables and the lines of the
+//! networks in which something happened.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
@@ -26,16 +34,42 @@ use ipnet::IpNet;
 use vswitch_proto::command::Driver;
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId};
 
-use crate::forward::tables::{self, Tables};
-use crate::state::names::{self, hosts_file};
-use crate::state::{Change, Container, Endpoint, Network, State, Wire, gateway_mac};
+use crate::forward::tables::Tables;
+use crate::state::names::HostsFiles;
+use crate::state::{Container, Endpoint, MTU_MIN, Network, View, Wire};
+
+mod tables;
+
+pub use tables::tables;
 
 /// What the daemon was told, and the state does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Of networks that ask for no other, bytes.
+    /// Of bridge networks that ask for no other, bytes.
     pub mtu: u32,
+    /// Of the network that carries the tunnels, bytes.
+    pub underlay_mtu: u32,
 }
+
+impl Settings {
+    /// Of a network's interfaces on this node, bytes.
+    fn mtu_of(&self, view: View<'_>, network: &Network) -> u32 {
+        let default = || match network.driver {
+            Driver::Overlay => {
+                let vtep = view.shared.node(view.me).map(|node| node.info.vtep);
+                let overhead = if vtep.is_some_and(|vtep| vtep.is_ipv6()) { VXLAN_IPV6 } else { VXLAN_IPV4 };
+                self.underlay_mtu.saturating_sub(overhead).max(MTU_MIN)
+            }
+            Driver::Bridge | Driver::None | Driver::Host => self.mtu,
+        };
+        network.mtu().unwrap_or_else(default)
+    }
+}
+
+/// What a tunnel adds to a packet, bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and IPv4 (20).
+const VXLAN_IPV4: u32 = 50;
+/// The same with IPv6 (40).
+const VXLAN_IPV6: u32 = 70;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -91,17 +125,17 @@ pub struct DefaultRoute {
     pub gateway: IpAddr,
 }
 
-pub fn diff(old: &State, new: &State, settings: &Settings) -> Plan {
-    Plan { actions: actions(old, new, settings), tables: tables(new, settings) }
+/// `known` are the tables that `old` was planned with, by the same settings; `Tables::default()` has all of them made
+/// anew.
+pub fn diff(old: View<'_>, new: View<'_>, known: &Tables, settings: &Settings) -> Plan {
+    Plan { actions: actions(old, new, settings), tables: tables::update(old, new, known, settings) }
 }
 
-pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
+pub fn actions(old: View<'_>, new: View<'_>, settings: &Settings) -> Vec<Action> {
+    let changed = changed_wires(old, new);
     let (mut detaches, mut attaches) = (Vec::new(), Vec::new());
-    let mut rewired = BTreeSet::new();
-    let changed = new.changed_endpoints(old);
-    for change in &changed {
-        if let Some((endpoint, wire)) = change.before().and_then(wired) {
-            rewired.insert(endpoint.container);
+    for (before, after) in &changed {
+        if let Some((endpoint, wire)) = before {
             detaches.push(Action::Detach {
                 container: endpoint.container,
                 endpoint: endpoint.id,
@@ -109,50 +143,46 @@ pub fn actions(old: &State, new: &State, settings: &Settings) -> Vec<Action> {
                 interface: wire.interface_name(),
             });
         }
-        if let Some((endpoint, wire)) = change.after().and_then(wired) {
-            rewired.insert(endpoint.container);
+        if let Some((endpoint, wire)) = after {
             attaches.push(attach(old, new, endpoint, wire, settings));
         }
     }
+    let either = changed.iter().filter_map(|(before, after)| before.or(*after));
+    let rewired: BTreeSet<ContainerId> = either.map(|(endpoint, _)| endpoint.container).collect();
     attaches.sort_by_key(|attach| (attach.container, attach.port));
     let mut actions = detaches;
     actions.extend(attaches.into_iter().map(Action::Attach));
-    actions.extend(rewired.into_iter().filter_map(|container| set_routes(old, new, container)));
-    actions.extend(write_hosts(old, new, &changed));
+    actions.extend(rewired.iter().filter_map(|container| set_routes(old, new, *container)));
+    actions.extend(write_hosts(old, new, rewired));
     actions
 }
 
-/// What the data plane knows of `state`.
-pub fn tables(state: &State, settings: &Settings) -> Tables {
-    let mut tables = Tables::default();
-    tables.ports.reserve(state.endpoints().count());
-    for network in state.networks().filter(|n| n.driver == Driver::Bridge) {
-        let gateway = gateway_mac(network).map(|mac| tables::Gateway {
-            mac,
-            ipv4: network.ipv4_gateway(),
-            ipv6: network.ipv6_gateway(),
-        });
-        let mut domain = tables::Network { gateway, ..tables::Network::default() };
-        let mtu = network.mtu().unwrap_or(settings.mtu);
-        for (_, wire) in state.endpoints_in(&network.id).filter_map(wired) {
-            domain.ports.push(wire.port);
-            domain.endpoints.insert(wire.mac, wire.port);
-            tables.ports.insert(wire.port, tables::Port { vni: network.vni, mac: wire.mac, mtu });
-        }
-        domain.ports.sort_unstable();
-        tables.networks.insert(network.vni, domain.into());
+type Wired<'a> = (&'a Endpoint, &'a Wire);
+
+/// Interfaces that come, go or are replaced, in the order of the endpoints' ids.
+fn changed_wires<'a>(old: View<'a>, new: View<'a>) -> Vec<(Option<Wired<'a>>, Option<Wired<'a>>)> {
+    let mut ids: BTreeSet<EndpointId> = BTreeSet::new();
+    let changed = new.local.changed_endpoints(old.local);
+    ids.extend(changed.iter().flat_map(|c| [c.before(), c.after()]).flatten().map(|e| e.id));
+    if old.me == new.me {
+        let leases = new.shared.changed_leases(old.shared);
+        ids.extend(leases.iter().flat_map(|c| [c.before(), c.after()]).flatten().map(|lease| lease.endpoint));
+    } else {
+        let networks = new.local.overlays();
+        ids.extend(networks.flat_map(|network| new.local.endpoints_in(network)).map(|e| e.id));
     }
-    tables
+    let wired = |view: View<'a>, id| {
+        let endpoint = view.local.endpoint(id)?;
+        Some((endpoint, view.wire(endpoint)?))
+    };
+    let both = ids.iter().map(|id| (wired(old, id), wired(new, id)));
+    both.filter(|(before, after)| before != after).collect()
 }
 
-fn wired(endpoint: &Endpoint) -> Option<(&Endpoint, &Wire)> {
-    endpoint.wire.as_ref().map(|wire| (endpoint, wire))
-}
-
-fn attach(old: &State, new: &State, endpoint: &Endpoint, wire: &Wire, settings: &Settings) -> Attach {
-    let network = new.network(&endpoint.network).expect("an endpoint's network exists");
+fn attach(old: View<'_>, new: View<'_>, endpoint: &Endpoint, wire: &Wire, settings: &Settings) -> Attach {
+    let network = new.network(&endpoint.network).expect("the network of an interface in effect exists");
     let interface = wire.interface_name();
-    let had_interfaces = old.endpoints_of(&endpoint.container).any(|e| e.wire.is_some());
+    let had_interfaces = old.wires_of(&endpoint.container).next().is_some();
     let gateways = if had_interfaces {
         Vec::new()
     } else {
@@ -164,7 +194,7 @@ fn attach(old: &State, new: &State, endpoint: &Endpoint, wire: &Wire, settings: 
         endpoint: endpoint.id,
         port: wire.port,
         mac: wire.mac,
-        mtu: network.mtu().unwrap_or(settings.mtu),
+        mtu: settings.mtu_of(new, network),
         addresses: wire.addresses().map(|address| with_prefix(network, address)).collect(),
         interface,
         gateways,
@@ -177,10 +207,10 @@ fn with_prefix(network: &Network, address: IpAddr) -> IpNet {
 }
 
 /// The default routes of a container, IPv4 first.
-fn routes(state: &State, container: &ContainerId) -> Vec<DefaultRoute> {
+fn routes(view: View<'_>, container: &ContainerId) -> Vec<DefaultRoute> {
     let (mut ipv4, mut ipv6) = (None, None);
-    for (endpoint, wire) in state.endpoints_of(container).filter_map(wired) {
-        let Some(network) = state.network(&endpoint.network).filter(|n| !n.internal) else { continue };
+    for (endpoint, wire) in view.wires_of(container) {
+        let Some(network) = view.network(&endpoint.network).filter(|n| !n.internal) else { continue };
         let via = |gateway| DefaultRoute { interface: wire.interface_name(), gateway };
         ipv4 = ipv4.or_else(|| network.ipv4_gateway().map(|ip| via(ip.into())));
         ipv6 = ipv6.or_else(|| network.ipv6_gateway().map(|ip| via(ip.into())));
@@ -190,8 +220,8 @@ fn routes(state: &State, container: &ContainerId) -> Vec<DefaultRoute> {
 
 /// The routes of a container that had interfaces before and has some still, where attaching and detaching does
 /// not bring them about.
-fn set_routes(old: &State, new: &State, container: ContainerId) -> Option<Action> {
-    let has_wire = |state: &State| state.endpoints_of(&container).any(|e| e.wire.is_some());
+fn set_routes(old: View<'_>, new: View<'_>, container: ContainerId) -> Option<Action> {
+    let has_wire = |view: View<'_>| view.wires_of(&container).next().is_some();
     if !has_wire(old) || !has_wire(new) {
         return None;
     }
@@ -201,47 +231,49 @@ fn set_routes(old: &State, new: &State, container: ContainerId) -> Option<Action
 }
 
 /// Whether an interface went and another of the same name came, which took its routes along.
-fn replaced(old: &State, new: &State, container: &ContainerId) -> bool {
+fn replaced(old: View<'_>, new: View<'_>, container: &ContainerId) -> bool {
     let before: BTreeMap<u8, EndpointId> =
-        old.endpoints_of(container).filter_map(wired).map(|(e, w)| (w.interface, e.id)).collect();
-    let mut now = new.endpoints_of(container).filter_map(wired);
-    now.any(|(e, w)| before.get(&w.interface).is_some_and(|id| *id != e.id))
+        old.wires_of(container).map(|(e, w)| (w.interface, e.id)).collect();
+    new.wires_of(container).any(|(e, w)| before.get(&w.interface).is_some_and(|id| *id != e.id))
 }
 
-fn write_hosts(old: &State, new: &State, changed: &[Change<'_, Endpoint>]) -> Vec<Action> {
-    let mut touched_networks: BTreeSet<NetworkId> = BTreeSet::new();
-    let mut touched: BTreeSet<ContainerId> = BTreeSet::new();
-    for change in changed {
-        touched_networks.extend([change.before(), change.after()].into_iter().flatten().map(|e| e.network));
+/// `touched` are containers whose interfaces changed; of them, and of those that changed themselves, the files are
+/// compared. The others' change with the lines of their networks.
+fn write_hosts(old: View<'_>, new: View<'_>, mut touched: BTreeSet<ContainerId>) -> Vec<Action> {
+    let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
+    let endpoints = new.local.changed_endpoints(old.local);
+    networks.extend(endpoints.iter().flat_map(|c| [c.before(), c.after()]).flatten().map(|e| e.network));
+    let leases = new.shared.changed_leases(old.shared);
+    networks.extend(leases.iter().flat_map(|c| [c.before(), c.after()]).flatten().map(|lease| lease.network));
+    let containers = new.local.changed_containers(old.local);
+    for container in containers.iter().flat_map(|c| [c.before(), c.after()]).flatten() {
+        touched.insert(container.id);
+        networks.extend(container.attachments.iter().map(|a| a.network));
     }
-    for change in new.changed_containers(old) {
-        for container in [change.before(), change.after()].into_iter().flatten() {
-            touched.insert(container.id);
-            touched_networks.extend(container.attachments.iter().map(|a| a.network));
-        }
-    }
-    let others = new.containers().filter(|c| c.is_lab() && c.is_live() && !touched.contains(&c.id));
+    let (mut before, mut after) = (HostsFiles::new(old), HostsFiles::new(new));
+    let others = new.local.containers().filter(|c| c.is_lab() && c.is_live() && !touched.contains(&c.id));
     let others: Vec<&Container> = others.collect();
-    for network in touched_networks {
-        let readers = || others.iter().filter(|c| c.attachment(&network).is_some());
-        let lines = |state| names::network_lines(state, &network, None);
-        if readers().next().is_some() && lines(old) != lines(new) {
-            touched.extend(readers().map(|c| c.id));
+    let mut readers: BTreeSet<ContainerId> = BTreeSet::new();
+    for network in networks {
+        let of_network = || others.iter().filter(|c| c.attachment(&network).is_some());
+        if of_network().next().is_some() && before.lines(&network) != after.lines(&network) {
+            readers.extend(of_network().map(|c| c.id));
         }
     }
-    touched.into_iter().filter_map(|container| write_hosts_of(old, new, container)).collect()
+    let mut actions = Vec::new();
+    for container in touched.union(&readers).copied().filter(|id| has_file(new, id)) {
+        let content = after.file(&container);
+        let known = !readers.contains(&container) && has_file(old, &container);
+        if !known || before.file(&container) != content {
+            actions.push(Action::WriteHosts { container, content });
+        }
+    }
+    actions
 }
 
-fn write_hosts_of(old: &State, new: &State, container: ContainerId) -> Option<Action> {
-    lab(new, &container)?;
-    let content = hosts_file(new, &container);
-    let written = lab(old, &container).is_some() && hosts_file(old, &container) == content;
-    (!written).then_some(Action::WriteHosts { container, content })
-}
-
-/// A container that has a names file.
-fn lab<'a>(state: &'a State, id: &ContainerId) -> Option<&'a Container> {
-    state.container(id).filter(|c| c.is_lab() && c.is_live())
+/// Whether a container has a names file.
+fn has_file(view: View<'_>, id: &ContainerId) -> bool {
+    view.local.container(id).is_some_and(|c| c.is_lab() && c.is_live())
 }
 
 #[cfg(test)]

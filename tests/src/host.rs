@@ -61,7 +61,12 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid.to_string(), "-m", "-n", "-p", "-u", "-i", "--"]);
-        command.arg(resolve(program)).env_remove("VSWITCH_HOST").env("TERM", "xterm");
+        command.arg(resolve(program)).env("TERM", "xterm");
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VSWITCH_"))
+        {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -94,7 +99,8 @@ impl Drop for Host {
     }
 }
 
-fn resolve(program: &str) -> String {
+/// The path of a program on the machine, if it is of this build.
+pub(crate) fn resolve(program: &str) -> String {
     match program {
         "vswitchd" | "vswitchctl" => {
             binary(program);

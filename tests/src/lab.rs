@@ -111,8 +111,8 @@ impl Lab {
     /// Waits until no container of this name is left.
     pub fn wait_until_gone(&self, container: &str) {
         eventually(&format!("{container} is gone"), || {
-            let rows = self.ok(&["ps", "-a"]);
-            ensure!(!rows.contains(container), "{rows}");
+            let names = self.ok(&["ps", "-a", "--format={{.Names}}"]);
+            ensure!(!names.lines().any(|name| name == container), "{names}");
             Ok(())
         });
     }
@@ -124,6 +124,7 @@ impl Lab {
             if state.status != "exited" {
                 bail!("it is {state:?}");
             }
+            assert_eq!((state.running, state.pid), (false, 0), "{container} has ended");
             Ok(state.exit_code)
         })
     }

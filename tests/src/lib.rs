@@ -17,6 +17,7 @@
 //! | [`ovs`] | Open vSwitch as such another |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
+//! | [`simulator`] | a cluster in one process, with faults, replayed from a seed |
 //! | [`fuzz`] | what libFuzzer drives and the suite `fuzz_regression` runs |
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
@@ -32,6 +33,7 @@ pub mod overlay;
 pub mod ovs;
 pub mod packet;
 pub mod process;
+pub mod simulator;
 pub mod terminal;
 pub mod wait;
 

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, bail, ensure};
 
 use crate::Host;
+use crate::host::resolve;
 use crate::wait::eventually;
 
 /// What a process printed, and how it ended.
@@ -50,6 +51,7 @@ pub struct Process {
     pid: u32,
     machine_pid: u32,
     output: Arc<Mutex<Vec<u8>>>,
+    collector: JoinHandle<()>,
 }
 
 impl Process {
@@ -57,15 +59,15 @@ impl Process {
     pub fn spawn(host: &Host, args: &[&str]) -> Process {
         // The shell prints the pid that the process is going to have.
         let mut command = host.command("sh");
-        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh"]).args(args);
+        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh", &resolve(args[0])]).args(&args[1..]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{args:?} does not start: {e}"));
         let mut stdout = child.stdout.take().expect("stdout was piped");
         let pid = read_pid(&mut stdout).unwrap_or_else(|e| panic!("{args:?} does not start: {e:#}"));
         let output = Arc::new(Mutex::new(Vec::new()));
         let sink = output.clone();
-        thread::spawn(move || collect(stdout, &sink));
-        Process { child, pid, machine_pid: host.pid(), output }
+        let collector = thread::spawn(move || collect(stdout, &sink));
+        Process { child, pid, machine_pid: host.pid(), output, collector }
     }
 
     /// As the machine sees it.
@@ -101,11 +103,13 @@ impl Process {
         self.child.try_wait().expect("a child can be waited for").map(code)
     }
 
-    /// Waits for its end and returns its exit code.
+    /// Waits for its end, and for the end of its output, and returns its exit code.
     pub fn wait(&mut self) -> i32 {
         eventually("the process ends", || {
             let code = self.try_wait();
-            code.with_context(|| format!("process {} runs on; it printed {:?}", self.pid, self.output()))
+            let code = code.with_context(|| format!("process {} runs on: {:?}", self.pid, self.output()))?;
+            ensure!(self.collector.is_finished(), "process {} has left its output to another one", self.pid);
+            Ok(code)
         })
     }
 }

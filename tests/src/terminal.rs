@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use nix::pty::{Winsize, openpty};
 
 use crate::Host;
+use crate::host::resolve;
 use crate::process::collect;
 use crate::wait::eventually;
 
@@ -34,8 +35,7 @@ impl Terminal {
         let far_end = || Stdio::from(pty.slave.try_clone().expect("a descriptor can be duplicated"));
         // setsid makes the terminal the controlling one of the process.
         let mut command = host.command("setsid");
-        command.args(["--ctty", "--wait"]);
-        command.args(host.command(args[0]).get_args().last()).args(&args[1..]);
+        command.args(["--ctty", "--wait", &resolve(args[0])]).args(&args[1..]);
         command.stdin(far_end()).stdout(far_end()).stderr(far_end());
         let child = command.spawn().unwrap_or_else(|e| panic!("{args:?} does not start: {e}"));
         let keyboard = File::from(pty.master);

@@ -40,7 +40,7 @@ pub enum FdbCommand {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         network: Option<String>,
     },
-    /// Put a MAC address behind a container's port for good
+    /// Put a MAC address behind a container's port, until vswitchd restarts
     #[command(after_help = "Example: vswitchctl fdb add bridge 02:00:00:00:00:99 container1")]
     Add {
         #[arg(value_parser = NonEmptyStringValueParser::new())]

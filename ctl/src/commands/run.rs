@@ -10,7 +10,7 @@ use super::network::print_created;
 use crate::args::{AttachArgs, ExecArgs, RunArgs};
 use crate::client::{Call, Client};
 use crate::detach::DetachKeys;
-use crate::failure::{FAILED, Failure, complain};
+use crate::failure::{CONFLICT, FAILED, Failure, complain};
 use crate::session::{End, Options, Session};
 use crate::terminal;
 
@@ -127,7 +127,7 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Failure> {
     let container: Container = client.fetch(Call::get(&["containers", &args.container])).await?;
     if !container.state.running {
         return Err(Failure::new(
-            FAILED,
+            CONFLICT,
             format_args!("cannot attach to {}, which does not run; start it first", args.container),
         ));
     }

@@ -187,7 +187,7 @@ pub fn wait_until<T>(
 fn describe(command: &Command) -> String {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
-        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| word.to_string_lossy().replace("/proc/self/exe", "vswitch-perf"))
         .collect();
     let from = words.iter().position(|word| word == "--").map_or(0, |at| at + 1);
     words[from..].join(" ")
@@ -237,5 +237,8 @@ mod tests {
         command.args(["inside", "--netns", "x", "--", "ip", "link"]);
         assert_eq!(describe(&command), "ip link");
         assert_eq!(describe(&shell("true")), "sh -c true");
+        let mut own = Command::new("/proc/self/exe");
+        own.args(["inside", "--", "/proc/self/exe", "hold", "4"]);
+        assert_eq!(describe(&own), "vswitch-perf hold 4");
     }
 }

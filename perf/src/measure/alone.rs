@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::rate::{self, Load};
 use crate::lab::Lab;
 use crate::lab::process::{Process, SHORT};
-use crate::machine::{process_cpu_s, process_rss_kib};
+use crate::machine::{kernel_memory_kib, process_cpu_s, process_rss_kib};
 use crate::metric::Metric;
 use crate::peers::vswitch::Daemon;
 use crate::peers::{PeerKind, Setting, Station};
@@ -142,12 +142,16 @@ fn connect(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
 fn ports(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
     let mut bench = Bench::new(PORTS, setting, &[])?;
     let before_kib = bench.rss_kib()?;
+    let before_kernel_kib = kernel_memory_kib()?;
     for count in (PORTS_STEP..=PORTS).step_by(PORTS_STEP) {
         let start_s = monotonic_s()?;
         bench.grow_to(count)?;
         let elapsed_ms = (monotonic_s()? - start_s) * 1e3;
         add_at(samples, Metric::PortCreate, count, elapsed_ms / PORTS_STEP as f64);
-        add_at(samples, Metric::PortMemory, count, (bench.rss_kib()? - before_kib) / count as f64);
+        let switch_kib = bench.rss_kib()? - before_kib;
+        let kernel_kib = kernel_memory_kib()? - before_kernel_kib;
+        add_at(samples, Metric::PortMemory, count, switch_kib / count as f64);
+        add_at(samples, Metric::PortMemoryAll, count, (switch_kib + kernel_kib) / count as f64);
     }
     let (first, last) = (bench.station(0)?, bench.station(PORTS - 1)?);
     first.reach(&last, CONNECT_PATIENCE).context("the first and the last port do not reach each other")
@@ -161,7 +165,7 @@ fn port_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
         let (from, to) = (bench.station(0)?, bench.station(1)?);
         from.reach(&to, CONNECT_PATIENCE)?;
         for _ in 0..RATE_REPEATS {
-            let (rate, cpu) = rate_and_cpu(&bench, &from, &to, Vec::new())?;
+            let (rate, cpu) = rate_and_cpu(&bench, &from, std::slice::from_ref(&to), Vec::new())?;
             add_at(samples, Metric::PortsRate, size, rate);
             add_at(samples, Metric::PortsCpu, size, cpu);
         }
@@ -169,22 +173,24 @@ fn port_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Frames to many addresses behind one port, which has sent from all of them before.
+/// Frames to many addresses, as many behind each port as a port may have.
 fn mac_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
-    let mut bench = Bench::new(2, setting, &[])?;
-    bench.grow_to(2)?;
-    let (from, to) = (bench.station(0)?, bench.station(1)?);
+    let largest = *MAC_SIZES.last().expect("there are sizes");
+    let ports = largest.div_ceil(MACS_PER_PORT) as usize;
+    let mut bench = Bench::new(1 + ports, setting, &["--fdb-capacity", "131072"])?;
+    bench.grow_to(1 + ports)?;
+    let from = bench.station(0)?;
+    let receivers = (1..=ports).map(|at| bench.station(at)).collect::<anyhow::Result<Vec<Station>>>()?;
     for size in MAC_SIZES {
-        from.reach(&to, CONNECT_PATIENCE)?;
-        let sources = Load {
-            seconds: 0.2 + f64::from(size) * 2.0 / TEACHING_RATE,
-            frames_per_s: Some(TEACHING_RATE),
-            extra: vec![String::from("--sources"), size.to_string()],
-        };
-        rate::send(&to, &from, Mix::Small, &sources)?;
+        for (port, receiver) in receivers.iter().enumerate() {
+            let first = port as u32 * MACS_PER_PORT;
+            teach(receiver, &from, first..largest.min(first + MACS_PER_PORT).min(size))?;
+        }
+        let known = bench.daemon.control().known_addresses()?;
+        ensure!(known >= u64::from(size), "{known} addresses are known where {size} should be");
         for _ in 0..RATE_REPEATS {
             let extra = vec![String::from("--destinations"), size.to_string()];
-            let (rate, cpu) = rate_and_cpu(&bench, &from, &to, extra)?;
+            let (rate, cpu) = rate_and_cpu(&bench, &from, &receivers, extra)?;
             add_at(samples, Metric::MacsRate, size as usize, rate);
             add_at(samples, Metric::MacsCpu, size as usize, cpu);
         }
@@ -192,19 +198,38 @@ fn mac_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Below what a vswitch lets one port have.
+const MACS_PER_PORT: u32 = 4000;
 /// Slow enough that a switch learns from every frame.
-const TEACHING_RATE: f64 = 100_000.0;
+const TEACHING_RATE: f64 = 20_000.0;
+
+/// Sends from all of a range of addresses, twice.
+fn teach(from: &Station, to: &Station, addresses: std::ops::Range<u32>) -> anyhow::Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let count = addresses.len();
+    let load = Load {
+        seconds: 0.01 + count as f64 * 2.0 / TEACHING_RATE,
+        frames_per_s: Some(TEACHING_RATE),
+        extra: ["--sources", &count.to_string(), "--number-from", &addresses.start.to_string()]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    rate::send(from, to, Mix::Small, &load)?;
+    Ok(())
+}
 
 /// Million frames per second that arrive, and the switch's processor seconds for a million.
 fn rate_and_cpu(
     bench: &Bench,
     from: &Station,
-    to: &Station,
+    to: &[Station],
     extra: Vec<String>,
 ) -> anyhow::Result<(f64, f64)> {
     let before_s = bench.cpu_s()?;
     let load = Load { seconds: RATE_SECONDS, frames_per_s: None, extra };
-    let arrived = rate::send(from, to, Mix::Small, &load)?;
+    let arrived = rate::send_to_any(from, to, Mix::Small, &load)?;
     let used_s = bench.cpu_s()? - before_s;
     Ok((arrived.frames_per_s() / 1e6, used_s / (arrived.received as f64 / 1e6)))
 }
@@ -225,7 +250,11 @@ fn flood(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
             let before_s = bench.cpu_s()?;
             let arrived = rate::send(&from, &to, Mix::Small, &load)?;
             let used_us = (bench.cpu_s()? - before_s) * 1e6;
-            ensure!(arrived.loss() < 0.01, "{:.1}% of the broadcasts were lost", arrived.loss() * 100.0);
+            let lost = arrived.loss() * 100.0;
+            ensure!(
+                lost < 1.0,
+                "{lost:.1}% of the broadcasts to {size} ports were lost: the cost of a copy is unknown"
+            );
             add_at(samples, Metric::FloodCpu, size, used_us / (arrived.received as f64 * copies));
         }
     }

@@ -55,10 +55,17 @@ impl Arrived {
 
 /// Sends frames from one station to another and counts them there.
 pub fn send(from: &Station, to: &Station, mix: Mix, load: &Load) -> anyhow::Result<Arrived> {
-    let before = to.received_frames()?;
+    send_to_any(from, std::slice::from_ref(to), mix, load)
+}
+
+/// The same, where frames may arrive at several stations. Those without a numbered address are for the first.
+pub fn send_to_any(from: &Station, to: &[Station], mix: Mix, load: &Load) -> anyhow::Result<Arrived> {
+    let received = || to.iter().map(Station::received_frames).sum::<anyhow::Result<u64>>();
+    let first = to.first().context("frames need a receiver")?;
+    let before = received()?;
     let mut command = from.netns.rig();
     command.args(["blast", "--interface", crate::peers::INTERFACE]);
-    command.args(["--source", &format_mac(from.mac), "--destination", &format_mac(to.mac)]);
+    command.args(["--source", &format_mac(from.mac), "--destination", &format_mac(first.mac)]);
     let mix_name = match mix {
         Mix::Small => "small",
         Mix::Imix => "imix",
@@ -72,7 +79,7 @@ pub fn send(from: &Station, to: &Station, mix: Mix, load: &Load) -> anyhow::Resu
     let text = process::run(command, Duration::from_secs_f64(load.seconds) + SHORT)?;
     let Blasted { offered, seconds } = serde_json::from_str(&text).context("the generator left no report")?;
     thread::sleep(DRAIN);
-    Ok(Arrived { offered, received: to.received_frames()? - before, seconds })
+    Ok(Arrived { offered, received: received()? - before, seconds })
 }
 
 pub fn saturated(peer: &Peer, mix: Mix, samples: &mut Samples) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use crate::stop;
 
 const COUNT: usize = 5000;
 const IDLE_SECONDS: f64 = 2.0;
-const LOADED_SECONDS: f64 = 2.0;
+const LOADED_SECONDS: f64 = 1.8;
 /// The stream begins before the echoes and ends after them.
 const STREAM_SECONDS: u32 = 3;
 const RAMP: Duration = Duration::from_millis(400);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use vswitch::io::netlink::TX_QUEUE_FRAMES;
+
 use super::{INTERFACE, Parts, configure, container, host};
 use crate::lab::Lab;
 use crate::lab::process::{Process, SHORT};
@@ -14,6 +16,8 @@ pub(super) fn set_up(lab: &Lab, dir: &Path) -> anyhow::Result<Parts> {
     forwarder.wait_for_line("ready", SHORT)?;
     for index in 0..2 {
         configure(lab, index, 1500)?;
+        // As long as those of vswitch: a queue that is full drops.
+        container(lab, index).ip(&[format!("link set dev {INTERFACE} txqueuelen {TX_QUEUE_FRAMES}")])?;
     }
     Ok(Parts { version: None, switch: vec![forwarder], helpers: Vec::new() })
 }

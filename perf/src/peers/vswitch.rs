@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 
 use super::{PATIENCE, Parts, Setting, Unavailable, container, host};
 use crate::lab::process::{self, Process, SHORT};
@@ -61,6 +61,14 @@ impl Control {
         let mut command: Command = self.host.command(&self.program);
         command.arg("-H").arg(format!("unix://{}", self.socket.display())).args(args);
         process::run(command, PATIENCE + SHORT)
+    }
+
+    /// How many learned and static addresses the switch holds.
+    pub fn known_addresses(&self) -> anyhow::Result<u64> {
+        let text = self.ctl(&["stats", "--format", "json"])?;
+        let stats: serde_json::Value =
+            serde_json::from_str(&text).context("vswitchctl stats gave no JSON")?;
+        stats["fdb_entries"].as_u64().context("vswitchctl stats does not say how many addresses are known")
     }
 
     /// Connects a namespace to [`NETWORK`] as a container of a given name.

@@ -1,22 +1,18 @@
 //! The bare forwarder: what one TAP gives is written to the other, unread. No switch on TAPs can be faster with the
 //! same system calls, so it is the limit to which a switch is held.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-
-use crate::lab;
-use crate::sys;
+use vswitch::frame::BUFFER_BYTES;
+use vswitch::io::netns::NetNs;
+use vswitch::io::tap::{Tap, TapConfig};
 
 /// Frames read from one TAP before the other has its turn.
 const BURST: usize = 64;
-
-/// The largest IP packet, its Ethernet header with two VLAN tags, and the virtio-net header.
-const BUFFER_BYTES: usize = 65_535 + 14 + 8 + sys::VNET_HEADER_BYTES;
 
 #[derive(Debug, clap::Args)]
 pub struct Bare {
@@ -48,12 +44,12 @@ pub fn run(args: &Bare) -> anyhow::Result<()> {
     }
 }
 
-fn open(args: &Bare, side: usize) -> anyhow::Result<File> {
-    lab::join(&args.namespaces[side])?;
-    sys::open_tap(&args.interface).with_context(|| format!("cannot make the TAP {}", args.interface))
+fn open(args: &Bare, side: usize) -> anyhow::Result<Tap> {
+    let netns = NetNs::open(&args.namespaces[side])?;
+    Ok(Tap::open(&netns, &args.interface, TapConfig::default())?)
 }
 
-fn forward(mut from: &File, mut to: &File, buffer: &mut [u8]) -> anyhow::Result<()> {
+fn forward(from: &Tap, to: &Tap, buffer: &mut [u8]) -> anyhow::Result<()> {
     for _ in 0..BURST {
         let length = match from.read(buffer) {
             Ok(length) => length,

@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, setsockopt, socket,
+    sockopt,
+};
 use serde::{Deserialize, Serialize};
 
 use super::frames::{self, Mix};
-use crate::sys;
 
 /// Frames in one system call at most.
 const BATCH: usize = 64;
@@ -44,6 +47,9 @@ pub struct Blast {
     /// Send from this many numbered addresses in turn instead of from `source`.
     #[arg(long)]
     pub sources: Option<u32>,
+    /// The first of the numbered addresses.
+    #[arg(long, default_value_t = 0)]
+    pub number_from: u32,
     /// Frames per second; as many as possible without it.
     #[arg(long)]
     pub rate: Option<f64>,
@@ -59,11 +65,22 @@ pub struct Blasted {
 }
 
 pub fn run(args: &Blast) -> anyhow::Result<()> {
-    let index = nix::net::if_::if_nametoindex(args.interface.as_str())
-        .with_context(|| format!("there is no interface {}", args.interface))?;
-    let socket = sys::packet_socket(index).context("cannot open a packet socket")?;
-    setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)?;
+    // Protocol 0: nothing is received.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+        .context("cannot open a packet socket")?;
+    bind(socket.as_raw_fd(), &link_address(&args.interface)?)?;
+    // The root of a user namespace may not exceed the limit of the system.
+    setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
+        .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
     super::report(&send(&socket, &sequence(args), args)?)
+}
+
+/// What a packet socket is bound to: the kernel's list of addresses has it ready.
+fn link_address(interface: &str) -> anyhow::Result<LinkAddr> {
+    let addresses = getifaddrs()?.filter(|entry| entry.interface_name == interface);
+    let link =
+        addresses.filter_map(|entry| entry.address).find_map(|address| address.as_link_addr().copied());
+    link.with_context(|| format!("there is no interface {interface}"))
 }
 
 /// At least a batch of frames, to be sent over and over.
@@ -73,7 +90,7 @@ fn sequence(args: &Blast) -> Vec<Vec<u8>> {
     let period = lengths.len().max(destinations as usize).max(sources as usize);
     let frames = (0..period.max(BATCH).next_multiple_of(period)).map(|at| {
         let numbered = |count: Option<u32>, single| match count {
-            Some(count) => frames::numbered_mac(at as u32 % count.max(1)),
+            Some(count) => frames::numbered_mac(args.number_from + at as u32 % count.max(1)),
             None => single,
         };
         let destination = numbered(args.destinations, args.destination);
@@ -127,6 +144,7 @@ mod tests {
             mtu: 1500,
             destinations: None,
             sources: None,
+            number_from: 0,
             rate: None,
             seconds: 1.0,
         }
@@ -140,8 +158,8 @@ mod tests {
         assert_eq!(many.len(), 1000);
         assert_eq!(many[999][..6], frames::numbered_mac(999));
         assert_eq!(many[999][6..12], [2; 6]);
-        let few = sequence(&Blast { sources: Some(48), ..blast(Mix::Small) });
+        let few = sequence(&Blast { sources: Some(48), number_from: 5, ..blast(Mix::Small) });
         assert_eq!(few.len(), 96);
-        assert_eq!((&few[0][..6], &few[48][6..12]), (&[4; 6][..], &frames::numbered_mac(0)[..]));
+        assert_eq!((&few[0][..6], &few[48][6..12]), (&[4; 6][..], &frames::numbered_mac(5)[..]));
     }
 }

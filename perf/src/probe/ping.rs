@@ -25,11 +25,12 @@ const PAYLOAD_BYTES: usize = 56;
 const IPV4_HEADER_BYTES_MIN: usize = 20;
 
 /// An echo is called lost when it is not answered for so long.
-const LOST_AFTER: Duration = Duration::from_secs(1);
+const LOST_AFTER: Duration = Duration::from_millis(250);
 /// Between two attempts to get the first answer.
 const RETRY_MS: u8 = 1;
-/// Echoes before the measured ones, for neighbour entries and caches.
+/// Echoes before the measured ones, for neighbour entries and caches, and how long they may take.
 const WARM_UP: u16 = 50;
+const WARM_UP_MAX: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Ping {
@@ -68,15 +69,11 @@ pub fn monotonic_s() -> anyhow::Result<f64> {
 
 pub fn run(args: &Ping) -> anyhow::Result<()> {
     let mut echo = Echo::new(args.to)?;
-    let end = Instant::now() + Duration::from_secs_f64(args.seconds);
-    if args.first {
-        super::report(&first(&echo, end)?)
-    } else {
-        super::report(&measure(&mut echo, args, end)?)
-    }
+    if args.first { super::report(&first(&echo, args)?) } else { super::report(&measure(&mut echo, args)?) }
 }
 
-fn first(echo: &Echo, end: Instant) -> anyhow::Result<FirstAnswer> {
+fn first(echo: &Echo, args: &Ping) -> anyhow::Result<FirstAnswer> {
+    let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     while Instant::now() < end {
         // No route yet and no answer yet are both what is waited for. The same echo is repeated, so that a late answer
         // counts however often it was asked for.
@@ -90,10 +87,14 @@ fn first(echo: &Echo, end: Instant) -> anyhow::Result<FirstAnswer> {
     bail!("{} did not answer", echo.to)
 }
 
-fn measure(echo: &mut Echo, args: &Ping, end: Instant) -> anyhow::Result<Pinged> {
+fn measure(echo: &mut Echo, args: &Ping) -> anyhow::Result<Pinged> {
+    let warm = Instant::now() + WARM_UP_MAX;
     for _ in 0..WARM_UP {
-        echo.round_trip()?;
+        if Instant::now() < warm {
+            echo.round_trip()?;
+        }
     }
+    let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     let mut trips_us = Vec::with_capacity(args.count);
     let mut lost = 0;
     while trips_us.len() + lost < args.count && Instant::now() < end {

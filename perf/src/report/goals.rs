@@ -47,7 +47,7 @@ const GOALS: [(&str, Measure, Bound); 13] = [
         Bound::AtMost { bound: 2.5, aim: 1.5 },
     ),
     ("`network connect` to first answered ping, ms", Measure::Median(Metric::Connect), Bound::Below(50.0)),
-    ("Memory for a port, KiB", Measure::AtLargest(Metric::PortMemory), Bound::Below(200.0)),
+    ("Memory for a port, KiB", Measure::AtLargest(Metric::PortMemoryAll), Bound::Below(200.0)),
     (
         "CPU for a frame, 2 to 256 ports, largest / smallest",
         Measure::Flatness(Metric::PortsCpu, 256),

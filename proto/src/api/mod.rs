@@ -27,6 +27,7 @@
 //! | `POST /v1/fdb`, `DELETE /v1/fdb` | [`FdbChange`] | |
 //! | `POST /v1/fdb/flush` | [`FdbFlush`] | [`Flushed`] |
 //! | `GET /v1/stats` | | [`Stats`] |
+//! | `/v1/cluster...`, `/v1/nodes...` | see [`ClusterStatus`] and its module | |
 //! | `GET /v1/events` | | server-sent events, each with an [`Event`] as its data |
 //!
 //! `{ref}` is a name, an id or a unique prefix of an id. A request may carry `Idempotency-Key`, 32 hexadecimal
@@ -43,10 +44,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
+mod cluster;
 mod container;
 mod network;
 pub mod stream;
 
+pub use cluster::*;
 pub use container::*;
 pub use network::*;
 
@@ -76,6 +79,9 @@ pub struct Error {
     pub kind: ErrorKind,
     /// One line: what was wrong and what to do.
     pub message: String,
+    /// Of a container's process that did not start: 127 not found, 126 not executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
 }
 
 /// Each kind has one HTTP status and one exit code of the command line.

@@ -26,9 +26,11 @@ pub enum Frame {
         rows: u16,
         columns: u16,
     },
-    /// The process ended; the last frame. The code as in [`super::Exit`].
+    /// The process ended; the last frame. The code as in [`super::Exit`]: for a command that could not be run it is
+    /// 126 or 127, and the reason came as `Stderr`.
     Exit(i32),
-    /// The process could not be started or reached; the last frame. One line.
+    /// The stream ends although the process may go on: its reader was too slow, or said what it should not. The
+    /// last frame. One line.
     Error(Vec<u8>),
     /// A request to a container's shim, as JSON; the first frame of such a connection.
     Request(Vec<u8>),

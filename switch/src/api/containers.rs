@@ -36,7 +36,8 @@ pub async fn inspect(
     let state = handle.state();
     let container = handle.find_container(&state, &reference)?;
     let dir = handle.container_dir(&container.id);
-    Ok(Answer(view::container(&state, container, handle.pid(&container.id), &dir)))
+    let pid = if container.phase == Phase::Running { handle.pid(&container.id) } else { 0 };
+    Ok(Answer(view::container(&state, container, pid, &dir)))
 }
 
 pub async fn run(

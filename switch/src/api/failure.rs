@@ -35,12 +35,12 @@ impl IntoResponse for Failure {
 }
 
 pub fn invalid(message: impl Into<String>) -> Failure {
-    Error { kind: ErrorKind::Invalid, message: message.into() }.into()
+    Error { kind: ErrorKind::Invalid, message: message.into(), exit_code: None }.into()
 }
 
 pub async fn unknown_path(uri: Uri) -> Failure {
     let message = format!("{} is not part of this API; its paths begin with /v1", uri.path());
-    Error { kind: ErrorKind::NotFound, message }.into()
+    Error { kind: ErrorKind::NotFound, message, exit_code: None }.into()
 }
 
 pub async fn wrong_method(uri: Uri) -> Failure {

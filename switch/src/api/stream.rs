@@ -54,7 +54,7 @@ fn refused(error: ShimError) -> Failure {
         ShimError::NotRunning => ErrorKind::Conflict,
         _ => ErrorKind::Failed,
     };
-    Error { kind, message: error.to_string() }.into()
+    Error { kind, message: error.to_string(), exit_code: None }.into()
 }
 
 /// Answers 101 and passes bytes until either side closes.

@@ -13,7 +13,7 @@ use crate::state::{Container, Endpoint, Network, Phase, State};
 
 pub fn network(state: &State, network: &Network) -> api::Network {
     let containers = state.endpoints_in(&network.id).filter_map(|endpoint| {
-        let container = state.container(&endpoint.container)?;
+        let container = state.container(&endpoint.container).filter(|c| c.phase == Phase::Running)?;
         Some((container.id.to_string(), network_container(network, container, endpoint)))
     });
     api::Network {
@@ -71,6 +71,7 @@ pub fn driver_name(driver: Driver) -> &'static str {
         Driver::Bridge => "bridge",
         Driver::None => "null",
         Driver::Host => "host",
+        Driver::Overlay => "overlay",
     }
 }
 

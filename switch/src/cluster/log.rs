@@ -1,10 +1,15 @@
-//! The log on disk: a redb database with entries, one snapshot, and the version of the format.
+//! The log on disk: a redb database with entries, one snapshot, and what must not be forgotten beside them.
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `meta` | `format` | one byte, [`FORMAT`] |
-//! | `snapshot` | index of the last entry in it | [`State::to_bytes`] |
-//! | `log` | index, from 1 on, without gaps behind the snapshot | a version byte, then the envelope in postcard |
+//! | `meta` | `node` | the number of this node in the group; it never changes |
+//! | `meta` | `hard` | [`Hard`]: term, vote, commit index |
+//! | `meta` | `base` | index and term of the entry before the first one in `log` |
+//! | `snapshot` | index of the last entry in it | a version byte, then [`Snapshot`] |
+//! | `log` | index, without gaps from `base` on | a version byte, then [`Entry`] |
+//!
+//! Values are in postcard. What one turn of the protocol asks for is one transaction.
 //!
 //! Every transaction is committed in two phases: the new root becomes valid only after all it points to is on the
 //! disk. It costs a second sync, which doubles the time of a proposal, and buys that a damaged page is told from a
@@ -14,27 +19,33 @@
 //! name is a damaged store, not a new one. Nothing that is found there is ever reset.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageBackend};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend,
+};
 use redb::{TableDefinition, WriteTransaction};
-use vswitch_proto::command::Envelope;
-
-use crate::state::{SnapshotError, State};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use vswitch_proto::id::NodeId;
+use vswitch_proto::peer::{Entry, Members, Snapshot};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
 const FORMAT_KEY: &str = "format";
+const NODE_KEY: &str = "node";
+const HARD_KEY: &str = "hard";
+const BASE_KEY: &str = "base";
 /// Of the tables above.
-const FORMAT: u8 = 1;
-/// First byte of an entry.
-const ENTRY_VERSION: u8 = 1;
+const FORMAT: u8 = 2;
+/// First byte of an entry and of a snapshot.
+const VALUE_VERSION: u8 = 1;
 /// Memory for pages of the database, bytes.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -56,6 +67,8 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: u8 },
+    #[error("there is a store at {} already: move it away first", .0.display())]
+    Exists(PathBuf),
 }
 
 /// Why something was not written.
@@ -73,40 +86,66 @@ impl<E: Into<redb::Error>> From<E> for WriteError {
     }
 }
 
+/// What a new store begins as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Birth {
+    /// The first member of a group, alone, with this machine. The log begins with a snapshot at index 1, so that
+    /// whoever joins later gets the membership from a snapshot: it cannot be in the log before the first change.
+    Founder { machine: Vec<u8> },
+    /// Nothing, until a leader sends a snapshot.
+    Joiner,
+}
+
+/// Raft's persistent state beside the log (thesis, figure 3.1), and the commit index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hard {
+    pub(super) term: u64,
+    /// 0: for nobody.
+    pub(super) vote: u64,
+    pub(super) commit: u64,
+}
+
 /// What an open store holds.
 pub(super) struct Recovered {
-    pub(super) snapshot: State,
-    /// 0 without a snapshot.
-    pub(super) snapshot_index: u64,
-    /// The entries behind the snapshot, in order, each with its encoded size in bytes.
-    pub(super) entries: Vec<(Envelope, usize)>,
+    pub(super) node: NodeId,
+    pub(super) hard: Hard,
+    /// A joiner has none at first.
+    pub(super) snapshot: Option<Snapshot>,
+    /// Index and term of the entry before the first of `entries`; not behind the snapshot.
+    pub(super) base: (u64, u64),
+    pub(super) entries: Vec<Entry>,
+    /// Encoded size of the entries behind the snapshot.
+    pub(super) bytes: u64,
+}
+
+/// What one turn of the protocol makes durable.
+#[derive(Default)]
+pub(super) struct Batch<'a> {
+    pub(super) hard: Option<Hard>,
+    /// From the leader, in place of everything here.
+    pub(super) snapshot: Option<&'a Snapshot>,
+    /// Entries with the same or a higher index go.
+    pub(super) entries: &'a [Entry],
 }
 
 pub(super) struct Log {
     database: Database,
 }
 
-pub(super) fn encode(envelope: &Envelope) -> Vec<u8> {
-    postcard::to_extend(envelope, vec![ENTRY_VERSION]).expect("plain data into memory can always be encoded")
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(value, vec![VALUE_VERSION]).expect("plain data into memory can always be encoded")
 }
 
 impl Log {
     pub(super) fn open(path: &Path) -> Result<(Log, Recovered), OpenError> {
         let io = |source| OpenError::Io { path: path.into(), source };
-        match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => {
-                check_header(&file, path)?;
-                let backend = FileBackend::new(file).map_err(|error| refused(error, path))?;
-                Log::open_backend(backend, path)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                create(path).map_err(io)?;
-                let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
-                let backend = FileBackend::new(file).map_err(|error| refused(error, path))?;
-                Log::open_backend(backend, path)
-            }
-            Err(error) => Err(io(error)),
-        }
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        check_header(&file, path)?;
+        // Holds the lock from here on.
+        let locked = file.try_clone().map_err(io)?;
+        let backend = FileBackend::new(locked).map_err(|error| refused(error, path))?;
+        rehearse(&file, path)?;
+        Log::open_backend(backend, path)
     }
 
     /// Opens what `backend` holds; `path` is for messages.
@@ -126,21 +165,46 @@ impl Log {
         catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(OpenError::Corrupt(path.into())))
     }
 
-    /// Durable when it returns.
-    pub(super) fn append(&mut self, index: u64, entry: &[u8]) -> Result<(), WriteError> {
+    /// Durable when it returns, with the encoded size of the entries.
+    pub(super) fn persist(&mut self, batch: &Batch<'_>) -> Result<u64, WriteError> {
+        let mut bytes = 0;
         self.write(|transaction| {
-            transaction.open_table(LOG)?.insert(index, entry)?;
+            let mut meta = transaction.open_table(META)?;
+            let mut log = transaction.open_table(LOG)?;
+            if let Some(hard) = &batch.hard {
+                meta.insert(HARD_KEY, &encode(hard)[..])?;
+            }
+            if let Some(snapshot) = batch.snapshot {
+                put_snapshot(transaction, snapshot)?;
+                meta.insert(BASE_KEY, &encode(&(snapshot.index, snapshot.term))[..])?;
+                log.retain(|_, _| false)?;
+            }
+            if let Some(first) = batch.entries.first() {
+                log.retain_in(first.index.., |_, _| false)?;
+            }
+            for entry in batch.entries {
+                let value = encode(entry);
+                bytes += value.len() as u64;
+                log.insert(entry.index, &value[..])?;
+            }
             Ok(())
-        })
+        })?;
+        Ok(bytes)
     }
 
-    /// Replaces every entry up to `index` by a snapshot.
-    pub(super) fn compact(&mut self, index: u64, snapshot: &[u8]) -> Result<(), WriteError> {
+    /// Puts a snapshot in place of the last one, and drops the entries up to `base`, an index and its term.
+    pub(super) fn compact(
+        &mut self,
+        hard: Hard,
+        snapshot: &Snapshot,
+        base: (u64, u64),
+    ) -> Result<(), WriteError> {
         self.write(|transaction| {
-            let mut snapshots = transaction.open_table(SNAPSHOT)?;
-            snapshots.retain(|_, _| false)?;
-            snapshots.insert(index, snapshot)?;
-            transaction.open_table(LOG)?.retain(|at, _| at > index)?;
+            put_snapshot(transaction, snapshot)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(HARD_KEY, &encode(&hard)[..])?;
+            meta.insert(BASE_KEY, &encode(&base)[..])?;
+            transaction.open_table(LOG)?.retain_in(..=base.0, |_, _| false)?;
             Ok(())
         })
     }
@@ -163,73 +227,153 @@ impl Log {
         let refused = |error: redb::Error| refused_by(error, path);
         let corrupt = || OpenError::Corrupt(path.into());
         let transaction = self.database.begin_read().map_err(|e| refused(e.into()))?;
-        let meta = match transaction.open_table(META) {
-            Ok(meta) => meta,
-            Err(redb::TableError::Storage(error)) => return Err(refused(error.into())),
-            Err(_) => return Err(OpenError::Foreign(path.into())),
+        check_format(&transaction, path)?;
+        let meta = transaction.open_table(META).map_err(|e| refused(e.into()))?;
+        let value = |key| -> Result<Vec<u8>, OpenError> {
+            let value = meta.get(key).map_err(|e| refused(e.into()))?;
+            Ok(value.ok_or_else(corrupt)?.value().to_vec())
         };
-        let format = meta.get(FORMAT_KEY).map_err(|e| refused(e.into()))?;
-        match format.as_ref().map(redb::AccessGuard::value) {
-            Some([FORMAT]) => {}
-            Some(&[found]) if found > FORMAT => return Err(OpenError::Newer { path: path.into(), found }),
-            _ => return Err(OpenError::Foreign(path.into())),
-        }
+        let mut recovered = Recovered {
+            node: decode(&value(NODE_KEY)?, path)?,
+            hard: decode(&value(HARD_KEY)?, path)?,
+            snapshot: None,
+            base: decode(&value(BASE_KEY)?, path)?,
+            entries: Vec::new(),
+            bytes: 0,
+        };
         let snapshots = transaction.open_table(SNAPSHOT).map_err(|e| refused(e.into()))?;
-        let mut recovered = Recovered { snapshot: State::new(), snapshot_index: 0, entries: Vec::new() };
         if let Some((index, bytes)) = snapshots.last().map_err(|e| refused(e.into()))? {
-            recovered.snapshot_index = index.value();
-            recovered.snapshot = State::from_bytes(bytes.value()).map_err(|error| match error {
-                SnapshotError::Newer(found) => OpenError::Newer { path: path.into(), found },
-                SnapshotError::Malformed | SnapshotError::Inconsistent(_) => corrupt(),
-            })?;
-        }
-        let log = transaction.open_table(LOG).map_err(|e| refused(e.into()))?;
-        for item in log.iter().map_err(|e| refused(e.into()))? {
-            let (index, bytes) = item.map_err(|e| refused(e.into()))?;
-            let expected = recovered.snapshot_index + recovered.entries.len() as u64 + 1;
-            if index.value() != expected {
+            let snapshot: Snapshot = decode(bytes.value(), path)?;
+            if snapshot.index != index.value() {
                 return Err(corrupt());
             }
-            let envelope = decode(bytes.value(), path)?;
-            recovered.entries.push((envelope, bytes.value().len()));
+            recovered.snapshot = Some(snapshot);
         }
-        Ok(recovered)
+        let log = transaction.open_table(LOG).map_err(|e| refused(e.into()))?;
+        let snapshot_index = recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        for item in log.iter().map_err(|e| refused(e.into()))? {
+            let (index, bytes) = item.map_err(|e| refused(e.into()))?;
+            let entry: Entry = decode(bytes.value(), path)?;
+            if entry.index != index.value() {
+                return Err(corrupt());
+            }
+            if entry.index > snapshot_index {
+                recovered.bytes += bytes.value().len() as u64;
+            }
+            recovered.entries.push(entry);
+        }
+        if recovered.is_consistent() { Ok(recovered) } else { Err(corrupt()) }
     }
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<Envelope, OpenError> {
+impl Recovered {
+    fn is_consistent(&self) -> bool {
+        let (base_index, base_term) = self.base;
+        let mut term = base_term;
+        let follows = self.entries.iter().zip(base_index + 1..).all(|(entry, index)| {
+            let in_order = entry.index == index && entry.term >= term && entry.term <= self.hard.term;
+            term = entry.term;
+            in_order
+        });
+        let last = base_index + self.entries.len() as u64;
+        let (index, members_are_sound) = match &self.snapshot {
+            Some(snapshot) => (snapshot.index, snapshot.members.is_sound()),
+            None => (0, true),
+        };
+        let snapshot_fits =
+            (base_index..=last).contains(&index) && (index..=last).contains(&self.hard.commit);
+        follows && members_are_sound && snapshot_fits && self.node.0 != 0
+    }
+}
+
+fn check_format(transaction: &ReadTransaction, path: &Path) -> Result<(), OpenError> {
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::Storage(error)) => return Err(refused_by(error.into(), path)),
+        Err(_) => return Err(OpenError::Foreign(path.into())),
+    };
+    let format = meta.get(FORMAT_KEY).map_err(|e| refused_by(e.into(), path))?;
+    match format.as_ref().map(redb::AccessGuard::value) {
+        Some([FORMAT]) => Ok(()),
+        Some(&[found]) if found > FORMAT => Err(OpenError::Newer { path: path.into(), found }),
+        _ => Err(OpenError::Foreign(path.into())),
+    }
+}
+
+fn put_snapshot(transaction: &WriteTransaction, snapshot: &Snapshot) -> Result<(), WriteError> {
+    let mut snapshots = transaction.open_table(SNAPSHOT)?;
+    snapshots.retain(|_, _| false)?;
+    snapshots.insert(snapshot.index, &encode(snapshot)[..])?;
+    Ok(())
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, OpenError> {
     match bytes.split_first() {
-        Some((&ENTRY_VERSION, body)) => match postcard::take_from_bytes(body) {
-            Ok((envelope, [])) => Ok(envelope),
+        Some((&VALUE_VERSION, body)) => match postcard::take_from_bytes(body) {
+            Ok((value, [])) => Ok(value),
             _ => Err(OpenError::Corrupt(path.into())),
         },
-        Some((&found, _)) if found > ENTRY_VERSION => Err(OpenError::Newer { path: path.into(), found }),
+        Some((&found, _)) if found > VALUE_VERSION => Err(OpenError::Newer { path: path.into(), found }),
         _ => Err(OpenError::Corrupt(path.into())),
     }
 }
 
-/// Makes an empty store. One that was not finished, because the daemon or the machine died, is made again.
-fn create(path: &Path) -> std::io::Result<()> {
+/// Opens a copy in memory first: redb writes to a file as soon as it opens it, and one that is refused is left as it
+/// was, byte for byte. Whoever can read it gets it whole.
+fn rehearse(mut file: &File, path: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.into(), source };
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).map_err(io)?;
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64).and_then(|()| copy.write(0, &bytes)).map_err(io)?;
+    drop(bytes);
+    Log::open_backend(copy, path).map(|_| ())
+}
+
+/// Makes a store where nothing is. One that was not finished, because the daemon or the machine died, is made again.
+pub fn create(path: &Path, node: NodeId, birth: Birth) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.into(), source };
+    if path.try_exists().map_err(io)? {
+        return Err(OpenError::Exists(path.into()));
+    }
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
     let unfinished = PathBuf::from(unfinished);
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    let backend = FileBackend::new(file).map_err(std::io::Error::other)?;
-    initialise(backend).map_err(std::io::Error::other)?;
-    std::fs::rename(&unfinished, path)?;
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(&unfinished).map_err(io)?;
+    let backend = FileBackend::new(file).map_err(|error| io(std::io::Error::other(error)))?;
+    initialise(backend, node, birth).map_err(|error| io(std::io::Error::other(error)))?;
+    std::fs::rename(&unfinished, path).map_err(io)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)
 }
 
-/// An empty store in empty storage.
-pub(super) fn initialise(backend: impl StorageBackend) -> Result<(), redb::Error> {
+/// A new store in empty storage.
+pub fn initialise(backend: impl StorageBackend, node: NodeId, birth: Birth) -> Result<(), redb::Error> {
+    let (hard, base, snapshot): (Hard, (u64, u64), Option<Snapshot>) = match birth {
+        Birth::Joiner => (Hard::default(), (0, 0), None),
+        Birth::Founder { machine } => {
+            let members = Members { voters: vec![node], ..Members::default() };
+            let snapshot = Snapshot { index: 1, term: 1, members, machine };
+            (Hard { term: 1, vote: 0, commit: 1 }, (1, 1), Some(snapshot))
+        }
+    };
     let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
-    transaction.open_table(META)?.insert(FORMAT_KEY, &[FORMAT][..])?;
-    transaction.open_table(SNAPSHOT)?;
-    transaction.open_table(LOG)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(FORMAT_KEY, &[FORMAT][..])?;
+        meta.insert(NODE_KEY, &encode(&node)[..])?;
+        meta.insert(HARD_KEY, &encode(&hard)[..])?;
+        meta.insert(BASE_KEY, &encode(&base)[..])?;
+        let mut snapshots = transaction.open_table(SNAPSHOT)?;
+        if let Some(snapshot) = snapshot {
+            snapshots.insert(snapshot.index, &encode(&snapshot)[..])?;
+        }
+        transaction.open_table(LOG)?;
+    }
     transaction.commit()?;
     Ok(())
 }

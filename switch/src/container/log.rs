@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 pub const BYTES_MAX: u64 = 10 << 20;
 /// Longest text of one entry, bytes.
 const ENTRY_BYTES_MAX: usize = 16 << 10;
+/// What is written in one go, unless a single entry is longer, bytes.
+const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Longest line of the file that a reader takes: every byte of an entry escaped, and the rest.
 const LINE_BYTES_MAX: u64 = 8 * ENTRY_BYTES_MAX as u64;
 
@@ -119,24 +121,32 @@ impl Writer {
 
     pub fn append(&mut self, stream: Stream, bytes: &[u8], now: SystemTime) {
         let time = rfc3339(now);
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for piece in line.chunks(ENTRY_BYTES_MAX) {
-                self.append_entry(&Entry { time: time.clone(), stream, bytes: piece.into() });
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let mut json = Vec::new();
+        let mut unwritten = 0;
+        for piece in lines.flat_map(|line| line.chunks(ENTRY_BYTES_MAX)) {
+            let entry = Entry { time: time.clone(), stream, bytes: piece.into() }.encode();
+            if json.len() + entry.len() > BATCH_BYTES_MAX {
+                self.append_batch(&time, &json, unwritten);
+                (json, unwritten) = (Vec::new(), 0);
             }
+            json.extend(entry);
+            unwritten += piece.len();
         }
+        self.append_batch(&time, &json, unwritten);
     }
 
-    fn append_entry(&mut self, entry: &Entry) {
+    /// Writes encoded entries that stand for `bytes` of output.
+    fn append_batch(&mut self, time: &str, entries: &[u8], bytes: usize) {
         let mut json = Vec::new();
         if self.bytes_lost > 0 {
-            let note =
-                format!("vswitch: {} bytes of output could not be logged\n", self.bytes_lost).into_bytes();
-            json = Entry { time: entry.time.clone(), stream: Stream::Stderr, bytes: note }.encode();
+            let note = format!("vswitch: {} bytes of output could not be logged\n", self.bytes_lost);
+            json = Entry { time: time.into(), stream: Stream::Stderr, bytes: note.into() }.encode();
         }
-        json.extend(entry.encode());
+        json.extend(entries);
         match self.write(&json) {
             Ok(()) => self.bytes_lost = 0,
-            Err(_) => self.bytes_lost += entry.bytes.len() as u64,
+            Err(_) => self.bytes_lost += bytes as u64,
         }
     }
 

@@ -4,6 +4,7 @@
 //! root is made read-only or replaced, then everything is put in place; so no step depends on what an earlier one
 //! hid. A piece that the container can do without is reported to `warn` when it is missing; the rest is an error.
 
+use std::ffi::CStr;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -41,11 +42,21 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 struct Sources {
     own_files: Vec<(&'static str, Tree)>,
     devices: Vec<(&'static str, Tree)>,
-    /// For where the kernel refuses new ones.
-    sys: io::Result<Tree>,
-    proc: io::Result<Tree>,
-    /// The container's own, when the network namespace is.
+    proc: Fresh,
+    sys: Fresh,
     hidden: Vec<PathBuf>,
+}
+
+/// A file system of the container's namespaces; the daemon's, with why, where the kernel refuses that.
+enum Fresh {
+    Own(Tree),
+    Daemons(io::Error, io::Result<Tree>),
+}
+
+impl Fresh {
+    fn take(kind: &CStr, path: &Path, read_only: bool) -> Fresh {
+        Tree::new(kind, read_only).map_or_else(|error| Fresh::Daemons(error, Tree::of_all(path)), Fresh::Own)
+    }
 }
 
 /// Builds the whole tree. The current directory is the container's.
@@ -71,8 +82,8 @@ fn take_sources(launch: &Launch) -> Result<Sources, MountError> {
             .iter()
             .filter_map(|name| Some((*name, Tree::of(&Path::new("/dev").join(name)).ok()?)))
             .collect(),
-        sys: Tree::of_all(Path::new("/sys")),
-        proc: Tree::of_all(Path::new("/proc")),
+        proc: Fresh::take(c"proc", Path::new("/proc"), false),
+        sys: Fresh::take(c"sysfs", Path::new("/sys"), true),
         hidden: launch.hidden.iter().filter(|path| path.is_dir()).cloned().collect(),
     })
 }
@@ -109,7 +120,7 @@ fn hide(directories: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<(), Mou
 
 fn populate(sources: Sources, launch: &Launch, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
     mount_proc(sources.proc, launch.host_network, warn)?;
-    mount_sys(sources.sys, warn);
+    mount_sys(sources.sys, warn)?;
     mount_dev(sources.devices, warn)?;
     for (name, tree) in sources.own_files {
         let path = Path::new("/etc").join(name);
@@ -120,16 +131,14 @@ fn populate(sources: Sources, launch: &Launch, warn: &mut dyn FnMut(String)) -> 
     Ok(())
 }
 
-fn mount_proc(
-    host: io::Result<Tree>,
-    host_network: bool,
-    warn: &mut dyn FnMut(String),
-) -> Result<(), MountError> {
+fn mount_proc(source: Fresh, host_network: bool, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
     let proc = Path::new("/proc");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    if let Err(error) = mount::mount_new("proc", proc, flags, "") {
-        warn(format!("/proc shows the daemon's processes, not the container's: {error}"));
-        return host.and_then(|tree| tree.attach_read_only(proc)).step("mount /proc");
+    match source {
+        Fresh::Own(tree) => tree.attach(proc).step("mount /proc")?,
+        Fresh::Daemons(error, tree) => {
+            warn(format!("/proc shows the daemon's processes, not the container's: {error}"));
+            return tree.and_then(|tree| tree.attach_read_only(proc)).step("mount /proc");
+        }
     }
     // The settings of its own network stay its own to change.
     let network = (!host_network).then(|| Tree::of(Path::new("/proc/sys/net")));
@@ -148,14 +157,15 @@ fn mount_proc(
     Ok(())
 }
 
-/// The fresh one shows the interfaces of the container's network namespace.
-fn mount_sys(host: io::Result<Tree>, warn: &mut dyn FnMut(String)) {
+/// Its own one shows the interfaces of the container's network namespace.
+fn mount_sys(source: Fresh, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
     let sys = Path::new("/sys");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
-    let Err(error) = mount::mount_new("sysfs", sys, flags, "") else { return };
-    match host.and_then(|tree| tree.attach_read_only(sys)) {
-        Ok(()) => warn(format!("/sys shows the daemon's network interfaces, not the container's: {error}")),
-        Err(second) => warn(format!("no /sys: {error}; and of the daemon's: {second}")),
+    match source {
+        Fresh::Own(tree) => tree.attach(sys).step("mount /sys"),
+        Fresh::Daemons(error, tree) => {
+            warn(format!("/sys shows the daemon's network interfaces, not the container's: {error}"));
+            tree.and_then(|tree| tree.attach_read_only(sys)).step("mount /sys")
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
-use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, PoolRequest};
+use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 use super::control::{Control, done};
@@ -99,7 +99,7 @@ impl Control {
         let network = self.network_id(network)?;
         let container = self.container_id(&request.container)?;
         let attachment = attachment(network, request.endpoint);
-        let endpoint = EndpointId(random_bytes());
+        let endpoint = EndpointId(random_bytes()).into();
         let undo = Command::Disconnect { container, network };
         self.commit(id, Command::Connect { container, attachment, endpoint }, Some(undo)).await?;
         Ok(Done::Nothing)
@@ -122,7 +122,7 @@ pub(super) fn attachment(network: NetworkId, wanted: EndpointConfig) -> Attachme
     let EndpointConfig { ipv4, ipv6, mac, aliases } = wanted;
     let ipv4 = ipv4.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED);
     let ipv6 = ipv6.filter(|ip| *ip != Ipv6Addr::UNSPECIFIED);
-    Attachment { network, ipv4, ipv6, mac, aliases }
+    Attachment { network, scope: Scope::Local, ipv4, ipv6, mac, aliases }
 }
 
 fn pool(pool: Pool) -> PoolRequest {

@@ -12,13 +12,16 @@ use super::handle::{Shared, error};
 use super::host::Host;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
+use crate::forward::tables::Tables;
 use crate::plan;
-use crate::state::{Applied, Phase, Rejected, State};
+use crate::state::{Applied, Phase, Rejected, State, View};
 
 pub struct Control {
     replica: Replica,
     /// The state that the host was last brought to.
     followed: Arc<State>,
+    /// What the data plane was told of it.
+    tables: Tables,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
     pub(super) events: mpsc::Sender<Event>,
@@ -31,7 +34,7 @@ pub fn rejected(rejected: &Rejected) -> Error {
 impl Control {
     pub fn new(replica: Replica, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Control {
         let host = Host::new(Arc::clone(&shared));
-        Control { replica, followed: Arc::default(), shared, host, events }
+        Control { replica, followed: Arc::default(), tables: Tables::default(), shared, host, events }
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -92,17 +95,27 @@ impl Control {
 
     /// Brings the host and the data plane to the present state.
     pub(super) async fn follow(&mut self) -> Result<(), Error> {
-        let new = Arc::clone(self.state());
-        let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
-        let plan = plan::diff(&old, &new, &self.host.settings());
-        self.shared.dataplane.publish(plan.tables);
-        self.host.execute(&new, plan.actions).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+        self.bring_host(false).await
     }
 
-    /// The same for a host of which nothing is known.
+    /// The same for a host of which nothing is known but that an earlier daemon may have left things on it.
     pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
         self.followed = Arc::default();
-        self.follow().await
+        self.tables = Tables::default();
+        self.bring_host(true).await
+    }
+
+    async fn bring_host(&mut self, recovering: bool) -> Result<(), Error> {
+        let new = Arc::clone(self.state());
+        let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
+        let (old, view) = (View::alone(&old), View::alone(&new));
+        let plan = plan::diff(old, view, &self.tables, &self.host.settings());
+        self.tables.clone_from(&plan.tables);
+        self.shared.dataplane.publish(plan.tables);
+        self.host
+            .execute(&new, plan.actions, recovering)
+            .await
+            .map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }
 
     /// Proposes, follows, and where the host cannot follow, takes the command back with `undo`.

@@ -35,7 +35,7 @@ pub struct Shared {
     pub feed: Feed,
     pub started_at: Instant,
     state: ArcSwap<State>,
-    /// Counts published states, for those who wait for one.
+    /// Counts changes, for those who wait for one.
     revision: watch::Sender<u64>,
     shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
 }
@@ -65,7 +65,7 @@ impl Done {
 }
 
 pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
-    Error { kind, message: message.into() }
+    Error { kind, message: message.into(), exit_code: None }
 }
 
 impl Shared {
@@ -97,6 +97,13 @@ impl Shared {
 
     pub fn shim(&self, id: &ContainerId) -> Option<Arc<Shim>> {
         self.shims().get(id).cloned()
+    }
+
+    /// For a process that has ended, once the state says so too. Wakes those who wait for that.
+    pub fn forget_shim(&self, id: &ContainerId) -> Option<Arc<Shim>> {
+        let shim = self.shims().remove(id);
+        self.revision.send_modify(|revision| *revision += 1);
+        shim
     }
 
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {

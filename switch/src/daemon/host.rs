@@ -1,8 +1,9 @@
 //! What the host holds: TAPs in namespaces, and the containers' names files. Carries out what [`plan`](crate::plan)
 //! decided; every action may be repeated.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
@@ -13,13 +14,16 @@ use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files;
 use crate::io::netlink::{self, LinkConfig};
-use crate::io::netns::{self, NetNs, NetNsError};
+use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute, Settings};
 use crate::state::{Container, State, Wire};
 
 pub struct Host {
     shared: Arc<Shared>,
+    /// The namespaces that adopted containers had when their first interface was made: another one under the same
+    /// path is not theirs.
+    adopted: Mutex<HashMap<ContainerId, NetNsId>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +42,11 @@ pub enum HostError {
 
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
-        Host { shared }
+        Host { shared, adopted: Mutex::default() }
     }
 
     pub fn settings(&self) -> Settings {
-        Settings { mtu: self.shared.config.mtu }
+        Settings { mtu: self.shared.config.mtu, underlay_mtu: self.shared.config.mtu }
     }
 
     /// Prefixes that this host routes to, none of which a network may overlap.
@@ -56,12 +60,18 @@ impl Host {
             .map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
     }
 
-    /// Does all of it even where a part fails, and tells the first failure.
-    pub async fn execute(&self, state: &State, actions: Vec<Action>) -> Result<(), HostError> {
+    /// Does all of it even where a part fails, and tells the first failure. `recovering` takes interfaces over that
+    /// an earlier daemon has made; otherwise one that is there already is somebody else's.
+    pub async fn execute(
+        &self,
+        state: &State,
+        actions: Vec<Action>,
+        recovering: bool,
+    ) -> Result<(), HostError> {
         let mut outcome = Ok(());
         for action in actions {
             let done = match action {
-                Action::Attach(attach) => self.attach(state, attach).await,
+                Action::Attach(attach) => self.attach(state, attach, !recovering).await,
                 Action::Detach { port, .. } => {
                     self.detach(port).await;
                     Ok(())
@@ -76,21 +86,18 @@ impl Host {
         outcome
     }
 
-    async fn attach(&self, state: &State, attach: Attach) -> Result<(), HostError> {
+    async fn attach(&self, state: &State, attach: Attach, must_be_new: bool) -> Result<(), HostError> {
         let container = state.container(&attach.container);
         let Some(container) = container else { return Ok(()) };
         let ns = self.netns(container)?;
         let name = container.name.to_string();
-        let offloads = self.offloads();
+        let Config { tso, uso, .. } = self.shared.config;
+        let offloads = Offloads { no_tso: !tso, no_uso: !uso, no_csum: false };
+        let config = TapConfig { persistent: true, must_be_new, offloads };
         let (port, interface) = (attach.port, attach.interface.clone());
-        let tap = blocking(move || make_interface(&ns, &attach, offloads)).await;
+        let tap = blocking(move || make_interface(&ns, &attach, config)).await;
         let attached = tap.and_then(|tap| self.shared.dataplane.attach(port, tap).map_err(|e| e.to_string()));
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
-    }
-
-    fn offloads(&self) -> Offloads {
-        let Config { tso, uso, .. } = self.shared.config;
-        Offloads { no_tso: !tso, no_uso: !uso, no_csum: false }
     }
 
     /// The interface goes with its TAP, once the workers have let go of it.
@@ -171,9 +178,16 @@ impl Host {
         }
     }
 
-    /// Whether an adopted namespace can still be opened.
+    /// Whether an adopted namespace is still the one that it was.
     pub fn is_there(&self, container: &Container) -> bool {
-        self.netns(container).is_ok()
+        let Ok(ns) = self.netns(container) else { return false };
+        let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        *adopted.entry(container.id).or_insert(ns.id()) == ns.id()
+    }
+
+    /// It has ended, or is somebody else's again.
+    pub fn forget_namespace(&self, id: &ContainerId) {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// What a client asks to adopt, checked to be a network namespace of somebody else's.
@@ -230,9 +244,8 @@ fn told(source: &NetnsSource) -> String {
 }
 
 /// Either the whole interface, or nothing of it.
-fn make_interface(ns: &NetNs, attach: &Attach, offloads: Offloads) -> Result<Tap, String> {
-    let tap = Tap::open(ns, &attach.interface, TapConfig { persistent: true, offloads });
-    let tap = tap.map_err(|error| error.to_string())?;
+fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
+    let tap = Tap::open(ns, &attach.interface, config).map_err(|error| error.to_string())?;
     let link = LinkConfig {
         mac: attach.mac,
         mtu: attach.mtu,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork};
 use vswitch_proto::command::{
-    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec,
+    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
 
@@ -14,9 +14,9 @@ use super::control::{Control, done};
 use super::handle::error;
 use super::names::random_name;
 use super::{Done, Event, random_bytes, random_request_id};
-use crate::container::{self, Launch, Shim, files};
+use crate::container::{self, Launch, Shim, ShimError, files};
 use crate::state::names::hosts_file;
-use crate::state::{Container, Phase};
+use crate::state::{Container, Phase, View};
 
 const GONE: &str = "its network namespace is gone";
 
@@ -46,12 +46,12 @@ impl Control {
         Ok(done(&applied))
     }
 
-    fn attachments(&self, networks: &[RunNetwork]) -> Result<Vec<(Attachment, EndpointId)>, Error> {
+    fn attachments(&self, networks: &[RunNetwork]) -> Result<Vec<(Attachment, NewEndpoint)>, Error> {
         let bridge = [RunNetwork { network: "bridge".into(), ..RunNetwork::default() }];
         let networks = if networks.is_empty() { &bridge } else { networks };
         let resolve = |wanted: &RunNetwork| {
             let network = self.network_id(&wanted.network)?;
-            Ok((attachment(network, wanted.endpoint.clone()), EndpointId(random_bytes())))
+            Ok((attachment(network, wanted.endpoint.clone()), EndpointId(random_bytes()).into()))
         };
         networks.iter().map(resolve).collect()
     }
@@ -72,7 +72,7 @@ impl Control {
             host_network: self.on_host_network(container),
             hidden: vec![self.shared.config.data_dir.clone()],
         };
-        let hosts = hosts_file(self.state(), id);
+        let hosts = hosts_file(View::alone(self.state()), id);
         files::prepare(&launch, &hosts, &files::resolv_conf(launch.host_network))
             .map_err(|e| error(ErrorKind::Failed, format!("cannot write {}: {e}", launch.dir.display())))?;
         let shim = container::create(&launch).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
@@ -102,9 +102,8 @@ impl Control {
         let shim = self.shared.shim(id).expect("a container that was launched has a shim");
         if let Err(failed) = shim.start().await {
             let exit = shim.wait().await;
-            let failure = error(ErrorKind::Failed, failed.to_string());
             self.ended(id, exit).await;
-            return Err(failure);
+            return Err(not_started(&failed));
         }
         let command = self.start_command(id);
         self.commit(request, command, None).await.map(|_| ())
@@ -113,7 +112,7 @@ impl Control {
     /// With an endpoint id for each attachment, for those that have none at present.
     pub(super) fn start_command(&self, id: &ContainerId) -> Command {
         let attachments = self.state().container(id).map_or(0, |container| container.attachments.len());
-        let endpoints = (0..attachments).map(|_| EndpointId(random_bytes())).collect();
+        let endpoints = (0..attachments).map(|_| EndpointId(random_bytes()).into()).collect();
         Command::StartContainer { container: *id, endpoints }
     }
 
@@ -136,7 +135,7 @@ impl Control {
         };
         let shim = self.shared.shim(&container);
         let started = match (followed, &shim) {
-            (Ok(()), Some(shim)) => shim.start().await.map_err(|e| error(ErrorKind::Failed, e.to_string())),
+            (Ok(()), Some(shim)) => shim.start().await.map_err(|failed| not_started(&failed)),
             (Ok(()), None) => Err(error(ErrorKind::Failed, "its shim ended early; see vswitchctl logs")),
             (Err(failure), _) => Err(failure),
         };
@@ -154,8 +153,7 @@ impl Control {
     }
 
     async fn forget_shim(&mut self, id: &ContainerId) {
-        let shim = self.shared.shims().remove(id);
-        if let Some(shim) = shim {
+        if let Some(shim) = self.shared.forget_shim(id) {
             let _ = shim.signal(nix::libc::SIGKILL).await;
             shim.wait().await;
         }
@@ -171,17 +169,18 @@ impl Control {
 
     /// The process is gone: so are its endpoints, and the container itself if that was asked for.
     pub(super) async fn ended(&mut self, id: &ContainerId, exit: Exit) {
-        self.shared.shims().remove(id);
-        if !self.is_active(id) {
-            return;
+        self.host.forget_namespace(id);
+        if self.is_active(id) {
+            let Exit { exit_code, error } = exit;
+            self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
+            let kind = self.state().container(id).map(|container| &container.kind);
+            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
+                self.take_back(Command::RemoveContainer { container: *id }).await;
+                self.remove_files(id);
+            }
         }
-        let Exit { exit_code, error } = exit;
-        self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
-        let kind = self.state().container(id).map(|container| &container.kind);
-        if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
-            self.take_back(Command::RemoveContainer { container: *id }).await;
-            self.remove_files(id);
-        }
+        // Last, since those who wait for the end look at this.
+        self.shared.forget_shim(id);
     }
 
     pub(super) async fn remove(
@@ -200,6 +199,7 @@ impl Control {
             // It never began, so there is nothing to lose.
             (ContainerKind::Lab(_), Phase::Created) => self.forget_shim(&container).await,
             (ContainerKind::Adopted(_), Phase::Running) => {
+                self.host.forget_namespace(&container);
                 let exited = Command::ContainerExited { container, exit_code: 0, error: String::new() };
                 self.propose(random_request_id(), exited)?;
                 self.follow().await?;
@@ -253,6 +253,14 @@ impl Control {
             self.ended(&id, Exit { exit_code: 0, error: GONE.into() }).await;
         }
     }
+}
+
+fn not_started(failed: &ShimError) -> Error {
+    let exit_code = match failed {
+        ShimError::NotStarted(exit) => u8::try_from(exit.exit_code).ok(),
+        _ => None,
+    };
+    Error { exit_code, ..error(ErrorKind::Failed, failed.to_string()) }
 }
 
 fn check_run(request: &Run) -> Result<(), Error> {

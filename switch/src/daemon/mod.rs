@@ -4,7 +4,7 @@
 //!
 //! 1. names become ids, the host is asked what only it knows (its routes, a process's start time);
 //! 2. [`Replica::propose`](crate::cluster::Replica::propose): durable, then applied, or rejected with nothing done;
-//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, [`host`] does it;
+//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
 //! 4. the new state is published to readers, the change to the event stream, the answer to the client.
 //!
 //! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.

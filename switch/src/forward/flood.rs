@@ -128,8 +128,8 @@ mod tests {
         let set =
             |tables: &Tables, id| targets(tables, Ingress::Port(PortId(id))).map(|p| p.0).collect::<Vec<_>>();
         assert_eq!(set(&tables, 2), [1, 3]);
-        assert_eq!(set(&tables, 4), [0; 0]);
-        assert_eq!(set(&tables, 5), [0; 0]);
+        assert!(set(&tables, 4).is_empty());
+        assert!(set(&tables, 5).is_empty());
         // Tables that contradict themselves are not followed out of the network.
         let first = vswitch_proto::id::Vni::new(1).unwrap();
         let network = tables.networks.get_mut(&first).unwrap();

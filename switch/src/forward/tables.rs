@@ -75,7 +75,7 @@ pub struct Overlay {
     pub static_vteps: Vec<IpAddr>,
     /// Registered endpoints on all hosts, by address: what ARP and neighbour discovery ask for. The gateway is not
     /// among them.
-    pub neighbors: HashMap<IpAddr, MacAddr>,
+    pub neighbors: Map<IpAddr, MacAddr>,
 }
 
 /// The switch's own presence in a network.
@@ -95,7 +95,8 @@ pub struct Port {
 }
 
 /// Folded multiplication: both halves of a 128-bit product, so that every bit of the key reaches every bit that the
-/// map looks at. Meant for keys of at most eight bytes.
+/// map looks at. Meant for keys of at most eight bytes; of longer ones, as IPv6 addresses, one half is laid over the
+/// other, which keeps those of one subnet apart.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KeyHasher(u64);
 

@@ -4,7 +4,7 @@
 //! that it does not matter whether the source is still reachable (after `pivot_root`) or still writable (after
 //! everything was made read-only) by then.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,6 +29,12 @@ impl Tree {
     /// With everything that is mounted below it.
     pub fn of_all(path: &Path) -> io::Result<Tree> {
         sys::open_tree(&c_path(path)?, true).map(Tree)
+    }
+
+    /// A new file system of `kind`, without set-user-id, devices and programs. In a user namespace the kernel makes
+    /// a new proc or sysfs only while another one is wholly visible, so before a change of the root.
+    pub fn new(kind: &CStr, read_only: bool) -> io::Result<Tree> {
+        sys::new_tree(kind, read_only).map(Tree)
     }
 
     /// Puts it at `target`, which exists and, when it is a symbolic link, is followed.

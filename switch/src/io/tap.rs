@@ -22,6 +22,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use vswitch_proto::wire::vnet_hdr;
 
+use nix::net::if_::if_nametoindex;
+
 use super::netns::NetNs;
 use super::sys::tun;
 
@@ -33,6 +35,8 @@ const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 pub struct TapConfig {
     /// The device outlives the descriptor.
     pub persistent: bool,
+    /// A device of this name that is there already is somebody else's.
+    pub must_be_new: bool,
     pub offloads: Offloads,
 }
 
@@ -66,6 +70,8 @@ pub enum TapError {
     Unsupported,
     #[error("the interface {0} exists and is not a TAP of vswitch; remove or rename it")]
     NotOurs(String),
+    #[error("there is an interface {0} in the network namespace already; remove or rename it")]
+    Taken(String),
     #[error("the TAP {0} is in use by another process; stop that one first")]
     InUse(String),
     #[error("the interface {name} cannot be made: {source}")]
@@ -80,7 +86,13 @@ impl Tap {
     /// Attaches to the device of this name in `ns`, which is created when there is none.
     pub fn open(ns: &NetNs, name: &str, config: TapConfig) -> Result<Tap, TapError> {
         let wire_name = wire_name(name)?;
-        let file = ns.run(|| attach(&wire_name)).map_err(TapError::Namespace)?.map_err(|e| e.named(name))?;
+        let made = ns.run(|| {
+            if config.must_be_new && if_nametoindex(name).is_ok() {
+                return Err(TapError::Taken(name.into()));
+            }
+            attach(&wire_name).map_err(|e| e.named(name))
+        });
+        let file = made.map_err(TapError::Namespace)??;
         let setup = |source| TapError::Setup { name: name.into(), source };
         let header_bytes = vnet_hdr::HEADER_BYTES as libc::c_int;
         tun::set_vnet_hdr_bytes(file.as_fd(), header_bytes).map_err(setup)?;

@@ -4,11 +4,13 @@ use proptest::prelude::*;
 use vswitch_proto::command::{Attachment, Command, ContainerKind, LabSpec};
 use vswitch_proto::id::Vni;
 
+mod overlay;
+
 use super::*;
 use crate::state::testing::{Lab, adopted, pool, to};
-use crate::state::{MTU_OPTION, Rejected};
+use crate::state::{MTU_OPTION, Rejected, State};
 
-const SETTINGS: Settings = Settings { mtu: 1500 };
+const SETTINGS: Settings = Settings { mtu: 1500, underlay_mtu: 1600 };
 
 /// What the actions do to a host. Refuses what a real one would trip over.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,9 +78,9 @@ impl Host {
     }
 }
 
-fn fresh(state: &State) -> Host {
+fn fresh(view: View<'_>) -> Host {
     let mut host = Host::default();
-    host.carry_out(&actions(&State::new(), state, &SETTINGS));
+    host.carry_out(&actions(View::alone(&State::new()), view, &SETTINGS));
     host
 }
 
@@ -86,7 +88,7 @@ fn fresh(state: &State) -> Host {
 fn step<T>(lab: &mut Lab, change: impl FnOnce(&mut Lab) -> Result<T, Rejected>) -> (T, Vec<Action>) {
     let old = lab.state.clone();
     let made = change(lab).unwrap();
-    (made, actions(&old, &lab.state, &SETTINGS))
+    (made, actions(View::alone(&old), View::alone(&lab.state), &SETTINGS))
 }
 
 fn kinds(actions: &[Action]) -> Vec<&'static str> {
@@ -186,17 +188,15 @@ fn tables_have_ports_addresses_and_gateways() {
     lab.run("alone", vec![to(none)]).unwrap();
     let gone = lab.run("gone", vec![to(bridge)]).unwrap();
     lab.exit(gone).unwrap();
-    let tables = diff(&State::new(), &lab.state, &SETTINGS).tables;
+    let tables = tables(View::alone(&lab.state), &SETTINGS);
     assert_eq!(tables.networks.len(), 2, "none and host are no broadcast domains");
     assert_eq!(tables.ports.len(), 3);
     let vni = |id| lab.state.network(&id).unwrap().vni;
     let domain = &tables.networks[&vni(bridge)];
     let (wire_a, wire_b) = (lab.wire(a, bridge), lab.wire(b, bridge));
     assert_eq!(domain.ports, [wire_a.port, wire_b.port]);
-    assert_eq!(
-        domain.endpoints,
-        [(wire_a.mac, wire_a.port), (wire_b.mac, wire_b.port)].into_iter().collect()
-    );
+    let registered = [(wire_a.mac, wire_a.port), (wire_b.mac, wire_b.port)];
+    assert_eq!(domain.endpoints, registered.into_iter().collect());
     let gateway = domain.gateway.unwrap();
     assert_eq!(gateway.mac.to_string(), "02:42:ac:11:00:01");
     assert_eq!((gateway.ipv4, gateway.ipv6), (Some([172, 17, 0, 1].into()), None));
@@ -268,23 +268,24 @@ proptest! {
         let internal = lab.create("internal", |r| r.internal = true).unwrap();
         let networks = [bridge, small, six, internal];
         let mut host = Host::default();
-        let mut done = State::new();
+        let (mut done, mut known) = (State::new(), Tables::default());
         for (step, pause) in &steps {
             take(&mut lab, &networks, step);
             if *pause {
                 continue;
             }
-            let plan = diff(&done, &lab.state, &SETTINGS);
+            let view = View::alone(&lab.state);
+            let plan = diff(View::alone(&done), view, &known, &SETTINGS);
             host.carry_out(&plan.actions);
             host.forget_dead(&lab.state);
-            prop_assert_eq!(&host, &fresh(&lab.state));
-            prop_assert_eq!(&plan.tables, &tables(&lab.state, &SETTINGS));
-            let again = actions(&lab.state, &lab.state.clone(), &SETTINGS);
-            prop_assert!(again.is_empty());
+            prop_assert_eq!(&host, &fresh(view));
+            prop_assert_eq!(&plan.tables, &tables(view, &SETTINGS));
+            let copy = lab.state.clone();
+            prop_assert!(actions(view, View::alone(&copy), &SETTINGS).is_empty());
             for (port, known) in &plan.tables.ports {
                 prop_assert!(plan.tables.networks[&known.vni].ports.contains(port));
             }
-            done = lab.state.clone();
+            (done, known) = (lab.state.clone(), plan.tables);
         }
     }
 }
@@ -296,11 +297,11 @@ fn creating_one_by_one() {
     let mut lab = Lab::new();
     let bridge = lab.named("bridge");
     let mut since = std::time::Instant::now();
-    let mut counted = 0;
+    let (mut counted, mut known) = (0, Tables::default());
     for n in 1..=2000 {
         let old = lab.state.clone();
         lab.container(&format!("c{n}"), adopted(n), vec![to(bridge)]).unwrap();
-        let plan = diff(&old, &lab.state, &SETTINGS);
+        let plan = diff(View::alone(&old), View::alone(&lab.state), &known, &SETTINGS);
         assert_eq!(kinds(&plan.actions), ["attach"]);
         assert_eq!(plan.tables.ports.len(), n as usize);
         if [10, 100, 500, 1000, 2000].contains(&n) {
@@ -308,7 +309,8 @@ fn creating_one_by_one() {
             println!("{each_us} us per creation up to {n} endpoints");
             (since, counted) = (std::time::Instant::now(), n);
         }
+        known = plan.tables;
     }
     let vni: Vni = lab.state.network(&bridge).unwrap().vni;
-    assert_eq!(tables(&lab.state, &SETTINGS).networks[&vni].endpoints.len(), 2000);
+    assert_eq!(known.networks[&vni].endpoints.len(), 2000);
 }

@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vswitch_proto::command::{Attachment, ContainerKind, CreateContainer, Driver};
-use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
+use vswitch_proto::command::{Attachment, ContainerKind, CreateContainer, Driver, NewEndpoint, Scope};
+use vswitch_proto::id::{ContainerId, Name, NetworkId};
 
-use super::endpoint::Allocation;
-use super::{ALIASES_MAX, Applied, CONTAINERS_MAX, INTERFACES_MAX, Network, Rejected, State};
+use super::endpoint::{Allocation, short_name};
+use super::{ALIASES_MAX, Applied, CONTAINERS_MAX, INTERFACES_MAX, Rejected, State};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
@@ -88,7 +88,7 @@ impl State {
             self.check_attachment(&container, attachment)?;
             container.attachments.push(attachment.clone());
         }
-        let endpoints: Vec<EndpointId> = request.attachments.iter().map(|(_, id)| *id).collect();
+        let endpoints: Vec<NewEndpoint> = request.attachments.iter().map(|(_, new)| *new).collect();
         let allocation = self.allocate(&container, &container.attachments, &endpoints)?;
         self.commit(container, allocation);
         Ok(Applied::ContainerCreated { container: request.id })
@@ -97,7 +97,7 @@ impl State {
     pub(super) fn start_container(
         &mut self,
         id: &ContainerId,
-        endpoints: &[EndpointId],
+        endpoints: &[NewEndpoint],
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
         let mut container = self.container_or_rejected(id)?.clone();
@@ -108,7 +108,8 @@ impl State {
         if endpoints.len() != needed {
             return Err(Rejected::EndpointIds { container: container.name, needed, given: endpoints.len() });
         }
-        if let Some(gone) = container.attachments.iter().find(|a| self.network(&a.network).is_none()) {
+        let is_gone = |a: &&Attachment| a.scope == Scope::Local && self.network(&a.network).is_none();
+        if let Some(gone) = container.attachments.iter().find(is_gone) {
             return Err(Rejected::NetworkGone { container: container.name, network: gone.network });
         }
         self.check_still_free(&container)?;
@@ -155,14 +156,15 @@ impl State {
         &mut self,
         id: &ContainerId,
         attachment: &Attachment,
-        endpoint: EndpointId,
+        endpoint: NewEndpoint,
     ) -> Result<Applied, Rejected> {
         let mut container = self.container_or_rejected(id)?.clone();
-        let network = self.check_attachment(&container, attachment)?;
-        if network.driver == Driver::Host {
+        self.check_attachment(&container, attachment)?;
+        let network = attachment.network;
+        if self.network(&network).is_some_and(|n| n.driver == Driver::Host) {
             return Err(Rejected::HostMode(container.name));
         }
-        let (network, live) = (network.id, container.is_live());
+        let live = container.is_live();
         container.attachments.push(attachment.clone());
         let allocation = if live {
             self.allocate(&container, std::slice::from_ref(attachment), &[endpoint])?
@@ -170,7 +172,7 @@ impl State {
             Allocation::default()
         };
         self.commit(container, allocation);
-        Ok(Applied::Connected { container: *id, network, endpoint: live.then_some(endpoint) })
+        Ok(Applied::Connected { container: *id, network, endpoint: live.then_some(endpoint.id) })
     }
 
     pub(super) fn disconnect(&mut self, id: &ContainerId, network: &NetworkId) -> Result<Applied, Rejected> {
@@ -230,12 +232,22 @@ impl State {
     }
 
     /// Whether the container, with the attachments it has so far, may get this one too. Addresses are checked
-    /// against the network's subnets here, against other endpoints when they are allocated.
-    fn check_attachment(&self, container: &Container, wanted: &Attachment) -> Result<&Network, Rejected> {
-        let network = self.network(&wanted.network).ok_or(Rejected::UnknownNetwork(wanted.network))?;
+    /// against the network's subnets here, against other endpoints when they are allocated. A network of the cluster
+    /// is not known here: that it exists, and has such addresses, is checked when they are leased.
+    fn check_attachment(&self, container: &Container, wanted: &Attachment) -> Result<(), Rejected> {
+        let network = match wanted.scope {
+            Scope::Local => {
+                Some(self.network(&wanted.network).ok_or(Rejected::UnknownNetwork(wanted.network))?)
+            }
+            Scope::Cluster if self.networks.contains_key(&wanted.network) => {
+                return Err(Rejected::UnknownNetwork(wanted.network));
+            }
+            Scope::Cluster => None,
+        };
         let name = || container.name.clone();
         if container.attachment(&wanted.network).is_some() {
-            return Err(Rejected::AlreadyConnected { container: name(), network: network.name.clone() });
+            let network = network.map_or_else(|| short_name(&wanted.network), |n| n.name.clone());
+            return Err(Rejected::AlreadyConnected { container: name(), network });
         }
         if container.attachments.len() >= INTERFACES_MAX {
             return Err(Rejected::TooManyInterfaces(name()));
@@ -244,37 +256,16 @@ impl State {
             return Err(Rejected::TooManyAliases(name()));
         }
         let others = container.attachments.iter().filter_map(|a| self.network(&a.network));
-        let mut exclusive = others.chain([network]).filter(|n| n.driver != Driver::Bridge);
+        let mut exclusive = others.chain(network).filter(|n| n.driver != Driver::Bridge);
         if let (Some(alone), false) = (exclusive.next(), container.attachments.is_empty()) {
             let (network, driver) = (alone.name.clone(), alone.driver);
             return Err(Rejected::Exclusive { container: name(), network, driver });
         }
+        let Some(network) = network else { return Ok(()) };
         if network.driver == Driver::Host && !container.is_lab() {
             return Err(Rejected::AdoptedOnHost(name()));
         }
-        check_addresses(network, wanted)?;
-        Ok(network)
-    }
-}
-
-/// What can be said about the addresses asked for without knowing who else has some.
-fn check_addresses(network: &Network, wanted: &Attachment) -> Result<(), Rejected> {
-    let asked = [wanted.ipv4.map(Into::into), wanted.ipv6.map(Into::into)];
-    for address in asked.into_iter().flatten() {
-        let address: std::net::IpAddr = address;
-        let pool = network.pool(address.is_ipv6());
-        let pool = pool.ok_or_else(|| Rejected::NoSubnetFor {
-            network: network.name.clone(),
-            ipv6: address.is_ipv6(),
-        })?;
-        pool.check_host("address", address)?;
-        if let Some(what) = pool.reserved_as(address) {
-            return Err(Rejected::AddressReserved { address, network: network.name.clone(), what });
-        }
-    }
-    match wanted.mac {
-        Some(mac) if !mac.is_unicast() => Err(Rejected::MacNotUnicast(mac)),
-        _ => Ok(()),
+        network.check_wanted(wanted)
     }
 }
 

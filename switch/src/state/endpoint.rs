@@ -1,19 +1,20 @@
 //! Endpoints: what an attachment has while its container lives, and how it is allocated and released.
 //!
 //! Allocation is in two steps, so that a command is all or nothing: [`State::allocate`] looks and decides,
-//! [`State::insert`] puts in place and cannot fail.
+//! [`State::insert`] puts in place and cannot fail. In a network of the cluster the addresses were leased there
+//! before; what is allocated here is the port and the interface.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vswitch_proto::command::{Attachment, Driver};
-use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId};
+use vswitch_proto::command::{Addresses, Attachment, Driver, NewEndpoint, Scope};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
-use super::ipam::{self, Pool};
-use super::network::Ledger;
-use super::{Container, ENDPOINTS_MAX, Network, Rejected, State};
+use super::ledger::{Grant, Ledger, Member};
+use super::rejected::Holder;
+use super::{Container, ENDPOINTS_MAX, Rejected, State};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -42,20 +43,27 @@ impl Wire {
 
     /// IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+        self.granted().ips()
+    }
+
+    pub fn granted(&self) -> Addresses {
+        Addresses { mac: self.mac, ipv4: self.ipv4, ipv6: self.ipv6 }
+    }
+}
+
+impl Member for Endpoint {
+    fn container(&self) -> ContainerId {
+        self.container
+    }
+
+    fn addresses(&self) -> Option<Addresses> {
+        self.wire.as_ref().map(Wire::granted)
     }
 }
 
 /// Endpoints that can be put in place.
 #[derive(Debug, Default)]
-pub(super) struct Allocation(Vec<Granted>);
-
-#[derive(Debug)]
-struct Granted {
-    endpoint: Endpoint,
-    /// Addresses that the pool chose: its search goes on behind them.
-    chosen: Vec<IpAddr>,
-}
+pub(super) struct Allocation(Vec<(Endpoint, Option<Grant>)>);
 
 impl State {
     /// Endpoints for `attachments`, which belong to `container` and have none yet.
@@ -63,58 +71,70 @@ impl State {
         &self,
         container: &Container,
         attachments: &[Attachment],
-        ids: &[EndpointId],
+        wanted: &[NewEndpoint],
     ) -> Result<Allocation, Rejected> {
         if self.endpoints.len() + attachments.len() > ENDPOINTS_MAX {
             return Err(Rejected::TooManyEndpoints);
         }
-        let mut interfaces: BTreeSet<u8> =
-            self.endpoints_of(&container.id).filter_map(|e| e.wire.as_ref()).map(|w| w.interface).collect();
+        let wires = self.endpoints_of(&container.id).filter_map(|e| e.wire.as_ref());
+        let mut interfaces: BTreeSet<u8> = wires.map(|w| w.interface).collect();
         let mut drawn = BTreeSet::new();
         let mut port = self.next_port;
-        let mut granted = Vec::with_capacity(attachments.len());
-        for (attachment, id) in attachments.iter().zip(ids) {
-            if self.endpoints.contains_key(id) || !drawn.insert(*id) {
-                return Err(Rejected::IdTaken(id.to_string()));
+        let mut allocated = Vec::with_capacity(attachments.len());
+        for (attachment, new) in attachments.iter().zip(wanted) {
+            if self.endpoints.contains_key(&new.id) || !drawn.insert(new.id) {
+                return Err(Rejected::IdTaken(new.id.to_string()));
             }
-            let network =
-                self.network(&attachment.network).ok_or(Rejected::UnknownNetwork(attachment.network))?;
-            let mut endpoint = Endpoint { id: *id, network: network.id, container: container.id, wire: None };
-            let mut chosen = Vec::new();
-            if network.driver == Driver::Bridge {
-                let interface = (0..=u8::MAX).find(|n| !interfaces.contains(n));
-                let interface =
-                    interface.ok_or_else(|| Rejected::TooManyInterfaces(container.name.clone()))?;
+            let grant = self.grant(container, attachment, new)?;
+            let mut endpoint =
+                Endpoint { id: new.id, network: attachment.network, container: container.id, wire: None };
+            if let Some(Grant { addresses: Addresses { mac, ipv4, ipv6 }, .. }) = grant {
+                let free = (0..=u8::MAX).find(|n| !interfaces.contains(n));
+                let interface = free.ok_or_else(|| Rejected::TooManyInterfaces(container.name.clone()))?;
                 interfaces.insert(interface);
-                let addresses = self.addresses(network, attachment)?;
-                let wire = Wire {
-                    port: PortId(port),
-                    mac: addresses.mac,
-                    ipv4: addresses.ipv4,
-                    ipv6: addresses.ipv6,
-                    interface,
-                };
+                endpoint.wire = Some(Wire { port: PortId(port), mac, ipv4, ipv6, interface });
                 port = port.checked_add(1).ok_or(Rejected::PortsExhausted)?;
-                chosen = addresses.chosen;
-                endpoint.wire = Some(wire);
             }
-            granted.push(Granted { endpoint, chosen });
+            allocated.push((endpoint, grant));
         }
-        Ok(Allocation(granted))
+        Ok(Allocation(allocated))
+    }
+
+    /// The addresses of a new endpoint; none on a network without interfaces.
+    fn grant(
+        &self,
+        container: &Container,
+        attachment: &Attachment,
+        new: &NewEndpoint,
+    ) -> Result<Option<Grant>, Rejected> {
+        let id = attachment.network;
+        let who = |endpoint: &Endpoint| self.holder(endpoint);
+        if attachment.scope == Scope::Cluster {
+            let missing = || Rejected::LeaseMissing { container: container.name.clone(), network: id };
+            let lease = new.lease.filter(|lease| lease.ipv4.is_some()).ok_or_else(missing)?;
+            if let Some(ledger) = self.ledgers.get(&id) {
+                ledger.check_free(&short_name(&id), &lease, &who)?;
+            }
+            return Ok(Some(Grant::given(lease)));
+        }
+        let network = self.network(&id).ok_or(Rejected::UnknownNetwork(id))?;
+        if new.lease.is_some() {
+            return Err(Rejected::LeaseUnwanted { network: network.name.clone() });
+        }
+        if network.driver != Driver::Bridge {
+            return Ok(None);
+        }
+        let ledger = self.ledgers.get(&id).expect("every local network has a ledger");
+        ledger.grant(network, attachment, &who).map(Some)
     }
 
     pub(super) fn insert(&mut self, allocation: Allocation) {
-        for Granted { endpoint, chosen } in allocation.0 {
-            let ledger = self.ledgers.get_mut(&endpoint.network).expect("every network has a ledger");
-            let ledger = Arc::make_mut(ledger);
+        for (endpoint, grant) in allocation.0 {
             let endpoint = Arc::new(endpoint);
-            ledger.note(&endpoint);
-            for address in chosen {
-                let cursor = match address {
-                    IpAddr::V4(_) => &mut ledger.cursors.ipv4,
-                    IpAddr::V6(_) => &mut ledger.cursors.ipv6,
-                };
-                *cursor = ipam::successor(address);
+            let ledger = self.ledger_mut(&endpoint.network);
+            match &grant {
+                Some(grant) => ledger.enter(&endpoint, grant),
+                None => ledger.note(&endpoint),
             }
             if let Some(wire) = &endpoint.wire {
                 self.next_port = wire.port.0 + 1;
@@ -123,16 +143,20 @@ impl State {
         }
     }
 
+    /// Made as the first endpoint comes, in a network of the cluster.
+    fn ledger_mut(&mut self, network: &NetworkId) -> &mut Ledger<Endpoint> {
+        if !self.ledgers.contains_key(network) {
+            self.ledgers.insert(*network, Arc::default());
+        }
+        Arc::make_mut(self.ledgers.get_mut(network).expect("it was just inserted"))
+    }
+
     pub(super) fn release(&mut self, id: &EndpointId) {
         let Some(endpoint) = self.endpoints.remove(id) else { return };
-        let ledger = self.ledgers.get_mut(&endpoint.network).expect("a network with endpoints has a ledger");
-        let ledger = Arc::make_mut(ledger);
-        ledger.by_container.remove(&endpoint.container);
-        if let Some(wire) = &endpoint.wire {
-            ledger.by_mac.remove(&wire.mac);
-            wire.addresses().for_each(|address| {
-                ledger.by_address.remove(&address);
-            });
+        let ledger = self.ledger_mut(&endpoint.network);
+        ledger.strike(&endpoint);
+        if ledger.is_empty() && !self.networks.contains_key(&endpoint.network) {
+            self.ledgers.remove(&endpoint.network);
         }
     }
 
@@ -141,88 +165,13 @@ impl State {
         ids.iter().for_each(|id| self.release(id));
     }
 
-    fn addresses(&self, network: &Network, wanted: &Attachment) -> Result<Addresses, Rejected> {
-        let ledger = self.ledgers.get(&network.id).expect("every network has a ledger");
-        let mut addresses = Addresses { mac: MacAddr::ZERO, ipv4: None, ipv6: None, chosen: Vec::new() };
-        for pool in &network.pools {
-            let asked = match pool.is_ipv6() {
-                false => wanted.ipv4.map(IpAddr::V4),
-                true => wanted.ipv6.map(IpAddr::V6),
-            };
-            let address = match asked {
-                Some(address) => self.check_unused(network, ledger, address)?,
-                None => {
-                    let avoid_mac = wanted.mac.is_none() && !pool.is_ipv6();
-                    let address = choose(network, pool, ledger, avoid_mac)?;
-                    addresses.chosen.push(address);
-                    address
-                }
-            };
-            match address {
-                IpAddr::V4(ip) => addresses.ipv4 = Some(ip),
-                IpAddr::V6(ip) => addresses.ipv6 = Some(ip),
-            }
-        }
-        let derived = addresses.ipv4.map(MacAddr::from_ipv4).or(addresses.ipv6.map(MacAddr::from_ipv6));
-        addresses.mac = wanted.mac.or(derived).expect("a bridge network has an IPv4 pool");
-        let in_use =
-            |holder| Err(Rejected::MacInUse { mac: addresses.mac, network: network.name.clone(), holder });
-        if gateway_mac(network) == Some(addresses.mac) {
-            return in_use("the gateway".into());
-        }
-        match ledger.by_mac.get(&addresses.mac) {
-            Some(holder) => in_use(format!("container {}", self.holder(holder))),
-            None => Ok(addresses),
-        }
-    }
-
-    fn check_unused(&self, network: &Network, ledger: &Ledger, address: IpAddr) -> Result<IpAddr, Rejected> {
-        match ledger.by_address.get(&address) {
-            Some(holder) => {
-                let holder = self.holder(holder);
-                Err(Rejected::AddressInUse { address, network: network.name.clone(), holder })
-            }
-            None => Ok(address),
-        }
-    }
-
-    fn holder(&self, endpoint: &EndpointId) -> vswitch_proto::id::Name {
-        let container = self.endpoint(endpoint).and_then(|e| self.container(&e.container));
-        container.expect("an endpoint belongs to a container").name.clone()
+    pub(super) fn holder(&self, endpoint: &Endpoint) -> Holder {
+        let container = self.container(&endpoint.container).expect("an endpoint belongs to a container");
+        Holder { container: container.name.clone(), node: None }
     }
 }
 
-struct Addresses {
-    mac: MacAddr,
-    ipv4: Option<Ipv4Addr>,
-    ipv6: Option<Ipv6Addr>,
-    chosen: Vec<IpAddr>,
-}
-
-/// The MAC that the switch answers with at the network's gateway address.
-pub fn gateway_mac(network: &Network) -> Option<MacAddr> {
-    network.ipv4_gateway().map(MacAddr::from_ipv4).or_else(|| network.ipv6_gateway().map(MacAddr::from_ipv6))
-}
-
-/// The next free address; with `avoid_mac` one whose derived MAC is not somebody's explicit one.
-fn choose(network: &Network, pool: &Pool, ledger: &Ledger, avoid_mac: bool) -> Result<IpAddr, Rejected> {
-    let cursor = if pool.is_ipv6() { ledger.cursors.ipv6 } else { ledger.cursors.ipv4 };
-    let mac_taken = |address| match address {
-        IpAddr::V4(ip) => avoid_mac && ledger.by_mac.contains_key(&MacAddr::from_ipv4(ip)),
-        IpAddr::V6(_) => false,
-    };
-    let is_taken = |address| ledger.by_address.contains_key(&address) || mac_taken(address);
-    let exhausted = || Rejected::PoolExhausted { range: pool.range(), network: network.name.clone() };
-    pool.next_free(cursor, is_taken).ok_or_else(exhausted)
-}
-
-impl Ledger {
-    pub(super) fn note(&mut self, endpoint: &Arc<Endpoint>) {
-        self.by_container.insert(endpoint.container, Arc::clone(endpoint));
-        let Some(wire) = &endpoint.wire else { return };
-        self.by_mac.insert(wire.mac, endpoint.id);
-        wire.addresses().for_each(|address| {
-            self.by_address.insert(address, endpoint.id);
-        });
-    }
+/// What a network of the cluster is called here, where its name is not known.
+pub(super) fn short_name(network: &NetworkId) -> Name {
+    network.short().parse().expect("hexadecimal digits make a name")
 }

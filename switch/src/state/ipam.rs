@@ -3,10 +3,10 @@
 //! # Subnets
 //! IPv4 prefixes from /8 to /30 (a /31 has no room for a gateway beside the network and broadcast addresses), IPv6
 //! prefixes from /16 to /126. Loopback, link-local, multicast and reserved ranges are refused. No two networks
-//! overlap, and none overlaps with what the host routes to. Without an IPv4 subnet a network gets the next of
-//! Docker's default pools: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20. With `--ipv6`
-//! and no IPv6 subnet it gets a /64 of the unique local range (RFC 4193): `fd`, then the first seven bytes of the
-//! network's id as global id and subnet id.
+//! overlap, and none overlaps with what the host routes to. Without an IPv4 subnet a network gets the first free one
+//! of Docker's default pools: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20; for overlay
+//! networks the /24s of 10.0.0.0/8. With `--ipv6` and no IPv6 subnet it gets a /64 of the unique local range (RFC
+//! 4193): `fd`, then the first seven bytes of the network's id as global id and subnet id.
 //!
 //! # Addresses
 //! Handed out in ascending order, starting again at the lowest when the end is reached (next fit), so that an
@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use vswitch_proto::command::{CreateNetwork, PoolRequest};
+use vswitch_proto::command::{CreateNetwork, Driver, PoolRequest};
 use vswitch_proto::id::{Name, NetworkId};
 
 use super::rejected::{NotAHost, ReservedRange};
@@ -57,7 +57,7 @@ const fn v6(first: u16, prefix: u8) -> IpNet {
 /// Candidates for a unique local prefix that are tried before giving up.
 const ULA_TRIES: u64 = 256;
 
-/// The pools of a new bridge network, IPv4 first. `taken` are the subnets of the other networks.
+/// The pools of a new bridge or overlay network, IPv4 first. `taken` are the subnets of the other networks.
 pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<Vec<Pool>, Rejected> {
     let (mut ipv4, mut ipv6) = (None, None);
     for asked in &request.pools {
@@ -79,13 +79,14 @@ pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<
         }
         *slot = Some(asked_pool(asked)?);
     }
-    let is_free = |subnet: &IpNet| {
-        !taken.iter().map(|(other, _)| other).chain(&request.occupied).any(|o| overlap(*o, *subnet))
+    let unavailable = || taken.iter().map(|(other, _)| *other).chain(request.occupied.iter().copied());
+    let is_free = |subnet: &IpNet| !unavailable().any(|other| overlap(other, *subnet));
+    let ipv4 = match (ipv4, request.driver) {
+        (Some(pool), _) => Some(pool),
+        (None, Driver::Overlay) => first_free_overlay(unavailable).map(plain_pool),
+        (None, _) => default_ipv4().find(is_free).map(plain_pool),
     };
-    let ipv4 = match ipv4 {
-        Some(pool) => pool,
-        None => default_ipv4().find(is_free).map(plain_pool).ok_or(Rejected::NoFreePool { ipv6: false })?,
-    };
+    let ipv4 = ipv4.ok_or(Rejected::NoFreePool { ipv6: false })?;
     if ipv6.is_none() && request.ipv6 {
         let free = unique_local(&request.id).find(is_free).ok_or(Rejected::NoFreePool { ipv6: true })?;
         ipv6 = Some(plain_pool(free));
@@ -96,6 +97,24 @@ pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<
 fn default_ipv4() -> impl Iterator<Item = IpNet> {
     let large = (17..=31).map(|second| v4([172, second, 0, 0], 16));
     large.chain((0..=15).map(|third| v4([192, 168, third * 16, 0], 20)))
+}
+
+/// The first /24 of 10.0.0.0/8 that overlaps with nothing. There are too many to look at each: what is in the way is
+/// passed over as a whole.
+fn first_free_overlay<I: Iterator<Item = IpNet>>(unavailable: impl Fn() -> I) -> Option<IpNet> {
+    const FIRST: u32 = u32::from_be_bytes([10, 0, 0, 0]);
+    const LAST: u32 = u32::from_be_bytes([10, 255, 255, 255]);
+    let mut start = FIRST;
+    while start <= LAST {
+        let candidate = IpNet::V4(Ipv4Net::new_assert(start.into(), 24));
+        let in_the_way = unavailable().filter(|other| overlap(*other, candidate));
+        let Some(end) = in_the_way.map(|other| number(other.broadcast())).max() else {
+            return Some(candidate);
+        };
+        let end = end.max(number(candidate.broadcast()));
+        start = u32::try_from(end + 1).ok()?;
+    }
+    None
 }
 
 fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> {

@@ -1,13 +1,11 @@
 //! From what a person typed to what is meant: a full id, a name, or a unique prefix of an id, in this order, so
 //! that a name wins over a prefix that looks the same.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use vswitch_proto::api::ErrorKind;
-use vswitch_proto::id::{ContainerId, NetworkId};
+use vswitch_proto::id::{ContainerId, NetworkId, NodeId};
 
-use super::{Container, Network, State};
+use super::shared::Node;
+use super::{Container, Network, Shared, State, View};
 
 /// Nothing, or more than one thing, is called that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +14,8 @@ pub enum LookupError {
     NoNetwork(String),
     #[error("no such container: {0}: see `vswitchctl ps -a`")]
     NoContainer(String),
+    #[error("no such node: {0}: see `vswitchctl node ls`")]
+    NoNode(String),
     #[error("network {reference} is ambiguous: {matches} ids begin with it, give more digits")]
     AmbiguousNetwork { reference: String, matches: usize },
     #[error("container {reference} is ambiguous: {matches} ids begin with it, give more digits")]
@@ -25,7 +25,9 @@ pub enum LookupError {
 impl LookupError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            LookupError::NoNetwork(_) | LookupError::NoContainer(_) => ErrorKind::NotFound,
+            LookupError::NoNetwork(_) | LookupError::NoContainer(_) | LookupError::NoNode(_) => {
+                ErrorKind::NotFound
+            }
             LookupError::AmbiguousNetwork { .. } | LookupError::AmbiguousContainer { .. } => {
                 ErrorKind::Invalid
             }
@@ -36,16 +38,7 @@ impl LookupError {
 impl State {
     pub fn find_network(&self, reference: &str) -> Result<&Network, LookupError> {
         let by_id = reference.parse().ok().and_then(|id: NetworkId| self.network(&id));
-        if let Some(found) = by_id.or_else(|| self.networks().find(|n| n.name.as_str() == reference)) {
-            return Ok(found);
-        }
-        match by_prefix(&self.networks, |id| &id.0, reference) {
-            Matches::One(found) => Ok(found),
-            Matches::None => Err(LookupError::NoNetwork(printable(reference))),
-            Matches::Many(matches) => {
-                Err(LookupError::AmbiguousNetwork { reference: printable(reference), matches })
-            }
-        }
+        by_id.map_or_else(|| find_network(self.networks(), reference), Ok)
     }
 
     /// A container; its name may have a leading slash, as `inspect` shows it.
@@ -55,7 +48,7 @@ impl State {
         if let Some(found) = by_id.or_else(|| self.containers().find(|c| c.name.as_str() == name)) {
             return Ok(found);
         }
-        match by_prefix(&self.containers, |id| &id.0, reference) {
+        match by_prefix(self.containers(), |container| &container.id.0, reference) {
             Matches::One(found) => Ok(found),
             Matches::None => Err(LookupError::NoContainer(printable(reference))),
             Matches::Many(matches) => {
@@ -67,14 +60,58 @@ impl State {
     /// The network that a container is to be disconnected from. A network that was removed under a stopped
     /// container is found by its id or a prefix of it, so that the leftover attachment can be taken away.
     pub fn find_attached(&self, container: &ContainerId, reference: &str) -> Result<NetworkId, LookupError> {
+        View::alone(self).find_attached(container, reference)
+    }
+}
+
+impl Shared {
+    pub fn find_network(&self, reference: &str) -> Result<&Network, LookupError> {
+        let by_id = reference.parse().ok().and_then(|id: NetworkId| self.network(&id));
+        by_id.map_or_else(|| find_network(self.networks(), reference), Ok)
+    }
+
+    /// A node by its name or number.
+    pub fn find_node(&self, reference: &str) -> Result<&Node, LookupError> {
+        let by_name = self.nodes().find(|node| node.info.name.as_str() == reference);
+        let by_id = || reference.parse().ok().and_then(|id| self.node(NodeId(id)));
+        by_name.or_else(by_id).ok_or_else(|| LookupError::NoNode(printable(reference)))
+    }
+}
+
+impl<'a> View<'a> {
+    /// A network of this node or of the cluster. A name that both have means this node's; the other one is found by
+    /// its id.
+    pub fn find_network(&self, reference: &str) -> Result<&'a Network, LookupError> {
+        let by_id = reference.parse().ok().and_then(|id: NetworkId| self.network(&id));
+        by_id.map_or_else(|| find_network(self.networks(), reference), Ok)
+    }
+
+    /// As [`State::find_attached`], among all networks.
+    pub fn find_attached(&self, container: &ContainerId, reference: &str) -> Result<NetworkId, LookupError> {
         let not_found = match self.find_network(reference) {
             Ok(network) => return Ok(network.id),
             Err(error @ LookupError::NoNetwork(_)) => error,
             Err(error) => return Err(error),
         };
-        let attachments = self.container(container).map_or(&[][..], |c| &c.attachments);
+        let attachments = self.local.container(container).map_or(&[][..], |c| &c.attachments);
         let mut matching = attachments.iter().map(|a| a.network).filter(|id| has_prefix(&id.0, reference));
         matching.next().ok_or(not_found)
+    }
+}
+
+fn find_network<'a>(
+    networks: impl Iterator<Item = &'a Network> + Clone,
+    reference: &str,
+) -> Result<&'a Network, LookupError> {
+    if let Some(found) = networks.clone().find(|n| n.name.as_str() == reference) {
+        return Ok(found);
+    }
+    match by_prefix(networks, |network| &network.id.0, reference) {
+        Matches::One(found) => Ok(found),
+        Matches::None => Err(LookupError::NoNetwork(printable(reference))),
+        Matches::Many(matches) => {
+            Err(LookupError::AmbiguousNetwork { reference: printable(reference), matches })
+        }
     }
 }
 
@@ -84,12 +121,12 @@ enum Matches<'a, T> {
     Many(usize),
 }
 
-fn by_prefix<'a, K, T>(
-    map: &'a BTreeMap<K, Arc<T>>,
-    bytes: impl Fn(&K) -> &[u8; 32],
+fn by_prefix<'a, T>(
+    values: impl Iterator<Item = &'a T>,
+    id: impl Fn(&T) -> &[u8; 32],
     prefix: &str,
 ) -> Matches<'a, T> {
-    let mut matching = map.iter().filter(|(id, _)| has_prefix(bytes(id), prefix)).map(|(_, value)| value);
+    let mut matching = values.filter(|value| has_prefix(id(value), prefix));
     match (matching.next(), matching.count()) {
         (None, _) => Matches::None,
         (Some(only), 0) => Matches::One(only),

@@ -1,5 +1,9 @@
 //! What is true: networks, containers and endpoints, changed only by [`State::apply`].
 //!
+//! There are two such machines. [`State`] is what a node has for itself, and what this page is about. [`Shared`] is what
+//! the nodes of a cluster have together: the nodes, overlay networks, and leases of addresses in them. It follows the
+//! same rules with commands of its own. A [`View`] is both as one node sees them.
+//!
 //! # Theory of operation
 //! The state is a deterministic machine. Its input is a sequence of [`Envelope`]s; everything random or read from
 //! the host travels in them. Two machines that applied the same sequence are equal, and so are their
@@ -10,30 +14,34 @@
 //! handler first decides with `&self` and then changes with steps that cannot fail. The memory of requests
 //! belongs to the state, rejections included, so a command that is proposed twice is answered the same twice.
 //!
-//! Values are behind [`Arc`], so that a copy of the state costs its maps, not its contents, and a comparison of
-//! two states skips what is shared.
+//! Values are behind [`Arc`] in maps whose parts are shared between copies, so that a copy of the state costs next to
+//! nothing, and a comparison of two states skips what they share.
+//!
+//! An attachment to a network of the cluster ([`Scope::Cluster`](vswitch_proto::command::Scope)) is kept here without
+//! the network: its addresses come with the command, from the lease. What the network is called and which subnets it
+//! has is known to [`Shared`] only.
 //!
 //! # Invariants
 //! 1. Names of networks are unique, so are names of containers, VNIs, port numbers and all ids.
 //! 2. In one network no two endpoints share an address or a MAC, and none has the gateway's or an auxiliary address.
 //! 3. A container has an endpoint for each of its attachments exactly while it is created or running, save where
-//!    the attachment's network is gone, which only happens while it is exited.
+//!    the attachment's network is gone, which only happens while it is exited. An endpoint in a network of the cluster
+//!    has the id and the addresses of a lease; whether the lease still is, a [`View`] says.
 //! 4. Subnets of networks do not overlap. Port numbers are never used twice; VNIs not at once.
 //! 5. Every collection has a bound, named below; reaching it is a rejection that says so.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
-mod changes;
 mod container;
 mod endpoint;
 mod ipam;
+mod ledger;
 mod lookup;
 #[cfg(test)]
 mod model;
@@ -41,24 +49,31 @@ pub mod names;
 mod network;
 mod rejected;
 mod requests;
+mod sharded;
+pub mod shared;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod view;
 
-pub use changes::Change;
 pub use container::{Container, Phase};
-pub use endpoint::{Endpoint, Wire, gateway_mac};
+pub use endpoint::{Endpoint, Wire};
 pub use ipam::Pool;
 pub use lookup::LookupError;
-pub use network::Network;
-pub use rejected::{NotAHost, Rejected, ReservedRange};
+pub use network::{Network, gateway_mac};
+pub use rejected::{Holder, NotAHost, Rejected, ReservedRange};
+pub use sharded::Change;
+pub use shared::Shared;
 pub use snapshot::SnapshotError;
+pub use view::View;
 
-use network::Ledger;
+use ledger::Ledger;
 use requests::Requests;
+use sharded::Sharded;
 
+/// Of this node, and once more of the cluster.
 pub const NETWORKS_MAX: usize = 1024;
 pub const CONTAINERS_MAX: usize = 8192;
 /// Over all networks.
@@ -70,8 +85,15 @@ pub const ALIASES_MAX: usize = 64;
 /// Of one subnet.
 pub const AUX_ADDRESSES_MAX: usize = 256;
 
-/// The one driver option, bytes of the largest IP packet.
+/// Of one overlay network.
+pub const REMOTES_MAX: usize = 64;
+
+/// Driver option: bytes of the largest IP packet.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// Driver option of overlay networks: the VNI.
+pub const VXLAN_ID_OPTION: &str = "vxlan.id";
+/// Driver option of overlay networks: tunnel endpoints that are not of the cluster, with commas between.
+pub const VXLAN_REMOTE_OPTION: &str = "vxlan.remote";
 /// RFC 791 section 3.2.
 pub const MTU_MIN: u32 = 68;
 /// RFC 8200 section 5.
@@ -80,14 +102,14 @@ pub const IPV6_MTU_MIN: u32 = 1280;
 /// The machine. See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
-    networks: BTreeMap<NetworkId, Arc<Network>>,
-    containers: BTreeMap<ContainerId, Arc<Container>>,
-    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// One per network.
-    ledgers: BTreeMap<NetworkId, Arc<Ledger>>,
+    networks: Sharded<NetworkId, Arc<Network>>,
+    containers: Sharded<ContainerId, Arc<Container>>,
+    endpoints: Sharded<EndpointId, Arc<Endpoint>>,
+    /// One per network, and one per network of the cluster that has endpoints here.
+    ledgers: Sharded<NetworkId, Arc<Ledger<Endpoint>>>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests,
+    requests: Requests<Applied>,
 }
 
 /// What a command made.
@@ -166,7 +188,7 @@ impl State {
     }
 
     /// In the order of their ids.
-    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+    pub fn networks(&self) -> impl Iterator<Item = &Network> + Clone {
         self.networks.values().map(Arc::as_ref)
     }
 
@@ -175,7 +197,7 @@ impl State {
     }
 
     /// In the order of their ids.
-    pub fn containers(&self) -> impl Iterator<Item = &Container> {
+    pub fn containers(&self) -> impl Iterator<Item = &Container> + Clone {
         self.containers.values().map(Arc::as_ref)
     }
 
@@ -194,7 +216,7 @@ impl State {
 
     /// The endpoint of a container in a network.
     pub fn endpoint_at(&self, container: &ContainerId, network: &NetworkId) -> Option<&Endpoint> {
-        self.ledgers.get(network)?.by_container.get(container).map(Arc::as_ref)
+        self.ledgers.get(network)?.at(container)
     }
 
     /// In the order of the interfaces; those without one first.
@@ -208,7 +230,35 @@ impl State {
 
     /// In the order of the containers' ids.
     pub fn endpoints_in(&self, network: &NetworkId) -> impl Iterator<Item = &Endpoint> + use<'_> {
-        let endpoints = self.ledgers.get(network).map(|ledger| ledger.by_container.values());
-        endpoints.into_iter().flatten().map(Arc::as_ref)
+        self.ledgers.get(network).into_iter().flat_map(|ledger| ledger.members())
+    }
+
+    /// Networks of the cluster that have endpoints here, in the order of their ids.
+    pub fn overlays(&self) -> impl Iterator<Item = &NetworkId> {
+        self.ledgers.keys().filter(|id| !self.networks.contains_key(id))
+    }
+
+    pub fn changed_containers<'a>(&'a self, old: &'a State) -> Vec<Change<'a, Container>> {
+        self.containers.changes(&old.containers)
+    }
+
+    pub fn changed_endpoints<'a>(&'a self, old: &'a State) -> Vec<Change<'a, Endpoint>> {
+        self.endpoints.changes(&old.endpoints)
+    }
+
+    /// Whether nothing happened to a network and its endpoints between a copy of this state and the other. Says no
+    /// also where what is compared is equal and not shared.
+    pub fn shares_network(&self, other: &State, id: &NetworkId) -> bool {
+        same(self.networks.get(id), other.networks.get(id))
+            && same(self.ledgers.get(id), other.ledgers.get(id))
+    }
+}
+
+/// Whether both are the same one, or neither is.
+fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
     }
 }

@@ -3,13 +3,17 @@
 //! The format is Docker's: the container's own address and hostname, the standard lines of localhost, then for
 //! each of its networks in the order they were connected, and in it for each running container in the order of
 //! the addresses, its name, its name with the network's, and its aliases likewise. Fields are separated by a tab.
+//! In a network of the cluster it is for each container that has a lease, on whichever node.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use vswitch_proto::command::Addresses;
 use vswitch_proto::id::{ContainerId, Name, NetworkId};
 
-use super::{Container, Endpoint, Phase, State, Wire};
+use super::{Container, Network, Phase, View};
 
 const LOCALHOST: &str = "\
 127.0.0.1\tlocalhost
@@ -24,41 +28,78 @@ ff02::2\tip6-allrouters
 const OWN_ADDRESS_WITHOUT_NETWORK: &str = "127.0.1.1";
 
 /// The whole file. A container that does not exist has the lines of localhost only.
-pub fn hosts_file(state: &State, container: &ContainerId) -> String {
-    let Some(container) = state.container(container) else { return LOCALHOST.into() };
-    let mut text = own_lines(state, container);
-    text.push_str(LOCALHOST);
-    for attachment in &container.attachments {
-        text.push_str(&network_lines(state, &attachment.network, Some(container)));
-    }
-    text
+pub fn hosts_file(view: View<'_>, container: &ContainerId) -> String {
+    HostsFiles::new(view).file(container)
 }
 
-fn own_lines(state: &State, container: &Container) -> String {
+/// The files of many containers. The lines of a network are put together once for all of them.
+pub(crate) struct HostsFiles<'a> {
+    view: View<'a>,
+    lines: BTreeMap<NetworkId, String>,
+}
+
+impl<'a> HostsFiles<'a> {
+    pub(crate) fn new(view: View<'a>) -> HostsFiles<'a> {
+        HostsFiles { view, lines: BTreeMap::new() }
+    }
+
+    /// What everybody in the network is told, as long as it runs.
+    pub(crate) fn lines(&mut self, network: &NetworkId) -> &str {
+        let view = self.view;
+        self.lines.entry(*network).or_insert_with(|| network_lines(view, network, None))
+    }
+
+    pub(crate) fn file(&mut self, container: &ContainerId) -> String {
+        let Some(container) = self.view.local.container(container) else { return LOCALHOST.into() };
+        let mut text = own_lines(self.view, container);
+        text.push_str(LOCALHOST);
+        for attachment in &container.attachments {
+            text.push_str(&self.lines_for(&attachment.network, container));
+        }
+        text
+    }
+
+    fn lines_for(&mut self, network: &NetworkId, viewer: &Container) -> Cow<'_, str> {
+        if viewer.phase == Phase::Running || self.view.local.network(network).is_none() {
+            Cow::Borrowed(self.lines(network))
+        } else {
+            Cow::Owned(network_lines(self.view, network, Some(viewer)))
+        }
+    }
+}
+
+fn own_lines(view: View<'_>, container: &Container) -> String {
     let hostname = container.hostname();
-    let first = state.endpoints_of(&container.id).find_map(|e| e.wire.as_ref());
-    match first {
-        Some(wire) => wire.addresses().map(|address| format!("{address}\t{hostname}\n")).collect(),
+    match view.wires_of(&container.id).next() {
+        Some((_, wire)) => wire.addresses().map(|address| format!("{address}\t{hostname}\n")).collect(),
         None => format!("{OWN_ADDRESS_WITHOUT_NETWORK}\t{hostname}\n"),
     }
 }
 
-/// The lines of one network: its running containers, and `viewer` itself, which is to find its own name before it
-/// runs.
-pub(crate) fn network_lines(state: &State, network: &NetworkId, viewer: Option<&Container>) -> String {
-    let Some(network) = state.network(network) else { return String::new() };
+/// The lines of one network: in one of this node's its running containers, and `viewer` itself, which is to find its
+/// own name before it runs.
+fn network_lines(view: View<'_>, id: &NetworkId, viewer: Option<&Container>) -> String {
+    let Some(network) = view.network(id) else { return String::new() };
+    if view.local.network(id).is_none() {
+        let leases = view.shared.leases_in(id);
+        let named = leases.map(|l| (l.addresses, &l.container_name, l.aliases.as_slice()));
+        return write_lines(network, named.collect());
+    }
     let shown = |c: &Container| c.phase == Phase::Running || viewer.is_some_and(|v| v.id == c.id);
-    let mut members: Vec<(&Wire, &Container, &Endpoint)> = state
-        .endpoints_in(&network.id)
-        .filter_map(|e| Some((e.wire.as_ref()?, state.container(&e.container)?, e)))
-        .filter(|(_, c, _)| shown(c))
-        .collect();
-    members.sort_by_key(|(wire, _, _)| (wire.ipv4, wire.ipv6));
+    let member = |(endpoint, wire): (&super::Endpoint, &super::Wire)| {
+        let container = view.local.container(&endpoint.container).filter(|c| shown(c))?;
+        let aliases = container.attachment(id).map_or(&[][..], |a| &a.aliases);
+        Some((wire.granted(), &container.name, aliases))
+    };
+    write_lines(network, view.wires_in(id).filter_map(member).collect())
+}
+
+fn write_lines(network: &Network, mut members: Vec<(Addresses, &Name, &[Name])>) -> String {
+    members.sort_by_key(|(addresses, _, _)| (addresses.ipv4, addresses.ipv6));
     let mut text = String::new();
-    for (wire, container, endpoint) in members {
-        let aliases = container.attachment(&endpoint.network).map_or(&[][..], |a| &a.aliases);
-        for address in wire.addresses() {
-            for name in [&container.name].into_iter().chain(aliases) {
+    for (addresses, name, aliases) in members {
+        for address in addresses.ips() {
+            for name in [name].into_iter().chain(aliases) {
                 push_name(&mut text, address, name, &network.name);
             }
         }
@@ -131,8 +172,11 @@ ff02::2 ip6-allrouters
         let default = lab.named("bridge");
         let c1 = with_id(&mut lab, "f2870c98fd50", "container1", vec![to(default)]);
         let c2 = with_id(&mut lab, "bda12f892278", "container2", vec![to(default)]);
-        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c1)), CONTAINER1);
-        assert!(hosts_file(&lab.state, &c1).starts_with("172.17.0.2\tf2870c98fd50\n127.0.0.1\tlocalhost\n"));
+        assert_eq!(expand_tabs(&hosts_file(View::alone(&lab.state), &c1)), CONTAINER1);
+        assert!(
+            hosts_file(View::alone(&lab.state), &c1)
+                .starts_with("172.17.0.2\tf2870c98fd50\n127.0.0.1\tlocalhost\n")
+        );
 
         // In the guide the gateway of a user's network is outside the addresses given first.
         let mut request = bridge(lab.network_id(), "isolated_nw");
@@ -142,15 +186,19 @@ ff02::2 ip6-allrouters
         lab.apply(Command::CreateNetwork(request)).unwrap();
         let c3 = with_id(&mut lab, "777344ef4943", "container3", vec![to(isolated)]);
         lab.connect(c2, to(isolated)).unwrap();
-        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c2)), CONTAINER2_ON_BOTH);
-        assert_eq!(expand_tabs(&hosts_file(&lab.state, &c1)), CONTAINER1, "nothing of the other network");
+        assert_eq!(expand_tabs(&hosts_file(View::alone(&lab.state), &c2)), CONTAINER2_ON_BOTH);
+        assert_eq!(
+            expand_tabs(&hosts_file(View::alone(&lab.state), &c1)),
+            CONTAINER1,
+            "nothing of the other network"
+        );
         assert!(
-            hosts_file(&lab.state, &c3)
+            hosts_file(View::alone(&lab.state), &c3)
                 .ends_with("172.20.0.2\tcontainer2\n172.20.0.2\tcontainer2.isolated_nw\n")
         );
 
         lab.exit(c1).unwrap();
-        assert!(!hosts_file(&lab.state, &c2).contains("container1"));
+        assert!(!hosts_file(View::alone(&lab.state), &c2).contains("container1"));
     }
 
     #[test]
@@ -162,16 +210,16 @@ ff02::2 ip6-allrouters
         let low = lab.run("low", vec![fixed(20)]).unwrap();
         let waiting =
             lab.container("waiting", ContainerKind::Lab(LabSpec::default()), vec![fixed(30)]).unwrap();
-        let seen_by_low = hosts_file(&lab.state, &low);
+        let seen_by_low = hosts_file(View::alone(&lab.state), &low);
         let (l, h) = (seen_by_low.find("\tlow\n").unwrap(), seen_by_low.find("\thigh\n").unwrap());
         assert!(l < h && !seen_by_low.contains("waiting"), "{seen_by_low}");
-        let own = hosts_file(&lab.state, &waiting);
+        let own = hosts_file(View::alone(&lab.state), &waiting);
         assert!(
             own.contains("172.17.0.30\twaiting\n172.17.0.30\twaiting.bridge\n172.17.0.100\thigh\n"),
             "{own}"
         );
         lab.start(waiting).unwrap();
-        assert!(hosts_file(&lab.state, &high).contains("waiting.bridge"));
+        assert!(hosts_file(View::alone(&lab.state), &high).contains("waiting.bridge"));
     }
 
     #[test]
@@ -185,7 +233,7 @@ ff02::2 ip6-allrouters
         let spec = LabSpec { hostname: Some("www".into()), ..LabSpec::default() };
         let wanted = Attachment { aliases: vec!["front".parse().unwrap()], ..to(network) };
         let c = lab.container("web", ContainerKind::Lab(spec), vec![wanted]).unwrap();
-        let text = hosts_file(&lab.state, &c);
+        let text = hosts_file(View::alone(&lab.state), &c);
         assert!(text.starts_with("10.0.0.2\twww\nfd00:6::2\twww\n127.0.0.1\tlocalhost\n"), "{text}");
         let names = "10.0.0.2\tweb\n10.0.0.2\tweb.six\n10.0.0.2\tfront\n10.0.0.2\tfront.six\n\
             fd00:6::2\tweb\nfd00:6::2\tweb.six\nfd00:6::2\tfront\nfd00:6::2\tfront.six\n";
@@ -197,14 +245,17 @@ ff02::2 ip6-allrouters
         let mut lab = Lab::new();
         let none = lab.named("none");
         let c = with_id(&mut lab, "f2870c98fd50", "alone", vec![to(none)]);
-        assert_eq!(hosts_file(&lab.state, &c), format!("127.0.1.1\tf2870c98fd50\n{LOCALHOST}"));
+        assert_eq!(hosts_file(View::alone(&lab.state), &c), format!("127.0.1.1\tf2870c98fd50\n{LOCALHOST}"));
         let source = NetnsSource::Path("/run/netns/x".into());
         let adopted = ContainerKind::Adopted(AdoptSpec { source, labels: Default::default() });
         let bridge = lab.named("bridge");
         let a = lab.container("a", adopted, vec![to(bridge)]).unwrap();
         lab.start(a).unwrap();
         let b = lab.run("b", vec![to(bridge)]).unwrap();
-        assert!(hosts_file(&lab.state, &b).contains("172.17.0.2\ta.bridge\n"), "adopted ones are named too");
-        assert_eq!(hosts_file(&lab.state, &ContainerId(id32(99_999))), LOCALHOST);
+        assert!(
+            hosts_file(View::alone(&lab.state), &b).contains("172.17.0.2\ta.bridge\n"),
+            "adopted ones are named too"
+        );
+        assert_eq!(hosts_file(View::alone(&lab.state), &ContainerId(id32(99_999))), LOCALHOST);
     }
 }

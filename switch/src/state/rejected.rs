@@ -3,17 +3,18 @@
 //! One variant per reason, one line per message: what was wrong and what to do. The variants are part of the
 //! replicated state (a retried request is answered as the first time), so new ones go to the end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::command::Driver;
-use vswitch_proto::id::{ContainerId, MacAddr, Name, NetworkId};
+use vswitch_proto::id::{ContainerId, MacAddr, Name, NetworkId, NodeId, Vni};
 
+use super::shared::{LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
-    MTU_OPTION, NETWORKS_MAX,
+    MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 /// Why a command changed nothing.
@@ -39,8 +40,8 @@ pub enum Rejected {
     OneInstance { driver: Driver, existing: Name },
     #[error("driver {} takes no subnets, options, --internal or --ipv6: leave them out", driver_name(*.0))]
     DriverTakesNothing(Driver),
-    #[error("unknown driver option {0}: the only one is {MTU_OPTION}; use --label for notes of your own")]
-    UnknownOption(String),
+    #[error("unknown driver option {option:?}: {}; use --label for notes of your own", options(*.driver))]
+    UnknownOption { option: String, driver: Driver },
     #[error(
         "invalid {MTU_OPTION} {0:?}: give a number of bytes from {MTU_MIN} to 65535, at least {IPV6_MTU_MIN} with --ipv6"
     )]
@@ -81,7 +82,7 @@ pub enum Rejected {
     #[error(
         "address {address} is already in use in network {network} by container {holder}: choose another one"
     )]
-    AddressInUse { address: IpAddr, network: Name, holder: Name },
+    AddressInUse { address: IpAddr, network: Name, holder: Holder },
     #[error("address {address} is reserved in network {network} as {what}: choose another one")]
     AddressReserved { address: IpAddr, network: Name, what: String },
     #[error(
@@ -121,9 +122,9 @@ pub enum Rejected {
     #[error("network {0} is a default network and cannot be removed")]
     Builtin(Name),
     #[error(
-        "network {network} is in use by {}: disconnect or remove them first", list(.containers, *.more)
+        "network {network} is in use by {}: disconnect or remove them first", list(.holders, *.more)
     )]
-    NetworkInUse { network: Name, containers: Vec<Name>, more: usize },
+    NetworkInUse { network: Name, holders: Vec<Holder>, more: usize },
     #[error(
         "network {} that container {container} was connected to is gone: disconnect it from that id, or remove the \
          container and create it again", network.short()
@@ -150,6 +151,83 @@ pub enum Rejected {
     TooManyAuxAddresses(IpNet),
     #[error("every port number of this switch was used once: start with a new data directory")]
     PortsExhausted,
+
+    #[error("networks of driver {} are not kept in this log: the command was sent to the wrong one", driver_name(*.0))]
+    DriverElsewhere(Driver),
+    #[error("invalid {VXLAN_ID_OPTION} {0:?}: give a number from {first} to {last}", first = Vni::FIRST_OVERLAY, last = Vni::MAX)]
+    InvalidVni(String),
+    #[error(
+        "{VXLAN_ID_OPTION} {vni} is already in use by network {network}: choose another one or leave it out"
+    )]
+    VniInUse { vni: Vni, network: Name },
+    #[error(
+        "invalid {VXLAN_REMOTE_OPTION} {0:?}: give up to {REMOTES_MAX} IP addresses of tunnel endpoints with commas between"
+    )]
+    InvalidRemotes(String),
+    #[error("container {container} needs a lease of the cluster for its network {}: reserve one first", network.short())]
+    LeaseMissing { container: Name, network: NetworkId },
+    #[error("network {network} of this node takes no lease of the cluster: leave it out")]
+    LeaseUnwanted { network: Name },
+
+    #[error("node {} was removed from this cluster: join it again, which gives it a new id", .0.0)]
+    Fenced(NodeId),
+    #[error("node {} is not a member of this cluster: see `vswitchctl node ls`", .0.0)]
+    NotAMember(NodeId),
+    #[error("the node name {name} is already in use by node {}: choose another one, or remove that node first", holder.0)]
+    NodeNameTaken { name: Name, holder: NodeId },
+    #[error(
+        "the address {address} is already that of node {holder}: give another one, or remove that node first"
+    )]
+    NodeAddressTaken { address: SocketAddr, holder: Name },
+    #[error(
+        "the tunnel endpoint {vtep} is already that of node {holder}: give another one, or remove that node first"
+    )]
+    VtepTaken { vtep: IpAddr, holder: Name },
+    #[error("invalid node address {0}: give the address of one host, and a port that is not 0")]
+    InvalidNodeAddress(SocketAddr),
+    #[error(
+        "invalid tunnel endpoint {0}: give the address of one host, not link-local and not an IPv4 one in IPv6"
+    )]
+    InvalidVtep(IpAddr),
+    #[error("the tunnel endpoint {vtep} is {}, the cluster's are {}: give one of that family", family(vtep.is_ipv6()), family(vtep.is_ipv4()))]
+    VtepFamily { vtep: IpAddr },
+    #[error("the version {0:?} of vswitchd is longer than {VERSION_BYTES_MAX} bytes: it cannot be one")]
+    InvalidVersion(String),
+    #[error("node {0} is the last voter: promote another node first")]
+    LastVoter(Name),
+    #[error("there are {VOTERS_MAX} voters already: demote one first")]
+    TooManyVoters,
+    #[error("there are {NODES_MAX} nodes already: remove one first")]
+    TooManyNodes,
+    #[error("every node id of this cluster was used once: start a new cluster")]
+    NodeIdsExhausted,
+    #[error(
+        "there are {LEASES_MAX} endpoints in overlay networks already: disconnect or remove containers first"
+    )]
+    TooManyLeases,
+    #[error(
+        "container {holder} is connected to network {network} already: disconnect or remove it there first"
+    )]
+    AlreadyLeased { holder: Holder, network: Name },
+    #[error("the lease belongs to container {0}: only its own node can release it")]
+    LeaseOfAnother(Holder),
+}
+
+/// Who stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holder {
+    pub container: Name,
+    /// Where it is, in networks that have several nodes.
+    pub node: Option<Name>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.node {
+            None => write!(f, "{}", self.container),
+            Some(node) => write!(f, "{} on node {node}", self.container),
+        }
+    }
 }
 
 /// Why a subnet cannot be one of a network.
@@ -196,14 +274,26 @@ impl std::fmt::Display for NotAHost {
 }
 
 impl Rejected {
+    /// What is neither missing nor wrong by itself conflicts with what is there.
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
-            UnknownNetwork(_) | UnknownContainer(_) | NetworkGone { .. } => ErrorKind::NotFound,
+            UnknownNetwork(_) | UnknownContainer(_) | NetworkGone { .. } | NotAMember(_) => {
+                ErrorKind::NotFound
+            }
             EndpointIds { .. }
             | DriverTakesNothing(_)
-            | UnknownOption(_)
+            | UnknownOption { .. }
             | InvalidMtu(_)
+            | InvalidVni(_)
+            | InvalidRemotes(_)
+            | DriverElsewhere(_)
+            | LeaseMissing { .. }
+            | LeaseUnwanted { .. }
+            | InvalidNodeAddress(_)
+            | InvalidVtep(_)
+            | VtepFamily { .. }
+            | InvalidVersion(_)
             | SubnetHostBits { .. }
             | SubnetLength(_)
             | SubnetReserved { .. }
@@ -220,32 +310,7 @@ impl Rejected {
             | InvalidHostname(_)
             | TooManyAliases(_)
             | TooManyAuxAddresses(_) => ErrorKind::Invalid,
-            NetworkNameTaken(_)
-            | ContainerNameTaken { .. }
-            | IdTaken(_)
-            | OneInstance { .. }
-            | SubnetOverlap { .. }
-            | SubnetRouted { .. }
-            | NoFreePool { .. }
-            | AddressInUse { .. }
-            | AddressReserved { .. }
-            | PoolExhausted { .. }
-            | MacInUse { .. }
-            | AlreadyConnected { .. }
-            | NotConnected { .. }
-            | Exclusive { .. }
-            | HostMode(_)
-            | AlreadyAdopted(_)
-            | Builtin(_)
-            | NetworkInUse { .. }
-            | ContainerRunning(_)
-            | AlreadyRunning(_)
-            | NotRunning(_)
-            | TooManyNetworks
-            | TooManyContainers
-            | TooManyEndpoints
-            | TooManyInterfaces(_)
-            | PortsExhausted => ErrorKind::Conflict,
+            _ => ErrorKind::Conflict,
         }
     }
 }
@@ -256,6 +321,15 @@ fn driver_name(driver: Driver) -> &'static str {
         Driver::Bridge => "bridge",
         Driver::None => "null",
         Driver::Host => "host",
+        Driver::Overlay => "overlay",
+    }
+}
+
+/// Those that the driver knows.
+fn options(driver: Driver) -> String {
+    match driver {
+        Driver::Overlay => format!("there are {MTU_OPTION}, {VXLAN_ID_OPTION} and {VXLAN_REMOTE_OPTION}"),
+        Driver::Bridge | Driver::None | Driver::Host => format!("the only one is {MTU_OPTION}"),
     }
 }
 
@@ -263,8 +337,8 @@ fn family(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
 }
 
-fn list(names: &[Name], more: usize) -> String {
-    let mut text = names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+fn list(holders: &[Holder], more: usize) -> String {
+    let mut text = holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ");
     if more > 0 {
         text.push_str(&format!(" and {more} more"));
     }

@@ -10,27 +10,38 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::id::RequestId;
 
-use super::{Applied, Rejected};
-
-pub(super) type Outcome = Result<Applied, Rejected>;
+use super::Rejected;
 
 const GENERATIONS_MAX: usize = 15;
 const GENERATION_REQUESTS: usize = 256;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Requests {
-    current: BTreeMap<RequestId, Arc<Outcome>>,
-    full: VecDeque<Arc<BTreeMap<RequestId, Arc<Outcome>>>>,
+type Generation<A> = BTreeMap<RequestId, Arc<Result<A, Rejected>>>;
+
+/// `A` is what an accepted command is answered with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Requests<A> {
+    current: Generation<A>,
+    full: VecDeque<Arc<Generation<A>>>,
 }
 
-impl Requests {
-    pub(super) fn get(&self, id: &RequestId) -> Option<&Outcome> {
+impl<A> Default for Requests<A> {
+    fn default() -> Requests<A> {
+        Requests::new()
+    }
+}
+
+impl<A> Requests<A> {
+    pub(super) const fn new() -> Requests<A> {
+        Requests { current: BTreeMap::new(), full: VecDeque::new() }
+    }
+
+    pub(super) fn get(&self, id: &RequestId) -> Option<&Result<A, Rejected>> {
         let found =
             self.current.get(id).or_else(|| self.full.iter().find_map(|generation| generation.get(id)));
         found.map(Arc::as_ref)
     }
 
-    pub(super) fn put(&mut self, id: RequestId, outcome: Outcome) {
+    pub(super) fn put(&mut self, id: RequestId, outcome: Result<A, Rejected>) {
         self.current.insert(id, Arc::new(outcome));
         if self.current.len() < GENERATION_REQUESTS {
             return;

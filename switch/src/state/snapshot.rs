@@ -1,23 +1,41 @@
-//! The state as bytes: a format version, then postcard.
+//! The states as bytes: what it is, a format version, then postcard.
 //!
 //! The encoding is canonical: maps are ordered and nothing that follows from something else is written, so equal
 //! states have equal bytes, and [`State::digest`] is a hash over them. What does follow, the ledgers, is rebuilt
 //! on reading, and a snapshot that breaks an invariant while doing so is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use vswitch_proto::command::Driver;
-use vswitch_proto::id::NetworkId;
+use vswitch_proto::command::{Attachment, Driver, Scope};
+use vswitch_proto::id::{ContainerId, NetworkId};
 
-use super::network::{Cursors, Ledger};
+use super::endpoint::Endpoint;
+use super::ledger::{Cursors, Ledger, Member};
 use super::requests::Requests;
-use super::{Container, Endpoint, NETWORKS_MAX, Network, Pool, State};
+use super::sharded::Sharded;
+use super::{Applied, Container, NETWORKS_MAX, Network, State};
 
-/// First byte of a snapshot.
+/// Which state a snapshot is of: its first four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Local,
+    Shared,
+}
+
+impl Kind {
+    const fn magic(self) -> [u8; 4] {
+        match self {
+            Kind::Local => *b"vswL",
+            Kind::Shared => *b"vswC",
+        }
+    }
+}
+
+/// The byte behind the magic.
 const VERSION: u8 = 1;
 
 /// What is wrong with bytes that should have been a snapshot.
@@ -27,10 +45,38 @@ pub enum SnapshotError {
         "the snapshot has format {0}, this version reads up to {VERSION}: use the newer vswitchd that wrote it"
     )]
     Newer(u8),
+    #[error("this is no snapshot of the kind that is wanted: check which file it came from")]
+    Foreign,
     #[error("the snapshot is damaged: restore the state from a backup")]
     Malformed,
     #[error("the snapshot contradicts itself ({0}): restore the state from a backup")]
     Inconsistent(&'static str),
+}
+
+pub(super) fn write(kind: Kind, state: &impl Serialize) -> Vec<u8> {
+    let mut bytes = kind.magic().to_vec();
+    bytes.push(VERSION);
+    postcard::to_extend(state, bytes).expect("plain data into memory can always be encoded")
+}
+
+pub(super) fn read<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, SnapshotError> {
+    let (magic, rest) = bytes.split_first_chunk().ok_or(SnapshotError::Malformed)?;
+    if *magic != kind.magic() {
+        return Err(SnapshotError::Foreign);
+    }
+    let body = match rest.split_first() {
+        Some((&VERSION, body)) => body,
+        Some((&version, _)) if version > VERSION => return Err(SnapshotError::Newer(version)),
+        _ => return Err(SnapshotError::Malformed),
+    };
+    match postcard::take_from_bytes(body) {
+        Ok((state, [])) => Ok(state),
+        _ => Err(SnapshotError::Malformed),
+    }
+}
+
+pub(super) fn digest(snapshot: &[u8]) -> [u8; 32] {
+    Sha256::digest(snapshot).into()
 }
 
 #[derive(Serialize)]
@@ -40,7 +86,7 @@ struct Written<'a> {
     endpoints: Vec<&'a Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: &'a Requests,
+    requests: &'a Requests<Applied>,
 }
 
 #[derive(Deserialize)]
@@ -50,101 +96,121 @@ struct Read {
     endpoints: Vec<Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests,
+    requests: Requests<Applied>,
 }
 
 impl State {
     pub fn to_bytes(&self) -> Vec<u8> {
-        let cursors = |id: &NetworkId| self.ledgers.get(id).map(|ledger| ledger.cursors).unwrap_or_default();
         let written = Written {
-            networks: self.networks().map(|n| (n, cursors(&n.id))).collect(),
+            networks: with_cursors(self.networks(), &self.ledgers),
             containers: self.containers().collect(),
             endpoints: self.endpoints().collect(),
             next_port: self.next_port,
             next_vni: self.next_vni,
             requests: &self.requests,
         };
-        postcard::to_extend(&written, vec![VERSION]).expect("plain data into memory can always be encoded")
+        write(Kind::Local, &written)
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<State, SnapshotError> {
-        let body = match bytes.split_first() {
-            Some((&VERSION, body)) => body,
-            Some((&version, _)) if version > VERSION => return Err(SnapshotError::Newer(version)),
-            _ => return Err(SnapshotError::Malformed),
-        };
-        match postcard::take_from_bytes::<Read>(body) {
-            Ok((read, [])) => rebuild(read),
-            _ => Err(SnapshotError::Malformed),
-        }
+        rebuild(read(Kind::Local, bytes)?)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.to_bytes()).into()
+        digest(&self.to_bytes())
     }
 }
 
+pub(super) fn with_cursors<'a, M: Member>(
+    networks: impl Iterator<Item = &'a Network>,
+    ledgers: &Sharded<NetworkId, Arc<Ledger<M>>>,
+) -> Vec<(&'a Network, Cursors)> {
+    networks.map(|n| (n, ledgers.get(&n.id).map(|ledger| ledger.cursors).unwrap_or_default())).collect()
+}
+
 fn rebuild(read: Read) -> Result<State, SnapshotError> {
-    let mut ledgers: BTreeMap<NetworkId, Ledger> = BTreeMap::new();
+    let (networks, mut ledgers) = rebuild_networks(read.networks)?;
     let mut state = State {
+        networks,
         next_port: read.next_port,
         next_vni: read.next_vni,
         requests: read.requests,
         ..State::default()
     };
-    for (network, cursors) in read.networks {
-        ledgers.insert(network.id, Ledger { cursors, ..Ledger::default() });
-        if state.networks.insert(network.id, Arc::new(network)).is_some() {
-            return Err(SnapshotError::Inconsistent("a network twice"));
-        }
-    }
     for container in read.containers {
         if state.containers.insert(container.id, Arc::new(container)).is_some() {
             return Err(SnapshotError::Inconsistent("a container twice"));
         }
     }
     for endpoint in read.endpoints {
-        let ledger = ledgers.get_mut(&endpoint.network);
-        let ledger = ledger.ok_or(SnapshotError::Inconsistent("an endpoint without its network"))?;
-        check_unused(ledger, &endpoint)?;
+        if scope_of(&state, &endpoint) == Some(Scope::Cluster) && !ledgers.contains_key(&endpoint.network) {
+            ledgers.insert(endpoint.network, Arc::default());
+        }
         let endpoint = Arc::new(endpoint);
-        ledger.note(&endpoint);
+        enter(&mut ledgers, &endpoint.network, &endpoint)?;
         if state.endpoints.insert(endpoint.id, endpoint).is_some() {
             return Err(SnapshotError::Inconsistent("an endpoint twice"));
         }
     }
-    state.ledgers = ledgers.into_iter().map(|(id, ledger)| (id, Arc::new(ledger))).collect();
-    check_networks(&state)?;
+    state.ledgers = ledgers;
+    check_networks(state.networks(), |driver| driver != Driver::Overlay)?;
     check_endpoints(&state)?;
     check_containers(&state)?;
     Ok(state)
 }
 
-/// What [`Ledger::note`] would overwrite.
-fn check_unused(ledger: &Ledger, endpoint: &Endpoint) -> Result<(), SnapshotError> {
-    if ledger.by_container.contains_key(&endpoint.container) {
-        return Err(SnapshotError::Inconsistent("two endpoints of a container in a network"));
+type Ledgers<M> = Sharded<NetworkId, Arc<Ledger<M>>>;
+type Networks = Sharded<NetworkId, Arc<Network>>;
+
+pub(super) fn rebuild_networks<M: Member>(
+    read: Vec<(Network, Cursors)>,
+) -> Result<(Networks, Ledgers<M>), SnapshotError> {
+    let (mut networks, mut ledgers) = (Sharded::new(), Sharded::new());
+    for (network, cursors) in read {
+        if !cursors.is_sound() {
+            return Err(SnapshotError::Inconsistent("a cursor of the wrong family"));
+        }
+        ledgers.insert(network.id, Arc::new(Ledger::with_cursors(cursors)));
+        if networks.insert(network.id, Arc::new(network)).is_some() {
+            return Err(SnapshotError::Inconsistent("a network twice"));
+        }
     }
-    let Some(wire) = &endpoint.wire else { return Ok(()) };
-    if ledger.by_mac.contains_key(&wire.mac) {
-        return Err(SnapshotError::Inconsistent("a MAC address twice in a network"));
-    }
-    if wire.addresses().any(|address| ledger.by_address.contains_key(&address)) {
-        return Err(SnapshotError::Inconsistent("an address twice in a network"));
-    }
-    Ok(())
+    Ok((networks, ledgers))
 }
 
-fn check_networks(state: &State) -> Result<(), SnapshotError> {
+/// Enters a member into the ledger of its network, if nothing speaks against it.
+pub(super) fn enter<M: Member>(
+    ledgers: &mut Ledgers<M>,
+    network: &NetworkId,
+    member: &Arc<M>,
+) -> Result<(), SnapshotError>
+where
+    Ledger<M>: Clone,
+{
+    let ledger = ledgers.get_mut(network);
+    let ledger = Arc::make_mut(ledger.ok_or(SnapshotError::Inconsistent("an endpoint without its network"))?);
+    match ledger.contradiction(member) {
+        Some(what) => Err(SnapshotError::Inconsistent(what)),
+        None => {
+            ledger.note(member);
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn check_networks<'a>(
+    networks: impl Iterator<Item = &'a Network>,
+    belongs: impl Fn(Driver) -> bool,
+) -> Result<(), SnapshotError> {
     let (mut names, mut vnis) = (BTreeSet::new(), BTreeSet::new());
-    for network in state.networks() {
-        let ipv4_first = network.pools.first().is_some_and(|pool| !pool.is_ipv6());
-        let sound = network.pools.iter().all(Pool::is_sound);
-        let shaped =
-            ipv4_first && network.pools.iter().skip(1).all(Pool::is_ipv6) && network.pools.len() <= 2;
-        if !sound || (network.driver == Driver::Bridge && !shaped) {
-            return Err(SnapshotError::Inconsistent("a network with impossible subnets"));
+    for network in networks {
+        if !network.is_sound() || !belongs(network.driver) {
+            return Err(SnapshotError::Inconsistent("a network with impossible subnets or driver"));
+        }
+        let overlay = network.driver == Driver::Overlay;
+        if overlay != (network.vni.get() >= vswitch_proto::id::Vni::FIRST_OVERLAY) {
+            return Err(SnapshotError::Inconsistent("a VNI of the other kind of network"));
         }
         if !names.insert(&network.name) || !vnis.insert(network.vni) {
             return Err(SnapshotError::Inconsistent("two networks of one name or VNI"));
@@ -156,12 +222,25 @@ fn check_networks(state: &State) -> Result<(), SnapshotError> {
     Ok(())
 }
 
+fn attachment_of<'a>(
+    state: &'a State,
+    container: &ContainerId,
+    network: &NetworkId,
+) -> Option<&'a Attachment> {
+    state.container(container)?.attachment(network)
+}
+
+fn scope_of(state: &State, endpoint: &Endpoint) -> Option<Scope> {
+    attachment_of(state, &endpoint.container, &endpoint.network).map(|attachment| attachment.scope)
+}
+
 fn check_endpoints(state: &State) -> Result<(), SnapshotError> {
     let mut ports = BTreeSet::new();
     for endpoint in state.endpoints() {
-        let network = state.network(&endpoint.network).expect("checked with the ledgers");
+        let network = state.network(&endpoint.network);
+        let bridge = network.is_none_or(|network| network.driver == Driver::Bridge);
         let Some(wire) = &endpoint.wire else {
-            if network.driver == Driver::Bridge {
+            if bridge {
                 return Err(SnapshotError::Inconsistent("an endpoint without an interface"));
             }
             continue;
@@ -169,8 +248,8 @@ fn check_endpoints(state: &State) -> Result<(), SnapshotError> {
         if !ports.insert(wire.port) || wire.port.0 >= state.next_port {
             return Err(SnapshotError::Inconsistent("a port number twice"));
         }
-        let fits = |ip: IpAddr| network.pool(ip.is_ipv6()).is_some_and(|pool| pool.subnet.contains(&ip));
-        if network.driver != Driver::Bridge || wire.ipv4.is_none() || !wire.addresses().all(fits) {
+        let fits = network.map_or(wire.ipv4.is_some(), |network| network.fits(wire.addresses()));
+        if !bridge || !fits {
             return Err(SnapshotError::Inconsistent("an endpoint that does not fit its network"));
         }
     }
@@ -188,16 +267,19 @@ fn check_containers(state: &State) -> Result<(), SnapshotError> {
         if networks.len() != container.attachments.len() {
             return Err(SnapshotError::Inconsistent("a container twice in a network"));
         }
+        let of_cluster = |a: &&Attachment| a.scope == Scope::Cluster;
+        if container.attachments.iter().filter(of_cluster).any(|a| state.network(&a.network).is_some()) {
+            return Err(SnapshotError::Inconsistent("a network of this node and of the cluster"));
+        }
         let held = state.endpoints_of(&container.id).count();
         if held != if container.is_live() { networks.len() } else { 0 } {
             return Err(SnapshotError::Inconsistent(
                 "a container whose endpoints are not those of its attachments",
             ));
         }
-        let interfaces: BTreeSet<u8> =
-            state.endpoints_of(&container.id).filter_map(|e| e.wire.as_ref()).map(|w| w.interface).collect();
-        let wires = state.endpoints_of(&container.id).filter(|e| e.wire.is_some()).count();
-        if interfaces.len() != wires {
+        let wires = || state.endpoints_of(&container.id).filter_map(|e| e.wire.as_ref());
+        let interfaces: BTreeSet<u8> = wires().map(|w| w.interface).collect();
+        if interfaces.len() != wires().count() {
             return Err(SnapshotError::Inconsistent("an interface number twice in a container"));
         }
         endpoints += held;
@@ -247,8 +329,9 @@ mod tests {
         }
         let long = [&bytes[..], &[0]].concat();
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
-        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        let newer = [&bytes[..4], &[VERSION + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(VERSION + 1)));
+        assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 
     #[test]
@@ -259,20 +342,26 @@ mod tests {
             State::from_bytes(&state.to_bytes()).unwrap_err()
         };
         let bridge = |state: &State| state.find_network("bridge").unwrap().id;
+        let first_endpoint = |state: &State| *state.endpoints.keys().next().unwrap();
         let first_wire = |state: &mut State, change: &dyn Fn(&mut super::super::Wire)| {
-            let endpoint = state.endpoints.values_mut().next().unwrap();
+            let id = first_endpoint(state);
+            let endpoint = state.endpoints.get_mut(&id).unwrap();
             change(Arc::make_mut(endpoint).wire.as_mut().unwrap());
         };
+        let first_container = |state: &State| *state.containers.keys().next().unwrap();
         for error in [
             broken(&|s| drop(s.networks.remove(&bridge(s)))),
-            broken(&|s| drop(s.containers.pop_first())),
-            broken(&|s| drop(s.endpoints.pop_first())),
+            broken(&|s| drop(s.containers.remove(&first_container(s)))),
+            broken(&|s| drop(s.endpoints.remove(&first_endpoint(s)))),
             broken(&|s| s.next_port = 0),
             broken(&|s| Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).pools.clear()),
             broken(&|s| {
                 Arc::make_mut(s.networks.get_mut(&bridge(s)).unwrap()).name = "host".parse().unwrap();
             }),
-            broken(&|s| Arc::make_mut(s.containers.values_mut().next().unwrap()).attachments.clear()),
+            broken(&|s| {
+                let container = s.containers.get_mut(&first_container(s)).unwrap();
+                Arc::make_mut(container).attachments.clear();
+            }),
             broken(&|s| first_wire(s, &|w| w.ipv4 = Some([192, 0, 2, 1].into()))),
             broken(&|s| first_wire(s, &|w| w.port.0 += 1000)),
         ] {

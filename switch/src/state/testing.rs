@@ -2,7 +2,7 @@
 
 use vswitch_proto::command::{
     AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Driver, Envelope, LabSpec,
-    NetnsSource, PoolRequest,
+    NetnsSource, NewEndpoint, PoolRequest, Scope,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
@@ -44,7 +44,7 @@ pub(crate) fn pool(subnet: &str) -> PoolRequest {
 }
 
 pub(crate) fn to(network: NetworkId) -> Attachment {
-    Attachment { network, ipv4: None, ipv6: None, mac: None, aliases: Vec::new() }
+    Attachment { network, scope: Scope::Local, ipv4: None, ipv6: None, mac: None, aliases: Vec::new() }
 }
 
 pub(crate) fn adopted(pid: u32) -> ContainerKind {
@@ -72,8 +72,8 @@ impl Lab {
         NetworkId(id32(self.draw()))
     }
 
-    pub(crate) fn endpoint_id(&mut self) -> EndpointId {
-        EndpointId(id32(self.draw()))
+    pub(crate) fn endpoint_id(&mut self) -> NewEndpoint {
+        EndpointId(id32(self.draw())).into()
     }
 
     pub(crate) fn envelope(&mut self, command: Command) -> Envelope {

@@ -386,7 +386,10 @@ fn options_and_hostnames_are_checked() {
     {
         assert_eq!(with(MTU_OPTION, value, ipv6), Err(Rejected::InvalidMtu(value.into())));
     }
-    assert_eq!(with("mtu", "1500", false), Err(Rejected::UnknownOption("mtu".into())));
+    for option in ["mtu", VXLAN_ID_OPTION] {
+        let refused = with(option, "1500", false);
+        assert_eq!(refused, Err(Rejected::UnknownOption { option: option.into(), driver: Driver::Bridge }));
+    }
     let id = with(MTU_OPTION, "1280", true).unwrap();
     assert_eq!(lab.state.network(&id).unwrap().mtu(), Some(1280));
     for hostname in ["", "a b", "a\n127.0.0.1\tbank.example", "-a", "a.", &"x".repeat(64)] {

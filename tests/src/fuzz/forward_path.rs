@@ -185,16 +185,18 @@ impl World {
 
 fn tables(up: [bool; PORTS as usize]) -> Tables {
     let mut tables = Tables::default();
-    let mut networks = [(); 2].map(|()| Network { gateway: Some(GATEWAY), ..Network::default() });
+    for port in [0, 1] {
+        tables.networks.insert(vni(port), Network { gateway: Some(GATEWAY), ..Network::default() }.into());
+    }
     for port in (0..PORTS).filter(|port| up[usize::from(*port)]) {
         let id = PortId(port.into());
         let own = mac(2 + port / 2);
         tables.ports.insert(id, Port { vni: vni(port), mac: own, mtu: MTU });
-        let network = &mut networks[usize::from(port % 2)];
+        let network = tables.networks.get_mut(&vni(port)).expect("made above");
+        let network = std::sync::Arc::make_mut(network);
         network.ports.push(id);
         network.endpoints.insert(own, id);
     }
-    tables.networks = [0, 1].map(vni).into_iter().zip(networks.map(Arc::new)).collect();
     tables
 }
 

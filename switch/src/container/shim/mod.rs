@@ -6,7 +6,7 @@
 //!    anyway.)
 //! 2. Nothing blocks but the one `poll`: the setup before it, and what follows the end, are bounded.
 //! 3. Output goes to the log first, then to those who are attached. A client has a bounded queue. When it is full,
-//!    output waits for at most [`client::HOLD_MAX`], which lets a client that does read keep up with bursts; one that
+//!    output waits for at most `client::HOLD_MAX`, which lets a client that does read keep up with bursts; one that
 //!    does not is dropped with an `Error` frame. So a client can hold a container up once, for a second.
 //! 4. Input waits for the container, and its clients for the input: they are not read while too much waits.
 //! 5. Who attaches sees what is printed from then on; nothing is replayed.

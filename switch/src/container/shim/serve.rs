@@ -275,7 +275,11 @@ impl Supervisor {
                 client.conclude(&Answer::Done);
             }
             Request::Wait => client.role = Role::Waiting,
-            Request::Follow => client.role = Role::Following,
+            Request::Follow => {
+                client.role = Role::Following;
+                // For what was appended after the client looked and before it was known here.
+                client.send(&Frame::Answer(Vec::new()));
+            }
             Request::Attach | Request::Exec(_) => {
                 client.answer(&Answer::Done);
                 client.role = Role::Attached;

@@ -33,7 +33,8 @@ fn bench(storm: Option<StormLimit>) -> Bench {
             (ip("10.0.0.2"), mac(2)),
             (ip("fd00::9"), remote(1)),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
     });
     bench
 }

@@ -1,4 +1,4 @@
-//! The mount calls of Linux 5.2 (`open_tree`, `move_mount`) and 5.12 (`mount_setattr`).
+//! The mount calls of Linux 5.2 (`open_tree`, `fsopen`, `fsmount`, `move_mount`) and 5.12 (`mount_setattr`).
 //!
 //! Numbers: `include/uapi/linux/mount.h`.
 #![expect(unsafe_code, reason = "raw system calls")]
@@ -9,7 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
+const MOUNT_ATTR_NOEXEC: u64 = 8;
 
 #[repr(C)]
 struct MountAttr {
@@ -25,11 +31,33 @@ pub fn open_tree(path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | depth;
     // SAFETY: the path is NUL-terminated and outlives the call, which writes no memory.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
-    if fd < 0 {
+    owned(fd)
+}
+
+/// A new file system of `kind`, detached, without set-user-id, devices and programs.
+pub fn new_tree(kind: &CStr, read_only: bool) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated and outlives the call, which writes no memory.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: this command takes neither a key nor a value.
+    let created =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let access = if read_only { MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | access;
+    // SAFETY: takes its arguments by value.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
+}
+
+/// The result of a system call that returns a descriptor.
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel just returned this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
 }
 
 /// Puts a detached tree at `target`, whose last symbolic link is not followed.

@@ -81,9 +81,15 @@ unsafe fn close_from(first: RawFd) -> io::Result<()> {
 
 /// Every signal at its default disposition and none blocked, as a new program expects it.
 pub fn reset_signals() {
+    // The kernel's `struct sigaction` on every architecture: SIG_DFL, no flags, an empty mask.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: installs no handler. KILL, STOP and libc's own two are refused, which is an ignored error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not through libc, which keeps two signals for itself and refuses to reset them.
+        // SAFETY: reads `default`, writes nothing, installs no handler. KILL and STOP are refused, which is an
+        // ignored error.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8);
+        }
     }
     // Fails only for an invalid `how`.
     let _ = SigSet::all().thread_unblock();

@@ -82,7 +82,7 @@ fn a_name_that_something_else_has() {
 fn kill_switches_reach_the_device() {
     let ns = test_netns();
     let with = |offloads| {
-        let config = TapConfig { persistent: false, offloads };
+        let config = TapConfig { offloads, ..TapConfig::default() };
         Tap::open(&ns, "eth0", config).unwrap().granted()
     };
     let all = with(Offloads::default());

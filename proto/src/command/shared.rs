@@ -1,0 +1,86 @@
+//! What goes into the log that all nodes of a cluster share.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attachment, CreateNetwork};
+use crate::id::{ContainerId, EndpointId, Name, NetworkId, NodeId};
+
+/// A change of the shared state, with the node that asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedCommand {
+    /// Whoever forwards a command sets this to the peer that its certificate names. Only members are heard; before
+    /// there is any, everybody is, who can only add the first.
+    pub from: NodeId,
+    pub change: SharedChange,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SharedChange {
+    /// The node's id is allocated when this is applied, and is never used again.
+    AddNode {
+        info: NodeInfo,
+        /// What it is to become. The first node is a voter at once, any other begins as a learner.
+        role: Role,
+    },
+    /// Replaces all that the node tells of itself.
+    UpdateNode {
+        node: NodeId,
+        info: NodeInfo,
+    },
+    SetRole {
+        node: NodeId,
+        role: Role,
+    },
+    /// The node's leases are released, and its id is refused from then on.
+    RemoveNode {
+        node: NodeId,
+    },
+    CreateNetwork(CreateNetwork),
+    RemoveNetwork {
+        network: NetworkId,
+    },
+    /// Leases addresses to a container of the asking node.
+    Reserve(Reserve),
+    /// Takes back leases of the asking node. Those that are gone already are passed over.
+    Release {
+        endpoints: Vec<EndpointId>,
+    },
+    /// From then on only a new token lets nodes join in this role.
+    RotateToken {
+        role: Role,
+    },
+}
+
+/// What a node tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub name: Name,
+    /// Where other nodes reach it.
+    pub address: SocketAddr,
+    /// Where it sends and receives VXLAN packets.
+    pub vtep: IpAddr,
+    /// Of its vswitchd.
+    pub version: String,
+    /// SHA-256 of its certificate.
+    pub certificate: Option<[u8; 32]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Voter,
+    Learner,
+}
+
+/// A lease that is to be made; `attachment` says in which network and at which addresses, if that matters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    pub endpoint: EndpointId,
+    pub container: ContainerId,
+    pub container_name: Name,
+    pub attachment: Attachment,
+}

@@ -1,0 +1,246 @@
+//! The cluster as the daemon sees it: in or out of one, and if in, what it holds.
+//!
+//! # Theory of operation
+//! A daemon that was never told of a cluster runs none of this: [`ClusterHandle::state`] is empty and changes are
+//! refused. Founding or joining a cluster starts a member: the group on a thread of its own (`engine`), the transport
+//! (`answer` is what it serves), and three tasks (`steward`). Leaving stops them and removes what was on the disk.
+//!
+//! Any node takes any request and asks the leader for what only a leader can do; an answer means that the change is
+//! durable on a majority. Without one there is [`ClusterError::NoQuorum`], in time, and [`ClusterHandle::state`] goes
+//! on to give what was applied last.
+//!
+//! # On the disk
+//! In the cluster's directory: `identity` and `authority` (see [`identity`](super::identity)), `log.redb`, and while
+//! a join is under way `joining`. The identity is written last and removed first: without it, there is no member, and
+//! a log that is found is what is left of an attempt.
+//!
+//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `lifecycle`, `report`, `snapshot`.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use vswitch_proto::api::ClusterToken;
+use vswitch_proto::api::JoinToken;
+use vswitch_proto::command::{NodeInfo, Role, SharedChange};
+use vswitch_proto::id::{Name, NodeId, RequestId};
+
+use super::group::Limits;
+use super::transport::tls::Clock;
+use super::transport::wire::{Manage, Response};
+use crate::state::shared::{Applied, Shared};
+
+mod answer;
+mod engine;
+mod error;
+mod lifecycle;
+mod manage;
+mod member;
+mod report;
+mod snapshot;
+mod steward;
+#[cfg(test)]
+mod tests;
+
+pub use error::ClusterError;
+use lifecycle::Running;
+pub use lifecycle::recover;
+use member::Member;
+pub use report::inspect;
+pub use snapshot::SnapshotFileError;
+
+/// How long a change waits for a quorum.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const TICK: Duration = Duration::from_millis(100);
+/// Ticks without a leader before an election, at least.
+const ELECTION_TICKS: usize = 8;
+/// A change of the membership takes several steps.
+const MANAGE_PATIENCE: Duration = Duration::from_secs(15);
+/// Of one step of it.
+const STEP_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How this node takes part.
+#[derive(Clone)]
+pub struct Config {
+    /// `D/cluster`; made when there is something to put there.
+    pub dir: PathBuf,
+    pub name: Name,
+    /// Where other nodes are answered. `None`: this node can be in no cluster.
+    pub listen: Option<SocketAddr>,
+    /// Where other nodes reach this one, if that is not `listen`.
+    pub advertise: Option<SocketAddr>,
+    /// Where VXLAN packets are sent and received, if that is not at the address of `advertise`.
+    pub vtep: Option<IpAddr>,
+    pub version: String,
+    pub patience: Duration,
+    pub tick: Duration,
+    pub limits: Limits,
+    /// Milliseconds since the Unix epoch.
+    pub clock: Clock,
+}
+
+impl Config {
+    pub fn new(dir: PathBuf, name: Name) -> Config {
+        Config {
+            dir,
+            name,
+            listen: None,
+            advertise: None,
+            vtep: None,
+            version: env!("CARGO_PKG_VERSION").into(),
+            patience: PATIENCE,
+            tick: TICK,
+            limits: Limits::default(),
+            clock: Arc::new(now_ms),
+        }
+    }
+
+    /// Where others reach this node.
+    fn address(&self) -> SocketAddr {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.advertise.or(self.listen).unwrap_or(nowhere)
+    }
+
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: self.name.clone(),
+            address: self.address(),
+            vtep: self.vtep.unwrap_or_else(|| self.address().ip()),
+            version: self.version.clone(),
+            certificate: None,
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The daemon's way to the cluster. Clones are the same one.
+#[derive(Clone)]
+pub struct ClusterHandle(Arc<Inner>);
+
+struct Inner {
+    config: Arc<Config>,
+    running: RwLock<Option<Running>>,
+    /// Held while this node enters or leaves a cluster.
+    moving: tokio::sync::Mutex<()>,
+    revision: watch::Sender<u64>,
+    nothing: Arc<Shared>,
+}
+
+impl ClusterHandle {
+    /// Takes part again in the cluster that this node is in, if any.
+    pub async fn start(config: Config) -> Result<ClusterHandle, ClusterError> {
+        let handle = ClusterHandle(Arc::new(Inner {
+            config: Arc::new(config),
+            running: RwLock::default(),
+            moving: tokio::sync::Mutex::default(),
+            revision: watch::Sender::new(0),
+            nothing: Arc::new(Shared::new()),
+        }));
+        handle.resume().await?;
+        Ok(handle)
+    }
+
+    /// What was applied here last; empty in no cluster. Never waits.
+    pub fn state(&self) -> Arc<Shared> {
+        self.member().map_or_else(|_| self.0.nothing.clone(), |member| member.state())
+    }
+
+    /// Changes whenever [`ClusterHandle::state`] does.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+
+    /// This node's number in its cluster.
+    pub fn node(&self) -> Option<NodeId> {
+        self.member().ok().map(|member| member.node)
+    }
+
+    /// Makes a change in the name of this node; on any node. It is in [`ClusterHandle::state`] when this returns. After
+    /// [`ClusterError::NoQuorum`] it may still happen: ask again under the same id.
+    pub async fn propose(&self, change: SharedChange, request: RequestId) -> Result<Applied, ClusterError> {
+        self.member()?.propose(change, request).await
+    }
+
+    /// The state with everything that was answered to anybody before this was called.
+    pub async fn linearizable_read(&self) -> Result<Arc<Shared>, ClusterError> {
+        self.member()?.read().await
+    }
+
+    /// Lets a learner vote.
+    pub async fn promote(&self, node: &str) -> Result<(), ClusterError> {
+        let node = self.find(node)?;
+        self.manage(Manage::Promote(node)).await
+    }
+
+    pub async fn demote(&self, node: &str) -> Result<(), ClusterError> {
+        let node = self.find(node)?;
+        self.manage(Manage::Demote(node)).await
+    }
+
+    /// For good. Its leases are released.
+    pub async fn remove(&self, node: &str, force: bool) -> Result<(), ClusterError> {
+        let node = self.find(node)?;
+        self.manage(Manage::Remove { node, force }).await
+    }
+
+    /// To another voter, or to this one.
+    pub async fn transfer_leader(&self, to: Option<&str>) -> Result<(), ClusterError> {
+        let to = to.map(|node| self.find(node)).transpose()?;
+        self.manage(Manage::Transfer { to }).await
+    }
+
+    /// Of a node that moved while there was no quorum for it to say so.
+    pub async fn update_address(&self, node: &str, address: SocketAddr) -> Result<(), ClusterError> {
+        let node = self.find(node)?;
+        let info = self.state().node(node).map(|node| NodeInfo { address, ..node.info.clone() });
+        let info = info.ok_or_else(|| ClusterError::NoSuchNode(node.0.to_string()))?;
+        self.propose(SharedChange::UpdateNode { node, info }, RequestId(rand::random())).await?;
+        Ok(())
+    }
+
+    pub async fn token(&self, role: Role) -> Result<ClusterToken, ClusterError> {
+        self.ask_for_token(role, Manage::ShowToken(role)).await
+    }
+
+    /// The tokens of the role so far are refused from then on.
+    pub async fn rotate_token(&self, role: Role) -> Result<ClusterToken, ClusterError> {
+        self.ask_for_token(role, Manage::RotateToken { role, request: RequestId(rand::random()) }).await
+    }
+
+    async fn ask_for_token(&self, role: Role, manage: Manage) -> Result<ClusterToken, ClusterError> {
+        match self.member()?.manage(manage).await? {
+            Response::Token(text) => {
+                Ok(ClusterToken { role, token: JoinToken(text), address: self.0.config.address() })
+            }
+            _ => Err(ClusterError::Unexpected),
+        }
+    }
+
+    async fn manage(&self, manage: Manage) -> Result<(), ClusterError> {
+        match self.member()?.manage(manage).await? {
+            Response::Done => Ok(()),
+            _ => Err(ClusterError::Unexpected),
+        }
+    }
+
+    /// A node by its name or number.
+    fn find(&self, node: &str) -> Result<NodeId, ClusterError> {
+        let state = self.member()?.state();
+        let number = node.parse().ok().map(NodeId);
+        let mut nodes = state.nodes();
+        let found = nodes.find(|found| found.info.name.as_str() == node || Some(found.id) == number);
+        found.map(|found| found.id).ok_or_else(|| ClusterError::NoSuchNode(node.into()))
+    }
+
+    fn member(&self) -> Result<Arc<Member>, ClusterError> {
+        let running = self.0.running.read().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|running| running.member.clone()).ok_or(ClusterError::NotInACluster)
+    }
+}

@@ -1,0 +1,223 @@
+//! One connection to one node, from the side that makes it: made when there is something to send, made again when it
+//! breaks.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_rustls::client::TlsStream;
+use vswitch_proto::id::NodeId;
+
+use super::dial::{self, LinkError};
+use super::frame::{self, FrameError};
+use super::wire::{Down, FRAME_BYTES_MAX, Refusal, Request, Response, Up, decode, encode};
+use super::{ALIVE_INTERVAL, BACKOFF_MAX, BACKOFF_MIN, CallError, IDLE, PATIENCE, Serve, Shared, lock};
+
+pub(super) enum Item {
+    /// An encoded message of the group.
+    Message(Vec<u8>),
+    Call {
+        request: Request,
+        answer: oneshot::Sender<Result<Response, CallError>>,
+    },
+}
+
+/// Sent and not answered yet.
+type Waiting = Mutex<HashMap<u64, oneshot::Sender<Result<Response, CallError>>>>;
+
+enum End {
+    Broken(FrameError),
+    Malformed,
+    Refused(Refusal),
+    Idle,
+    /// The node is gone for good.
+    Forgotten,
+}
+
+/// Until the queue is closed.
+pub(super) async fn run<S: Serve>(shared: Arc<Shared<S>>, node: NodeId, mut items: mpsc::Receiver<Item>) {
+    let mut backoff = BACKOFF_MIN;
+    while let Some(first) = items.recv().await {
+        match connect(&shared, node).await {
+            Ok(stream) => {
+                shared.counters.connected.fetch_add(1, Ordering::Relaxed);
+                let connected = Instant::now();
+                let end = serve_connection(&shared, node, stream, first, &mut items).await;
+                if matches!(end, End::Forgotten) {
+                    return;
+                }
+                if connected.elapsed() > BACKOFF_MAX {
+                    backoff = BACKOFF_MIN;
+                }
+                if !matches!(end, End::Idle) {
+                    note_end(&shared, node, end);
+                    pause(&mut backoff).await;
+                }
+            }
+            Err(error) => {
+                shared.counters.connect_failed.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(node = node.0, "no connection: {error}");
+                let reason = error.to_string();
+                if let LinkError::Refused { refusal, .. } = error {
+                    shared.serve.refused(node, refusal);
+                }
+                drop_item(&shared, node, first, &reason);
+                while let Ok(item) = items.try_recv() {
+                    drop_item(&shared, node, item, &reason);
+                }
+                shared.serve.unreachable(node);
+                pause(&mut backoff).await;
+            }
+        }
+    }
+}
+
+fn note_end<S: Serve>(shared: &Shared<S>, node: NodeId, end: End) {
+    match end {
+        End::Refused(refusal) => shared.serve.refused(node, refusal),
+        End::Malformed => {
+            shared.counters.malformed.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                node = node.0,
+                "the node answers what makes no sense: run the same version on both"
+            );
+        }
+        End::Broken(error) => tracing::debug!(node = node.0, "the connection ended: {error}"),
+        End::Idle | End::Forgotten => return,
+    }
+    shared.serve.unreachable(node);
+}
+
+async fn pause(backoff: &mut Duration) {
+    let jitter = rand::rng().random_range(0.5..1.0);
+    sleep(backoff.mul_f64(jitter)).await;
+    *backoff = (*backoff * 2).min(BACKOFF_MAX);
+}
+
+fn drop_item<S: Serve>(shared: &Shared<S>, node: NodeId, item: Item, reason: &str) {
+    match item {
+        Item::Message(_) => _ = shared.counters.dropped.fetch_add(1, Ordering::Relaxed),
+        // Whoever asked may have given up.
+        Item::Call { answer, .. } => {
+            _ = answer.send(Err(CallError::Unreachable { node, reason: reason.into() }));
+        }
+    }
+}
+
+async fn connect<S: Serve>(shared: &Shared<S>, node: NodeId) -> Result<TlsStream<TcpStream>, LinkError> {
+    let addresses = shared.addresses(node);
+    let mut last = None;
+    for address in addresses {
+        match dial::to_node(address, node, &shared.credentials(), shared.advertised).await {
+            Err(error) => last = Some(error),
+            connected => return connected,
+        }
+    }
+    let nowhere = std::io::Error::new(std::io::ErrorKind::AddrNotAvailable, "its address is not known yet");
+    Err(last.unwrap_or_else(|| LinkError::Connect { address: shared.advertised, source: nowhere }))
+}
+
+async fn serve_connection<S: Serve>(
+    shared: &Shared<S>,
+    node: NodeId,
+    stream: TlsStream<TcpStream>,
+    first: Item,
+    items: &mut mpsc::Receiver<Item>,
+) -> End {
+    let waiting = Waiting::default();
+    let (reader, writer) = tokio::io::split(stream);
+    let end = tokio::select! {
+        end = read(reader, &waiting) => end,
+        end = write(shared, writer, &waiting, first, items) => end,
+    };
+    let reason = match &end {
+        End::Refused(refusal) => refusal.to_string(),
+        _ => "the connection broke".into(),
+    };
+    for (_, answer) in lock(&waiting).drain() {
+        _ = answer.send(Err(CallError::Unreachable { node, reason: reason.clone() }));
+    }
+    end
+}
+
+async fn read(mut reader: impl AsyncRead + Unpin, waiting: &Waiting) -> End {
+    loop {
+        let bytes = match frame::read(&mut reader, FRAME_BYTES_MAX, PATIENCE).await {
+            Ok(bytes) => bytes,
+            Err(error) => return End::Broken(error),
+        };
+        match decode(&bytes) {
+            Some(Up::Alive) => {}
+            Some(Up::Answer { id, response }) => {
+                if let Some(answer) = lock(waiting).remove(&id) {
+                    _ = answer.send(Ok(response));
+                }
+            }
+            Some(Up::Refused(refusal)) => return End::Refused(refusal),
+            None => return End::Malformed,
+        }
+    }
+}
+
+async fn write<S: Serve>(
+    shared: &Shared<S>,
+    writer: impl AsyncWrite + Unpin,
+    waiting: &Waiting,
+    first: Item,
+    items: &mut mpsc::Receiver<Item>,
+) -> End {
+    let mut writer = BufWriter::new(writer);
+    let mut beats = interval(ALIVE_INTERVAL);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut next_call, mut used) = (0, Instant::now());
+    let mut next = Some(first);
+    loop {
+        let written = async {
+            // All that is there goes out together.
+            while let Some(item) = next.take().or_else(|| items.try_recv().ok()) {
+                let bytes = prepare(item, waiting, &mut next_call);
+                frame::write(&mut writer, &bytes).await?;
+                shared.counters.sent.fetch_add(1, Ordering::Relaxed);
+                used = Instant::now();
+            }
+            frame::flush(&mut writer).await
+        };
+        if let Err(error) = written.await {
+            return End::Broken(error);
+        }
+        tokio::select! {
+            item = items.recv() => match item {
+                Some(item) => next = Some(item),
+                None => return End::Forgotten,
+            },
+            _ = beats.tick() => {
+                lock(waiting).retain(|_, answer| !answer.is_closed());
+                if used.elapsed() > IDLE && lock(waiting).is_empty() {
+                    return End::Idle;
+                }
+                if let Err(error) = frame::write(&mut writer, &encode(&Down::Alive)).await {
+                    return End::Broken(error);
+                }
+            }
+        }
+    }
+}
+
+fn prepare(item: Item, waiting: &Waiting, next_call: &mut u64) -> Vec<u8> {
+    match item {
+        Item::Message(bytes) => encode(&Down::Group(bytes)),
+        Item::Call { request, answer } => {
+            let id = *next_call;
+            *next_call += 1;
+            lock(waiting).insert(id, answer);
+            encode(&Down::Call { id, request })
+        }
+    }
+}

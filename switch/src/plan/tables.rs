@@ -1,0 +1,98 @@
+//! What the data plane is to know: a table for each network, of which those that nothing happened to are kept.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vswitch_proto::command::Driver;
+use vswitch_proto::id::NodeId;
+
+use super::{Settings, Tables, View};
+use crate::forward::tables::{self, Map, Overlay, Set};
+use crate::state::{Network, gateway_mac};
+
+/// What the data plane knows of `view`, from nothing.
+pub fn tables(view: View<'_>, settings: &Settings) -> Tables {
+    update(view, view, &Tables::default(), settings)
+}
+
+/// Keeps of `known` what belongs to networks that are the same in both views.
+pub(super) fn update(old: View<'_>, new: View<'_>, known: &Tables, settings: &Settings) -> Tables {
+    let bridges = new.local.networks().filter(|n| n.driver == Driver::Bridge);
+    let overlays = new.local.overlays().filter_map(|id| new.shared.network(id));
+    let networks: Vec<&Network> = bridges.chain(overlays).collect();
+    let kept = networks.iter().filter(|network| is_same(old, new, network)).filter_map(|network| {
+        let table = known.networks.get(&network.vni)?;
+        Some((network.vni, Arc::clone(table)))
+    });
+    let peers = new.shared.nodes().filter(|node| node.id != new.me);
+    let mut tables = Tables {
+        networks: kept.collect(),
+        ports: known.ports.clone(),
+        vteps: peers.map(|node| node.info.vtep).collect(),
+    };
+    let replaced = known.networks.iter().filter(|(vni, _)| !tables.networks.contains_key(vni));
+    for port in replaced.flat_map(|(_, table)| &table.ports) {
+        tables.ports.remove(port);
+    }
+    for network in networks {
+        if !tables.networks.contains_key(&network.vni) {
+            build(new, network, settings, &mut tables);
+        }
+    }
+    tables
+}
+
+fn is_same(old: View<'_>, new: View<'_>, network: &Network) -> bool {
+    let (id, overlay) = (&network.id, network.driver == Driver::Overlay);
+    let peers_are = || old.me == new.me && new.shared.shares_nodes(old.shared);
+    new.local.shares_network(old.local, id)
+        && (!overlay || (new.shared.shares_network(old.shared, id) && peers_are()))
+}
+
+fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Tables) {
+    let overlay = match network.driver {
+        Driver::Overlay => {
+            // A node that is no member has no leases, so no port either.
+            let Some(me) = view.shared.node(view.me) else { return };
+            Some(overlay(view, network, me.info.vtep))
+        }
+        Driver::Bridge | Driver::None | Driver::Host => None,
+    };
+    let gateway = gateway_mac(network).map(|mac| tables::Gateway {
+        mac,
+        ipv4: network.ipv4_gateway(),
+        ipv6: network.ipv6_gateway(),
+    });
+    let mut table = tables::Network { gateway, overlay, ..tables::Network::default() };
+    let mtu = settings.mtu_of(view, network);
+    for (_, wire) in view.wires_in(&network.id) {
+        table.ports.push(wire.port);
+        table.endpoints.insert(wire.mac, wire.port);
+        tables.ports.insert(wire.port, tables::Port { vni: network.vni, mac: wire.mac, mtu });
+    }
+    table.ports.sort_unstable();
+    if table.overlay.is_none() || !table.ports.is_empty() {
+        tables.networks.insert(network.vni, Arc::new(table));
+    }
+}
+
+fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {
+    let vteps: Map<NodeId, IpAddr> = view.shared.nodes().map(|n| (n.id, n.info.vtep)).collect();
+    let (mut remotes, mut neighbors): (Map<_, _>, Map<_, _>) = Default::default();
+    let (mut nodes, mut flood_vteps) = (Set::default(), BTreeSet::new());
+    for lease in view.shared.leases_in(&network.id) {
+        neighbors.extend(lease.addresses.ips().map(|ip| (ip, lease.addresses.mac)));
+        if lease.node != view.me {
+            let vtep = *vteps.get(&lease.node).expect("a lease is a member's");
+            remotes.insert(lease.addresses.mac, vtep);
+            if nodes.insert(lease.node) {
+                flood_vteps.insert(vtep);
+            }
+        }
+    }
+    let mut static_vteps = network.static_vteps();
+    static_vteps.retain(|vtep| *vtep != mine);
+    flood_vteps.extend(&static_vteps);
+    Overlay { vtep: mine, remotes, flood_vteps: flood_vteps.into_iter().collect(), static_vteps, neighbors }
+}

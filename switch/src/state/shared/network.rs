@@ -1,0 +1,75 @@
+//! Overlay networks: creation and removal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use vswitch_proto::command::{CreateNetwork, Driver};
+use vswitch_proto::id::{Name, NetworkId, Vni};
+
+use super::super::network::{check_options, in_use, overlay_vni, subnets};
+use super::super::rejected::Holder;
+use super::super::{NETWORKS_MAX, VXLAN_ID_OPTION, ipam};
+use super::{Applied, Network, Rejected, Shared};
+
+impl Shared {
+    pub(super) fn create_network(
+        &mut self,
+        request: &CreateNetwork,
+        at_ms: u64,
+    ) -> Result<Applied, Rejected> {
+        if request.driver != Driver::Overlay {
+            return Err(Rejected::DriverElsewhere(request.driver));
+        }
+        if self.networks().any(|n| n.name == request.name) {
+            return Err(Rejected::NetworkNameTaken(request.name.clone()));
+        }
+        if self.networks.contains_key(&request.id) {
+            return Err(Rejected::IdTaken(request.id.to_string()));
+        }
+        if self.networks.len() >= NETWORKS_MAX {
+            return Err(Rejected::TooManyNetworks);
+        }
+        check_options(request)?;
+        let pools = ipam::pools(request, &subnets(self.networks()))?;
+        let asked = request.options.get(VXLAN_ID_OPTION).and_then(|value| overlay_vni(value));
+        let vni = self.free_vni(asked)?;
+        let network = Network::new(request, vni, pools, at_ms);
+        network.static_vteps().into_iter().try_for_each(|remote| self.check_family(remote))?;
+        if asked.is_none() {
+            self.next_vni = vni.get() + 1;
+        }
+        self.networks.insert(network.id, Arc::new(network));
+        self.ledgers.insert(request.id, Arc::default());
+        Ok(Applied::NetworkCreated { network: request.id })
+    }
+
+    pub(super) fn remove_network(&mut self, id: &NetworkId) -> Result<Applied, Rejected> {
+        let network = self.network(id).ok_or(Rejected::UnknownNetwork(*id))?;
+        if network.builtin {
+            return Err(Rejected::Builtin(network.name.clone()));
+        }
+        let holders: Vec<Holder> = self.leases_in(id).map(|lease| self.holder(lease)).collect();
+        if !holders.is_empty() {
+            return Err(in_use(network, holders));
+        }
+        self.networks.remove(id);
+        self.ledgers.remove(id);
+        Ok(Applied::NetworkRemoved { network: *id })
+    }
+
+    /// The VNI asked for, or the next one, going around, so that one just released is not used again at once.
+    fn free_vni(&self, asked: Option<Vni>) -> Result<Vni, Rejected> {
+        let taken: BTreeMap<Vni, &Name> = self.networks().map(|n| (n.vni, &n.name)).collect();
+        if let Some(vni) = asked {
+            return match taken.get(&vni) {
+                Some(network) => Err(Rejected::VniInUse { vni, network: (*network).clone() }),
+                None => Ok(vni),
+            };
+        }
+        let start = self.next_vni.clamp(Vni::FIRST_OVERLAY, Vni::MAX + 1);
+        let mut candidates = (start..=Vni::MAX).chain(Vni::FIRST_OVERLAY..start).filter_map(Vni::new);
+        Ok(candidates.find(|vni| !taken.contains_key(vni)).expect("fewer networks than overlay VNIs"))
+    }
+}
+
+const _: () = assert!(NETWORKS_MAX < (Vni::MAX - Vni::FIRST_OVERLAY) as usize, "each network has a VNI");

@@ -1,0 +1,9 @@
+//! Containers as real processes: namespaces, terminals, logs, and what is left after a crash (nothing).
+//!
+//! Needs root, and Debian's busybox-static for the root file system.
+
+mod files;
+mod lab;
+mod lifecycle;
+mod nested;
+mod streams;

@@ -1,0 +1,109 @@
+//! The cluster under the simulator: many seeds, and bugs that have to be found.
+//!
+//! `SIM_SEED=n cargo test -p vswitch-tests --test simulator one_seed -- --nocapture` replays a seed and prints what
+//! happens. `make soak` goes on for ever.
+
+use std::env;
+
+use vswitch_tests::simulator::{Bug, Report, SECOND, Setup, grow, run};
+
+/// Seeds of one test.
+const SEEDS: u64 = 8;
+
+fn run_seeds(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
+        let report = run(Setup::new(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        println!("seed {seed}: {report:?}");
+        assert!(report.operations > 0 && report.elections > 0, "{report:?}");
+    }
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = env::var("SIM_SEED").ok().map(|seed| seed.parse().expect("a number")) else {
+        return run_seeds(1..2);
+    };
+    let report = run(Setup { verbose: true, ..Setup::new(seed) });
+    println!("{:?}", report.unwrap_or_else(|violation| panic!("{violation}")));
+}
+
+#[test]
+fn seeds_a() {
+    run_seeds(100..100 + SEEDS);
+}
+
+#[test]
+fn seeds_b() {
+    run_seeds(200..200 + SEEDS);
+}
+
+#[test]
+fn a_seed_is_replayed_exactly() {
+    let setup = Setup { duration: 3 * SECOND, ..Setup::new(7) };
+    let runs: Vec<Report> = (0..2).map(|_| run(setup).unwrap_or_else(|v| panic!("{v}"))).collect();
+    assert_eq!(runs[0], runs[1]);
+    let other = run(Setup { duration: 3 * SECOND, ..Setup::new(8) }).unwrap_or_else(|v| panic!("{v}"));
+    assert_ne!(runs[0].trace, other.trace);
+}
+
+/// Open-ended. `SIM_SEED` says where to begin.
+#[test]
+#[ignore = "never ends: make soak"]
+fn soak() {
+    let first = env::var("SIM_SEED").map_or(1_000_000, |seed| seed.parse().expect("a number"));
+    run_seeds(first..);
+}
+
+fn is_found(bug: Bug) {
+    let found = (1..=30).find_map(|seed| {
+        let setup = Setup { duration: 5 * SECOND, bug: Some(bug), ..Setup::new(seed) };
+        run(setup).err()
+    });
+    let violation = found.expect("a planted bug must be found");
+    println!("{bug:?}: {violation}");
+}
+
+#[test]
+fn an_answer_before_it_is_durable_is_found() {
+    is_found(Bug::AnswersBeforePersist);
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    is_found(Bug::StaleReads);
+}
+
+#[test]
+fn a_retry_applied_twice_is_found() {
+    is_found(Bug::AppliesRetries);
+}
+
+#[test]
+fn a_disk_that_lies_is_found() {
+    is_found(Bug::LyingDisks);
+}
+
+#[test]
+fn a_wiped_node_under_its_old_number_is_found() {
+    is_found(Bug::WipedUnderOldNumber);
+}
+
+/// What grows with the cluster grows with the number of hosts, not faster, and everybody hears of a change at once.
+#[test]
+fn a_cluster_grows() {
+    let small = grow(8, 20).unwrap_or_else(|error| panic!("{error}"));
+    let large = grow(32, 20).unwrap_or_else(|error| panic!("{error}"));
+    println!("{small:?}\n{large:?}");
+    assert_eq!(large.endpoints, 32 * 20 + 50);
+    assert!(large.slowest < SECOND, "simulated time: {large:?}");
+    assert!(large.messages_per_change < 5 * small.messages_per_change);
+    assert!(large.bytes_per_change < 5 * small.bytes_per_change);
+}
+
+#[test]
+#[ignore = "200 hosts take minutes without optimisation"]
+fn two_hundred_hosts() {
+    for hosts in [10, 50, 100, 200] {
+        println!("{:?}", grow(hosts, 50).unwrap_or_else(|error| panic!("{error}")));
+    }
+}
