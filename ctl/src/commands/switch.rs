@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_forwarding_table_is_listed() {
-        let entry = |kind, age_s, container: Option<&str>, vtep| FdbEntry {
+        let entry = |kind, age_s, container: Option<&str>, vtep: Option<std::net::IpAddr>| FdbEntry {
             network: "bridge".parse().unwrap(),
             mac: MacAddr([2; 6]),
             port: vtep.is_none().then_some(PortId(1)),

@@ -159,7 +159,7 @@ pub struct FdbEntry {
     /// Absent where the address is behind another host.
     pub port: Option<PortId>,
     /// The tunnel endpoint of that host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub vtep: Option<IpAddr>,
     pub container: Option<Name>,
     pub kind: FdbKind,

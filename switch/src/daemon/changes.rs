@@ -3,9 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
-use vswitch_proto::command::{
-    Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope,
-};
+use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 use super::control::{Control, done, rejected};
@@ -160,6 +158,8 @@ fn driver(name: &str) -> Result<Driver, Error> {
         "bridge" => Ok(Driver::Bridge),
         "null" | "none" => Ok(Driver::None),
         "host" => Ok(Driver::Host),
-        other => Err(error(ErrorKind::Invalid, format!("there is no driver {other:?}; use bridge or overlay"))),
+        other => {
+            Err(error(ErrorKind::Invalid, format!("there is no driver {other:?}; use bridge or overlay")))
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::leases::Leases;
 use super::overlay::Prepared;
 use super::tunnels::Tunnels;
 use super::{Change, Event};
+use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub dataplane: Dataplane,
     pub fdb: Arc<Fdb>,
     pub feed: Feed,
+    pub cluster: ClusterHandle,
     pub started_at: Instant,
     state: ArcSwap<State>,
     /// Counts changes, for those who wait for one.
@@ -75,13 +77,20 @@ pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
 }
 
 impl Shared {
-    pub fn new(config: Config, dataplane: Dataplane, fdb: Arc<Fdb>, state: Arc<State>) -> Shared {
+    pub fn new(
+        config: Config,
+        dataplane: Dataplane,
+        fdb: Arc<Fdb>,
+        state: Arc<State>,
+        cluster: ClusterHandle,
+    ) -> Shared {
         let settings = ArcSwap::from_pointee(Tunnels::default().settings(&config));
         Shared {
             config,
             dataplane,
             fdb,
             feed: Feed::new(super::now_ms()),
+            cluster,
             started_at: Instant::now(),
             state: ArcSwap::new(state),
             revision: watch::Sender::new(0),
@@ -178,6 +187,10 @@ impl Handle {
         &self.shared.feed
     }
 
+    pub fn cluster(&self) -> &ClusterHandle {
+        &self.shared.cluster
+    }
+
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.shared.container_dir(id)
     }
@@ -200,7 +213,7 @@ impl Handle {
         Version {
             version: env!("CARGO_PKG_VERSION").into(),
             api: "v1".into(),
-            node_name: self.shared.config.node_name.clone(),
+            node_name: self.shared.config.node_name.to_string(),
             kernel: kernel.unwrap_or_default(),
         }
     }

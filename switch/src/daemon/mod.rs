@@ -29,6 +29,7 @@ use vswitch_proto::api::{self, Error};
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
+use crate::cluster::service::{self, ClusterHandle};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
@@ -40,6 +41,7 @@ mod control;
 mod feed;
 mod handle;
 mod host;
+mod join;
 mod leases;
 mod lifecycle;
 mod names;
@@ -61,6 +63,9 @@ const QUEUE_MAX: usize = 256;
 
 /// How often addresses are aged and adopted namespaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// For handing over to other nodes, at the end.
+const RETIREMENT: Duration = Duration::from_secs(3);
 
 /// Everything that makes the loop act.
 pub enum Event {
@@ -158,7 +163,8 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         ..FdbConfig::default()
     }));
     let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
-    let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state())));
+    let cluster = start_cluster(&config).await?;
+    let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
@@ -173,11 +179,32 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
+    let joining = shared.config.cluster_store.clone();
+    let joining = joining.map(|store| tokio::spawn(join::keep_joining(cluster.clone(), store)));
+    let leases = tokio::spawn(leases::keep(Arc::clone(&shared)));
     let outcome = turn(&mut control, queue).await;
+    leases.abort();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
+    if let Some(joining) = joining {
+        joining.abort();
+    }
+    if tokio::time::timeout(RETIREMENT, cluster.retire()).await.is_err() {
+        tracing::warn!("the other nodes were not told of the end of this one; they will notice");
+    }
     remove_socket(&shared.config.socket);
     outcome
+}
+
+/// Takes part in the cluster again, if this node is in one.
+async fn start_cluster(config: &Config) -> anyhow::Result<ClusterHandle> {
+    let settings = service::Config {
+        listen: config.listen,
+        advertise: config.advertise,
+        vtep: config.vtep,
+        ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
+    };
+    ClusterHandle::start(settings).await.context("cannot take part in the cluster")
 }
 
 async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use vswitch_proto::api::{Connect, Created, EndpointConfig, Error, ErrorKind, NetworkCreate, RunNetwork};
+use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
 use vswitch_proto::command::{Attachment, CreateNetwork, Driver, NewEndpoint, Reserve, Scope, SharedChange};
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
@@ -54,6 +54,7 @@ impl Handle {
             Change::CreateNetwork(request) if request.driver.as_deref() == Some("overlay") => {
                 self.create_overlay(request, id).await
             }
+            Change::CreateNetwork(_) => self.enqueue(change, id, Prepared::default()).await,
             Change::RemoveNetwork(reference) => match self.overlay(&reference) {
                 Some(network) => self.remove_overlay(network, id).await,
                 None => self.enqueue(Change::RemoveNetwork(reference), id, Prepared::default()).await,
@@ -198,7 +199,10 @@ impl Handle {
             }
             id = random_request_id();
         }
-        Err(error(ErrorKind::Conflict, "every name that was made up was taken meanwhile: give one with --name"))
+        Err(error(
+            ErrorKind::Conflict,
+            "every name that was made up was taken meanwhile: give one with --name",
+        ))
     }
 
     fn free_name(&self) -> Name {

@@ -53,7 +53,8 @@ impl Control {
                     let phase = self.state().container(&id).map(|c| c.phase.clone());
                     if begun
                         && phase == Some(Phase::Created)
-                        && let Err(error) = self.propose(random_request_id(), self.start_command(&id, &Prepared::default()))
+                        && let Err(error) =
+                            self.propose(random_request_id(), self.start_command(&id, &Prepared::default()))
                     {
                         tracing::warn!(error = %error.message, "cannot note that a container runs");
                     }

@@ -16,9 +16,6 @@ use crate::state::Snapshot;
 /// Assumed while it is not known, bytes.
 const UNDERLAY_MTU: u32 = 1500;
 
-/// A UDP datagram is no longer, whatever a loopback device takes.
-const UNDERLAY_MTU_MAX: u32 = 65_535;
-
 /// What is open, and what should be.
 #[derive(Debug, Default)]
 pub struct Tunnels {
@@ -37,7 +34,7 @@ impl Tunnels {
     }
 
     pub fn settings(&self, config: &Config) -> Settings {
-        let measured = self.measured.map(|(_, mtu)| mtu.min(UNDERLAY_MTU_MAX));
+        let measured = self.measured.map(|(_, mtu)| mtu);
         let underlay_mtu = config.underlay_mtu.or(measured).unwrap_or(UNDERLAY_MTU);
         Settings { mtu: config.mtu, underlay_mtu }
     }
@@ -49,7 +46,9 @@ impl Tunnels {
         let has_remotes = || now.shared.networks().any(|network| !network.static_vteps().is_empty());
         self.wanted = me.filter(|_| has_peers || has_remotes());
         if let Some(vtep) = me.filter(|vtep| self.measured.is_none_or(|(measured, _)| measured != *vtep)) {
-            self.measured = mtu_at(vtep).await.map(|mtu| (vtep, mtu));
+            // Nobody else is reached from a loopback address: what is behind it is not known yet.
+            let mtu = if vtep.is_loopback() { None } else { mtu_at(vtep).await };
+            self.measured = mtu.map(|mtu| (vtep, mtu));
         }
         if !self.is_wanting() {
             return;
