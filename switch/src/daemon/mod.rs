@@ -37,6 +37,7 @@ use crate::forward::{ForwardConfig, flood::StormLimit};
 use crate::worker::{Dataplane, DataplaneConfig};
 
 mod changes;
+mod cluster;
 mod control;
 mod feed;
 mod handle;
