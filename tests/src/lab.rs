@@ -54,6 +54,12 @@ impl Lab {
         });
     }
 
+    /// The same with other arguments from now on.
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&a| a.into()).collect();
+        self.start();
+    }
+
     fn answers(&self) -> anyhow::Result<()> {
         let version = http::Request::new("GET", "/v1/version").send(&self.socket())?;
         ensure!(version.status == 200, "GET /v1/version answers {version:?}");
