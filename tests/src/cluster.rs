@@ -6,7 +6,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::ensure;
-use vswitch_proto::api::{ClusterFounded, ClusterHash, ClusterJoined, ClusterStatus, ClusterToken, Node, NodeState};
+use vswitch_proto::api::{
+    ClusterFounded, ClusterHash, ClusterJoined, ClusterStatus, ClusterToken, Node, NodeState,
+};
 
 use crate::process::Output;
 use crate::wait::eventually;

@@ -71,6 +71,15 @@ impl Lab {
         self.end("KILL");
     }
 
+    /// Has the daemon do nothing until [`Lab::resume`].
+    pub fn pause(&self) {
+        self.daemon.as_ref().expect("the daemon runs").signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.daemon.as_ref().expect("the daemon runs").resume();
+    }
+
     /// Ends the daemon with SIGTERM and returns its exit code.
     pub fn term(&mut self) -> i32 {
         self.end("TERM")

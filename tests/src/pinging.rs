@@ -39,10 +39,8 @@ impl Pinging {
         let output = self.process.output();
         let summary = output.lines().find(|line| line.contains("packets transmitted"));
         let summary = summary.unwrap_or_else(|| panic!("a summary ends {output}"));
-        let counts: Vec<usize> = summary
-            .split(", ")
-            .filter_map(|part| part.split(' ').next()?.parse().ok())
-            .collect();
+        let counts: Vec<usize> =
+            summary.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok()).collect();
         // The last one may still be on its way.
         (counts[0] - counts[1]).saturating_sub(1)
     }
