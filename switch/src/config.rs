@@ -109,6 +109,12 @@ struct Raw {
     /// Do not offer UDP segmentation offload to containers
     #[arg(long, env = "VSWITCH_NO_USO", num_args = 0..=1, default_missing_value = "true")]
     no_uso: Option<bool>,
+    /// Send VXLAN packets one by one, without UDP segmentation offload
+    #[arg(long, env = "VSWITCH_NO_UDP_GSO", num_args = 0..=1, default_missing_value = "true")]
+    no_udp_gso: Option<bool>,
+    /// Receive VXLAN packets one by one, without UDP receive offload
+    #[arg(long, env = "VSWITCH_NO_UDP_GRO", num_args = 0..=1, default_missing_value = "true")]
+    no_udp_gro: Option<bool>,
     /// text or json, to standard error [default: text]
     #[arg(long, value_name = "FORMAT", env = "VSWITCH_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -161,6 +167,9 @@ pub struct Config {
     pub storm_limit: Option<u32>,
     pub tso: bool,
     pub uso: bool,
+    /// Whether VXLAN packets are sent, and received, several at once.
+    pub udp_gso: bool,
+    pub udp_gro: bool,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
 }
@@ -219,6 +228,8 @@ impl Config {
             },
             tso: raw.no_tso != Some(true),
             uso: raw.no_uso != Some(true),
+            udp_gso: raw.no_udp_gso != Some(true),
+            udp_gro: raw.no_udp_gro != Some(true),
             log_format: raw.log_format.unwrap_or(LogFormat::Text),
             log_level: raw.log_level.unwrap_or(LogLevel::Info),
         };
@@ -259,6 +270,8 @@ impl Raw {
             storm_limit: self.storm_limit.or(below.storm_limit),
             no_tso: self.no_tso.or(below.no_tso),
             no_uso: self.no_uso.or(below.no_uso),
+            no_udp_gso: self.no_udp_gso.or(below.no_udp_gso),
+            no_udp_gro: self.no_udp_gro.or(below.no_udp_gro),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }

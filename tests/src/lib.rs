@@ -8,7 +8,9 @@
 //! | [`host`] | a machine: namespaces with a pid 1 of their own |
 //! | [`process`] | a process on a machine, and what running one to its end gave |
 //! | [`lab`] | a machine with a daemon that can be killed and started again |
+//! | [`cluster`] | machines with daemons, joined by a bridge, whose cables can be pulled out |
 //! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
+//! | [`pinging`] | a ping that goes on while something happens |
 //! | [`terminal`] | a process behind a pseudo-terminal |
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
@@ -22,6 +24,7 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod cluster;
 pub mod ctl;
 pub mod footprint;
 pub mod fuzz;
@@ -32,10 +35,12 @@ pub mod netns;
 pub mod overlay;
 pub mod ovs;
 pub mod packet;
+pub mod pinging;
 pub mod process;
 pub mod simulator;
 pub mod terminal;
 pub mod wait;
 
+pub use cluster::Cluster;
 pub use host::Host;
 pub use lab::Lab;

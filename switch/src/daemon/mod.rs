@@ -7,6 +7,9 @@
 //! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
 //! 4. the new state is published to readers, the change to the event stream, the answer to the client.
 //!
+//! What a change needs of the cluster is settled before it comes here (`overlay`), so that the loop never waits for
+//! another node; and when the cluster's state changes, step 3 follows that too.
+//!
 //! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.
 //! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
 
@@ -39,11 +42,14 @@ mod feed;
 mod handle;
 mod host;
 mod join;
+mod leases;
 mod lifecycle;
 mod names;
 mod observe;
+mod overlay;
 mod recover;
 mod socket;
+mod tunnels;
 
 pub use cluster::recover_cluster;
 pub use feed::Feed;
@@ -51,6 +57,7 @@ pub use handle::{Done, Handle};
 
 use control::Control;
 use handle::Shared;
+use overlay::Prepared;
 
 /// Changes that wait for the loop; a client beyond them waits to be let in.
 const QUEUE_MAX: usize = 256;
@@ -64,7 +71,12 @@ const RETIREMENT: Duration = Duration::from_secs(3);
 /// Everything that makes the loop act.
 pub enum Event {
     /// Somebody wants something changed.
-    Change { change: Box<Change>, id: RequestId, reply: oneshot::Sender<Result<Done, Error>> },
+    Change {
+        change: Box<Change>,
+        id: RequestId,
+        prepared: Prepared,
+        reply: oneshot::Sender<Result<Done, Error>>,
+    },
     /// A container's process ended.
     Exited { container: ContainerId, shim: Arc<Shim> },
     /// A port's TAP is gone without our doing.
@@ -170,7 +182,9 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
 
     let joining = shared.config.cluster_store.clone();
     let joining = joining.map(|store| tokio::spawn(join::keep_joining(cluster.clone(), store)));
+    let leases = tokio::spawn(leases::keep(Arc::clone(&shared)));
     let outcome = turn(&mut control, queue).await;
+    leases.abort();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
     if let Some(joining) = joining {
@@ -188,11 +202,15 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut cluster = control.shared.cluster.watch();
+    // What was known before is followed already.
+    cluster.mark_changed();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
+            Ok(()) = cluster.changed() => control.follow_cluster().await,
             event = queue.recv() => match event {
                 Some(event) => control.handle(event).await,
                 None => break,
