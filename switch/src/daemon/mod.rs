@@ -29,7 +29,6 @@ use vswitch_proto::api::{self, Error};
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
-use crate::cluster::service::{self, ClusterHandle};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
@@ -52,6 +51,7 @@ mod recover;
 mod socket;
 mod tunnels;
 
+pub use cluster::recover_cluster;
 pub use feed::Feed;
 pub use handle::{Done, Handle};
 
@@ -164,7 +164,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         ..FdbConfig::default()
     }));
     let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
-    let cluster = start_cluster(&config).await?;
+    let cluster = cluster::start(&config).await?;
     let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
@@ -195,17 +195,6 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     }
     remove_socket(&shared.config.socket);
     outcome
-}
-
-/// Takes part in the cluster again, if this node is in one.
-async fn start_cluster(config: &Config) -> anyhow::Result<ClusterHandle> {
-    let settings = service::Config {
-        listen: config.listen,
-        advertise: config.advertise,
-        vtep: config.vtep,
-        ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
-    };
-    ClusterHandle::start(settings).await.context("cannot take part in the cluster")
 }
 
 async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ use super::super::machine::{Machine, decode};
 use super::super::store::Store;
 use super::super::token::Token;
 use super::super::transport::tls::Credentials;
-use super::super::transport::wire::{Denied, Join, Joined, Manage, Request, Response};
+use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
@@ -440,7 +440,8 @@ fn check_joined(joined: &Joined, token: &Token) -> Result<(), ClusterError> {
 /// Goes on with this node alone from what it has, after the others are lost for good. The daemon must not be running.
 ///
 /// What was on the disk of this node counts, also what it did not know to be agreed on: it may have been answered.
-/// The others have to join anew; whoever of them comes back with what it had is refused.
+/// The others have to join anew; whoever of them comes back with what it had is refused. Without an address in
+/// `config` the node stays where it was.
 pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     let dir = &config.dir;
     let mut identity = Identity::load(dir)?.ok_or(ClusterError::NotInACluster)?;
@@ -449,7 +450,12 @@ pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     }
     let path = dir.join(LOG);
     let mut state = everything(&path)?;
-    let info = config.info();
+    let known = state.node(identity.node).map(|node| node.info.clone());
+    let info = match (config.listen, known) {
+        (Some(_), _) => config.info(),
+        (None, Some(known)) => known,
+        (None, None) => return Err(ClusterError::Fenced(Refusal::Fenced(identity.node))),
+    };
     let reduced = snapshot::reduce(&mut state, Some(identity.node), &info, (config.clock)());
     reduced.map_err(SnapshotFileError::Misfit)?;
 
