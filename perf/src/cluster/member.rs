@@ -105,7 +105,7 @@ impl Worker {
                 Ok(Answer::Lease(held))
             }
             Order::Take(held) => {
-                let network = network(&self.handle.state())?;
+                let network = self.network().await?;
                 let mut change = change(network, held.container);
                 change.attachment.ipv4 = Some(held.address);
                 let held = make(&self.handle, change).await?;
@@ -147,7 +147,7 @@ impl Worker {
     }
 
     async fn reserve(&mut self, clients: usize, until: Until) -> anyhow::Result<Answer> {
-        let network = network(&self.handle.state())?;
+        let network = self.network().await?;
         let begun = Instant::now();
         let mut running = JoinSet::new();
         for client in 0..clients {
@@ -180,6 +180,12 @@ impl Worker {
         }
         took.all_us = micros(begun);
         Ok(Answer::Took(took))
+    }
+
+    /// The one that was made for this, on whichever node.
+    async fn network(&self) -> anyhow::Result<NetworkId> {
+        self.wait_for(|state| state.networks().next().is_some()).await?;
+        Ok(self.handle.state().networks().next().context("it was just seen")?.id)
     }
 
     async fn release(&self, endpoints: Vec<EndpointId>) -> anyhow::Result<()> {
@@ -227,7 +233,7 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let network = network(&self.handle.state())?;
+        let network = self.network().await?;
         let written = async {
             let held = make(&self.handle, change(network, ContainerId(rand::random()))).await?;
             anyhow::Ok((held, micros(begun)))
@@ -246,11 +252,6 @@ impl Worker {
         tokio::task::spawn_blocking(move || disk::save(&path, &written)).await??;
         Ok(Answer::Saved { took_us: micros(begun), bytes: bytes.len() })
     }
-}
-
-/// The one that was made for this.
-fn network(state: &Shared) -> anyhow::Result<NetworkId> {
-    Ok(state.networks().next().context("there is no network yet")?.id)
 }
 
 fn change(network: NetworkId, container: ContainerId) -> Reserve {
