@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
+use vswitch::forward::fdb::Place;
 use vswitch::forward::tables::{Network, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, Verdict};
 use vswitch::frame::Frame;
@@ -55,7 +56,7 @@ fn database(addresses: u32, now: Instant) -> Arc<Fdb> {
     let capacity = addresses as usize + 1;
     let fdb = Fdb::new(FdbConfig { age: Duration::from_secs(300), capacity, capacity_per_port: capacity });
     for number in 0..addresses {
-        assert!(fdb.learn(vni(), mac(number), B, now).is_some(), "there is room");
+        assert!(fdb.learn(vni(), mac(number), Place::Port(B), now).is_some(), "there is room");
     }
     Arc::new(fdb)
 }
@@ -131,7 +132,7 @@ fn fdb(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("learn again", addresses), |bencher| {
             bencher.iter(|| {
                 let &mac = next.next().expect("there is at least one address");
-                fdb.learn(vni(), mac, B, now)
+                fdb.learn(vni(), mac, Place::Port(B), now)
             });
         });
     }

@@ -30,7 +30,25 @@ pub struct Totals {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub flooded_frames: u64,
+    pub tunnel: TunnelTotals,
     drops: [u64; DropReason::COUNT],
+}
+
+/// What went through tunnels. Bytes are those of UDP payloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TunnelTotals {
+    pub rx_datagrams: u64,
+    pub rx_bytes: u64,
+    pub tx_datagrams: u64,
+    pub tx_bytes: u64,
+    /// System calls that sent more than one datagram.
+    pub segmented_sends: u64,
+    /// Those that the kernel refused, so that the datagrams were sent one by one.
+    pub refused_sends: u64,
+    /// Frames that were put together from more than one segment.
+    pub coalesced_frames: u64,
+    /// Packets for which the present underlay had no room when they came.
+    pub rx_overflows: u64,
 }
 
 impl Totals {
@@ -62,7 +80,20 @@ pub struct WorkerCells {
     tx_frames: Cell,
     tx_bytes: Cell,
     flooded_frames: Cell,
+    tunnel: TunnelCells,
     drops: [Cell; DropReason::COUNT],
+}
+
+/// What one worker counted of tunnels; see [`TunnelTotals`].
+#[derive(Debug, Default)]
+struct TunnelCells {
+    rx_datagrams: Cell,
+    rx_bytes: Cell,
+    tx_datagrams: Cell,
+    tx_bytes: Cell,
+    segmented_sends: Cell,
+    refused_sends: Cell,
+    coalesced_frames: Cell,
 }
 
 /// What one worker counted of one port.
@@ -131,6 +162,17 @@ impl Counters {
             tx_frames: sum(|cells| &cells.tx_frames),
             tx_bytes: sum(|cells| &cells.tx_bytes),
             flooded_frames: sum(|cells| &cells.flooded_frames),
+            tunnel: TunnelTotals {
+                rx_datagrams: sum(|cells| &cells.tunnel.rx_datagrams),
+                rx_bytes: sum(|cells| &cells.tunnel.rx_bytes),
+                tx_datagrams: sum(|cells| &cells.tunnel.tx_datagrams),
+                tx_bytes: sum(|cells| &cells.tunnel.tx_bytes),
+                segmented_sends: sum(|cells| &cells.tunnel.segmented_sends),
+                refused_sends: sum(|cells| &cells.tunnel.refused_sends),
+                coalesced_frames: sum(|cells| &cells.tunnel.coalesced_frames),
+                // The kernel counts these.
+                rx_overflows: 0,
+            },
             drops: std::array::from_fn(dropped),
         }
     }
@@ -145,6 +187,7 @@ impl WorkerCells {
             tx_frames: Cell::default(),
             tx_bytes: Cell::default(),
             flooded_frames: Cell::default(),
+            tunnel: TunnelCells::default(),
             drops: std::array::from_fn(|_| Cell::default()),
         }
     }
@@ -171,6 +214,37 @@ impl WorkerCells {
 
     pub fn flooded(&self) {
         self.flooded_frames.add(1);
+    }
+
+    /// This many datagrams of together this length came through a tunnel.
+    pub fn tunnel_received(&self, datagrams: usize, bytes: usize) {
+        self.tunnel.rx_datagrams.add(datagrams as u64);
+        self.tunnel.rx_bytes.add(bytes as u64);
+    }
+
+    /// This many datagrams of together this length left.
+    pub fn tunnel_sent(&self, datagrams: usize, bytes: usize) {
+        self.tunnel.tx_datagrams.add(datagrams as u64);
+        self.tunnel.tx_bytes.add(bytes as u64);
+    }
+
+    /// Several datagrams left at once.
+    pub fn segmented(&self) {
+        self.tunnel.segmented_sends.add(1);
+    }
+
+    /// Several datagrams were refused at once and went one by one.
+    pub fn segmentation_refused(&self) {
+        self.tunnel.refused_sends.add(1);
+    }
+
+    pub fn coalesced(&self) {
+        self.tunnel.coalesced_frames.add(1);
+    }
+
+    /// Frames that came from, or were for, a tunnel go nowhere.
+    pub fn tunnel_dropped(&self, frames: usize, reason: DropReason) {
+        self.drops[reason as usize].add(frames as u64);
     }
 
     /// A frame that came from `port` goes nowhere.

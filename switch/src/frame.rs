@@ -10,32 +10,27 @@
 use vswitch_proto::wire::ethernet::{self, Ethernet};
 use vswitch_proto::wire::vnet_hdr::{self, VnetError, VnetHdr};
 
+use headers::{Headers, PROTOCOL_TCP, PROTOCOL_UDP, UDP_HEADER_BYTES, VLAN_TAG_BYTES, is_vlan};
+
+mod datagrams;
+pub mod headers;
+
+pub use datagrams::{DATAGRAMS_MAX, Datagrams, SEND_BYTES_MAX};
+
 /// Largest frame a TAP hands over: an IP packet of 65,535 bytes behind an Ethernet header with two VLAN tags.
 pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
 
 /// The virtio-net header and the frame behind it, as one read from a TAP returns them.
 pub const BUFFER_BYTES: usize = vnet_hdr::HEADER_BYTES + FRAME_BYTES_MAX;
 
-const VLAN_TAG_BYTES: usize = 4;
-const IPV4_HEADER_BYTES_MIN: usize = 20;
-const IPV6_HEADER_BYTES: usize = 40;
-const TCP_HEADER_BYTES_MIN: usize = 20;
-const UDP_HEADER_BYTES: usize = 8;
-const TCP_CHECKSUM_AT: u16 = 16;
-const UDP_CHECKSUM_AT: u16 = 6;
-const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
-
-/// Extension headers a segmented IPv6 packet may carry: Linux accepts one of each kind it knows, which is fewer.
-const IPV6_EXTENSIONS_MAX: usize = 8;
+/// Where the checksum lies in the headers of TCP and UDP.
+pub const TCP_CHECKSUM_AT: u16 = 16;
+pub const UDP_CHECKSUM_AT: u16 = 6;
 
 /// A checked frame: it has a whole Ethernet header, and its offload metadata fits its length and its headers.
-///
-/// `raw` is what was read, virtio-net header included. A frame that goes from one TAP to another is written back
-/// as it came, partial checksum and all.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    raw: &'a [u8],
+    bytes: &'a [u8],
     vnet: VnetHdr,
     ethernet: Ethernet<'a>,
     packet_bytes: usize,
@@ -67,17 +62,21 @@ impl<'a> Frame<'a> {
         } else {
             untagged_bytes(&ethernet)
         };
-        Ok(Frame { raw, vnet, ethernet, packet_bytes })
+        Ok(Frame { bytes, vnet, ethernet, packet_bytes })
     }
 
-    /// With the virtio-net header, as a TAP takes it.
-    pub fn raw(&self) -> &'a [u8] {
-        self.raw
+    /// A frame that came whole, as from a wire: one packet, its checksum complete.
+    pub fn complete(bytes: &'a [u8]) -> Result<Frame<'a>, FrameError> {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::Oversized);
+        }
+        let ethernet = Ethernet::new(bytes).ok_or(FrameError::Runt)?;
+        Ok(Frame { bytes, vnet: VnetHdr::default(), packet_bytes: untagged_bytes(&ethernet), ethernet })
     }
 
     /// Without the virtio-net header.
     pub fn bytes(&self) -> &'a [u8] {
-        &self.raw[vnet_hdr::HEADER_BYTES..]
+        self.bytes
     }
 
     pub fn vnet(&self) -> &VnetHdr {
@@ -93,6 +92,10 @@ impl<'a> Frame<'a> {
     pub fn packet_bytes(&self) -> usize {
         self.packet_bytes
     }
+
+    pub fn is_tagged(&self) -> bool {
+        is_vlan(self.ethernet.ethertype())
+    }
 }
 
 /// The payload without one VLAN tag: like the kernel's bridge, a tag's four bytes do not count against the MTU.
@@ -101,28 +104,19 @@ fn untagged_bytes(ethernet: &Ethernet<'_>) -> usize {
     if is_vlan(ethernet.ethertype()) { payload.saturating_sub(VLAN_TAG_BYTES) } else { payload }
 }
 
-fn is_vlan(ethertype: u16) -> bool {
-    matches!(ethertype, ethernet::ETHERTYPE_VLAN | ethernet::ETHERTYPE_QINQ)
-}
-
 /// The IP packet that the largest segment of a GSO frame becomes, or `None` if the headers do not fit its type.
 fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
-    let (ethertype, network_at) = network_header(frame)?;
-    let packet = frame.get(network_at..)?;
-    let (protocol, ip_bytes) = match ethertype {
-        ethernet::ETHERTYPE_IPV4 => ipv4_header(packet)?,
-        ethernet::ETHERTYPE_IPV6 => ipv6_headers(packet)?,
-        _ => return None,
-    };
+    let headers = Headers::parse(frame)?;
+    let Headers { is_ipv6, network_at, protocol, transport_at, .. } = headers;
     // The segmenting kernel puts each segment's checksum where this points.
-    if usize::from(vnet.csum_start) != network_at + ip_bytes {
+    if usize::from(vnet.csum_start) != transport_at {
         return None;
     }
-    let transport = packet.get(ip_bytes..)?;
-    let (repeated_bytes, csum_offset) = match (vnet.gso_type, ethertype, protocol) {
-        (vnet_hdr::GSO_TCPV4, ethernet::ETHERTYPE_IPV4, PROTOCOL_TCP)
-        | (vnet_hdr::GSO_TCPV6, ethernet::ETHERTYPE_IPV6, PROTOCOL_TCP) => {
-            (ip_bytes + tcp_header(transport)?, TCP_CHECKSUM_AT)
+    let (packet, transport) = (&frame[network_at..], &frame[transport_at..]);
+    let ip_bytes = transport_at - network_at;
+    let (repeated_bytes, csum_offset) = match (vnet.gso_type, is_ipv6, protocol) {
+        (vnet_hdr::GSO_TCPV4, false, PROTOCOL_TCP) | (vnet_hdr::GSO_TCPV6, true, PROTOCOL_TCP) => {
+            (ip_bytes + headers::tcp_header_bytes(transport)?, TCP_CHECKSUM_AT)
         }
         (vnet_hdr::GSO_UDP_L4, _, PROTOCOL_UDP) if transport.len() >= UDP_HEADER_BYTES => {
             (ip_bytes + UDP_HEADER_BYTES, UDP_CHECKSUM_AT)
@@ -138,56 +132,6 @@ fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
     }
     let second_tag_bytes = (network_at - ethernet::HEADER_BYTES).saturating_sub(VLAN_TAG_BYTES);
     Some(packet.len().min(repeated_bytes + usize::from(vnet.gso_size)) + second_tag_bytes)
-}
-
-/// The EtherType behind up to two VLAN tags, and where its header begins.
-fn network_header(frame: &[u8]) -> Option<(u16, usize)> {
-    let mut at = ethernet::HEADER_BYTES;
-    for _ in 0..3 {
-        let ethertype = u16::from_be_bytes([*frame.get(at - 2)?, *frame.get(at - 1)?]);
-        if !is_vlan(ethertype) {
-            return Some((ethertype, at));
-        }
-        at += VLAN_TAG_BYTES;
-    }
-    None
-}
-
-/// Protocol and header length (RFC 791 section 3.1).
-fn ipv4_header(packet: &[u8]) -> Option<(u8, usize)> {
-    let header = packet.first_chunk::<IPV4_HEADER_BYTES_MIN>()?;
-    let bytes = usize::from(header[0] & 0x0f) * 4;
-    let fits = header[0] >> 4 == 4 && bytes >= IPV4_HEADER_BYTES_MIN && bytes <= packet.len();
-    fits.then_some((header[9], bytes))
-}
-
-/// Protocol, and length of the header with its extensions (RFC 8200 section 4). A fragment is never segmented.
-fn ipv6_headers(packet: &[u8]) -> Option<(u8, usize)> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const DESTINATION: u8 = 60;
-
-    let header = packet.first_chunk::<IPV6_HEADER_BYTES>()?;
-    if header[0] >> 4 != 6 {
-        return None;
-    }
-    let (mut next, mut at) = (header[6], IPV6_HEADER_BYTES);
-    for _ in 0..=IPV6_EXTENSIONS_MAX {
-        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
-            return Some((next, at));
-        }
-        let extension = packet.get(at..at + 2)?;
-        next = extension[0];
-        at += 8 + usize::from(extension[1]) * 8;
-    }
-    None
-}
-
-/// Header length from the data offset (RFC 9293 section 3.1).
-fn tcp_header(transport: &[u8]) -> Option<usize> {
-    let header = transport.first_chunk::<TCP_HEADER_BYTES_MIN>()?;
-    let bytes = usize::from(header[12] >> 4) * 4;
-    (bytes >= TCP_HEADER_BYTES_MIN && bytes <= transport.len()).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The data loop: frames from TAPs, through [`Forwarder::forward`], to TAPs.
+//! The data loop: frames from TAPs and tunnels, through [`Forwarder::forward`], to TAPs and tunnels.
 //!
 //! # Theory of operation
 //! Each worker is a thread. A port belongs to the worker `port % workers`, which alone reads its TAP; whichever worker
@@ -10,11 +10,15 @@
 //! A frame is written out before the next is read, so one buffer serves a worker, and it is written as it came: the
 //! virtio-net header with its partial checksum and segmentation is the receiving kernel's business.
 //!
+//! Frames for and from other hosts pass the [`Underlay`], which may come, change and go at any time: every worker sends
+//! through it, and each reads its share of the receivers, between which the kernel distributes flows. A batch that was
+//! received is passed on whole before the next turn.
+//!
 //! # Invariants
 //! 1. A worker never waits for anything but its poll: TAPs are non-blocking, tables are loaded without a lock, and
 //!    answers to the control side go into channels with room for them.
 //! 2. Nothing is allocated per frame.
-//! 3. A TAP that does not take a frame costs that frame and a counter, whatever the error.
+//! 3. A TAP or an underlay that does not take a frame costs that frame and a counter, whatever the error.
 //! 4. When [`Dataplane::detach`] returns, no worker has the TAP any more.
 //!
 //! # Errors
@@ -42,11 +46,14 @@ use crate::counters::{Counters, Totals};
 use crate::forward::tables::Tables;
 use crate::forward::{Fdb, ForwardConfig};
 use crate::io::tap::Tap;
+use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
 use egress::Link;
 use turns::{Command, Turns};
 
 mod egress;
+mod path;
+mod tunnel;
 mod turns;
 
 /// For how long a worker may take to follow a command. It takes microseconds; a worker that takes longer is broken.
@@ -73,6 +80,7 @@ pub struct Dataplane {
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
+    underlay: Mutex<Option<Arc<Underlay>>>,
 }
 
 struct Worker {
@@ -88,6 +96,14 @@ pub enum AttachError {
     Attached(PortId),
     #[error("the TAP of port {port} cannot be polled: {source}")]
     Poll { port: PortId, source: io::Error },
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SetUnderlayError {
+    #[error("the sockets of the underlay cannot be polled: {0}")]
+    Poll(io::Error),
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
@@ -110,6 +126,7 @@ impl Dataplane {
             counters: Arc::new(Counters::new(count)),
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
+            underlay: Mutex::default(),
         };
         for index in 0..count {
             let worker = dataplane.start_worker(index, &config)?;
@@ -181,13 +198,41 @@ impl Dataplane {
         Ok(Arc::into_inner(link).map(|link| link.tap))
     }
 
+    /// Joins this data plane to those of other hosts, by another way than before, or takes it apart from them.
+    ///
+    /// When this returns, the underlay of before is closed. After an error there is none.
+    pub fn set_underlay(&self, underlay: Option<Underlay>) -> Result<(), SetUnderlayError> {
+        let _one_command_each = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
+        *present = underlay.map(Arc::new);
+        let set = self.give_underlay(present.clone());
+        if set.is_err() {
+            *present = None;
+            // Whether a worker follows says nothing new: it has failed.
+            let _ = self.give_underlay(None);
+        }
+        set
+    }
+
+    fn give_underlay(&self, underlay: Option<Arc<Underlay>>) -> Result<(), SetUnderlayError> {
+        for index in 0..self.workers.len() {
+            let underlay = underlay.clone();
+            self.command(index, |done| Command::SetUnderlay { underlay, done })?
+                .map_err(SetUnderlayError::Poll)?;
+        }
+        Ok(())
+    }
+
     /// `None` for a port without a TAP.
     pub fn port_counters(&self, port: PortId) -> Option<PortCounters> {
         self.counters.port(port)
     }
 
     pub fn totals(&self) -> Totals {
-        self.counters.totals()
+        let mut totals = self.counters.totals();
+        let underlay = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.tunnel.rx_overflows = underlay.as_ref().map_or(0, |underlay| underlay.overflows());
+        totals
     }
 
     /// Ends the workers and closes the TAPs. Persistent devices stay.

@@ -1,4 +1,4 @@
-//! Forwarding a frame to a known receiver allocates nothing.
+//! Forwarding a frame to a known receiver allocates nothing, cutting and coalescing included.
 #![expect(unsafe_code, reason = "an allocator can only be counted by being one")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -6,10 +6,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vswitch::forward::tables::{Network, Port, Tables};
+use segments::{Whole, vni, vtep};
+use vswitch::forward::coalesce::{self, Coalescer, Fit, Inner, Origin};
+use vswitch::forward::gso::Cutter;
+use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, Verdict, flood};
 use vswitch::frame::Frame;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
+
+mod segments;
 
 struct Counting;
 
@@ -93,4 +98,65 @@ fn known_receivers_cost_no_allocation() {
     };
     flooded();
     assert_eq!(allocations(|| (0..1000).for_each(|_| flooded())), 0, "once the port has its bucket");
+}
+
+#[test]
+fn tunnels_cost_no_allocation() {
+    let mut tables = Tables::default();
+    let overlay = Overlay {
+        vtep: "10.8.0.1".parse().unwrap(),
+        remotes: [(MacAddr([2; 6]), vtep())].into_iter().collect(),
+        flood_vteps: vec![vtep()],
+        static_vteps: vec![vtep()],
+        neighbors: Default::default(),
+    };
+    let own = MacAddr([2, 0, 0, 0, 0, 1]);
+    let network = Network {
+        ports: vec![PortId(1)],
+        endpoints: [(own, PortId(1))].into_iter().collect(),
+        overlay: Some(overlay),
+        ..Network::default()
+    };
+    tables.networks.insert(vni(), network.into());
+    tables.ports.insert(PortId(1), Port { vni: vni(), mac: own, mtu: 1450 });
+
+    let whole = Whole::tcp(60_000).raw();
+    let (datagrams, _) = segments::cut(&whole);
+    let buffer = datagrams.concat();
+    let mut forwarder = Forwarder::new(Arc::new(Fdb::new(FdbConfig::default())), ForwardConfig::default());
+    let (mut cutter, mut coalescer, now) = (Cutter::default(), Coalescer::default(), Instant::now());
+    let origin = Origin { vni: vni(), vtep: vtep() };
+    let mut round = || {
+        let frame = Frame::parse(&whole).unwrap();
+        let out = forwarder.forward(&tables, &frame, Ingress::Port(PortId(1)), now);
+        assert_eq!(out, Verdict::Tunnel(vtep()));
+        let mut sent = 0;
+        cutter.encapsulate(vni(), &frame, |group| sent += group.count()).unwrap();
+        assert_eq!(sent, datagrams.len());
+
+        let mut end = 0;
+        for datagram in &datagrams {
+            let inner = Frame::complete(&buffer[end + segments::VXLAN_BYTES..end + datagram.len()]).unwrap();
+            end += datagram.len();
+            let ingress = Ingress::Tunnel { vni: vni(), vtep: vtep() };
+            let verdict = forwarder.forward(&tables, &inner, ingress, now);
+            // Nobody here has the address: it is the sender's own peer.
+            assert!(matches!(verdict, Verdict::Drop(_)));
+            let Inner::Tcp(segment) = coalesce::read(&inner) else { panic!("it is TCP") };
+            let payload_at = end - inner.bytes().len() + segment.header_bytes();
+            match coalescer.add(origin, &segment, payload_at) {
+                Fit::New => coalescer.begin(origin, PortId(1), &segment, payload_at),
+                Fit::Added => {}
+                Fit::Completed(index) => {
+                    let group = coalescer.end(index);
+                    group.finish();
+                    assert_eq!(group.segments(), datagrams.len());
+                }
+                Fit::Breaks(_) => panic!("they are contiguous"),
+            }
+        }
+        assert_eq!(coalescer.open(), 0);
+    };
+    round();
+    assert_eq!(allocations(|| (0..100).for_each(|_| round())), 0);
 }

@@ -279,6 +279,7 @@ impl World {
                 self.hosts[n][host].wire.given.push_back(reply[..length].to_vec());
                 vec![]
             }
+            Verdict::Tunnel(_) | Verdict::Neighbor(_) => panic!("there is no overlay"),
             // Both networks are complete, so nothing else may go missing.
             Verdict::Drop(reason) => panic!("{} from host {host}", reason.name()),
         };

@@ -92,6 +92,7 @@ proptest! {
                 Verdict::Port(to) => vec![to],
                 Verdict::Flood => flood::targets(&tables, ingress).collect(),
                 Verdict::Gateway | Verdict::Drop(_) => vec![],
+                Verdict::Tunnel(_) | Verdict::Neighbor(_) => panic!("there is no overlay"),
             };
             for to in receivers {
                 prop_assert_ne!(to, PortId(port), "back to where it came from");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use vswitch::forward::fdb::FdbRow;
+use vswitch::forward::fdb::{FdbRow, Place};
 use vswitch::forward::tables::{Gateway, Network, Port, Tables};
 use vswitch::forward::{DropReason, Fdb, FdbConfig, FdbStats, ForwardConfig, Forwarder, Ingress};
 use vswitch::forward::{StormLimit, Verdict, flood};
@@ -197,7 +197,7 @@ impl Model {
             .map(|e| FdbRow {
                 vni: vni(e.0),
                 mac: mac(e.1),
-                port: PortId(e.2),
+                place: Place::Port(PortId(e.2)),
                 age: e.3.map(|seen| Duration::from_millis(self.now_ms - seen)),
             })
             .collect();

@@ -13,6 +13,8 @@
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
+//! | [`ovs`] | Open vSwitch as such another |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
 //! | [`simulator`] | a cluster in one process, with faults, replayed from a seed |
@@ -27,6 +29,8 @@ pub mod host;
 pub mod http;
 pub mod lab;
 pub mod netns;
+pub mod overlay;
+pub mod ovs;
 pub mod packet;
 pub mod process;
 pub mod simulator;

@@ -97,3 +97,13 @@ fn api_decoding() {
 fn stream_decoding() {
     run("stream_decoding", fuzz::stream_decoding);
 }
+
+#[test]
+fn gso() {
+    run("gso", fuzz::gso);
+}
+
+#[test]
+fn vxlan() {
+    run("vxlan", fuzz::vxlan);
+}

@@ -7,6 +7,9 @@ use vswitch_proto::peer::{Body, Entry, Message, Payload, Snapshot};
 use super::entries::Entries;
 use super::machine::{Machine, Unreadable, decode};
 
+/// No cluster gets there by elections. One more than the last term there is could not be counted.
+const TERM_MAX: u64 = 1 << 48;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Nonsense {
     #[error("its entries do not follow each other")]
@@ -19,8 +22,10 @@ pub enum Nonsense {
     Unsent,
     #[error("its membership is impossible")]
     Members,
-    #[error("it has no term")]
-    NoTerm,
+    #[error("it has an impossible term")]
+    Term,
+    #[error("it comes from nobody, or from this node")]
+    Sender,
     #[error("a context is missing")]
     NoContext,
     #[error("somebody other than the leader calls an election")]
@@ -30,15 +35,20 @@ pub enum Nonsense {
 pub(super) fn message(message: &Message, raw: &RawNode<Entries>) -> Result<(), Nonsense> {
     let raft = &raw.raft;
     let last = raft.raft_log.last_index();
-    if message.term == 0 && !matches!(message.body, Body::ReadIndex { .. }) {
-        return Err(Nonsense::NoTerm);
+    let has_term = !matches!(message.body, Body::ReadIndex { .. });
+    if (message.term != 0) != has_term || message.term > TERM_MAX {
+        return Err(Nonsense::Term);
+    }
+    if message.from.0 == 0 || message.from == message.to {
+        return Err(Nonsense::Sender);
     }
     match &message.body {
         Body::Append { index, log_term, entries, .. } => follows(message.term, *index, *log_term, entries),
         Body::Heartbeat { commit, .. } if *commit > last => Err(Nonsense::Lacking),
-        Body::AppendAnswer { index, rejected: None, .. } => {
+        Body::AppendAnswer { index, rejected, .. } => {
             let is_answer = message.term == raft.term && raft.state == StateRole::Leader;
-            if is_answer && *index > last { Err(Nonsense::Unsent) } else { Ok(()) }
+            let named = rejected.map_or(*index, |rejected| rejected.hint.max(*index));
+            if is_answer && named > last { Err(Nonsense::Unsent) } else { Ok(()) }
         }
         Body::Snapshot(snapshot) => is_sound(message.term, snapshot),
         Body::TimeoutNow if message.from.0 != raft.leader_id => Err(Nonsense::NotTheLeader),
@@ -50,9 +60,13 @@ pub(super) fn message(message: &Message, raw: &RawNode<Entries>) -> Result<(), N
 }
 
 fn follows(term: u64, index: u64, log_term: u64, entries: &[Entry]) -> Result<(), Nonsense> {
+    // Term 0 is what the library takes an entry to have that is not there.
+    if (index == 0) != (log_term == 0) {
+        return Err(Nonsense::Gap);
+    }
     let (mut index, mut last_term) = (index, log_term);
     for entry in entries {
-        if index.checked_add(1) != Some(entry.index) || entry.term < last_term {
+        if index.checked_add(1) != Some(entry.index) || entry.term < last_term.max(1) {
             return Err(Nonsense::Gap);
         }
         (index, last_term) = (entry.index, entry.term);

@@ -19,6 +19,7 @@ struct Content {
     /// Largest file that fits; `None`: any.
     capacity: Option<u64>,
     calls: u64,
+    syncs: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +70,10 @@ impl Disk {
     /// Calls so far that change something.
     pub(super) fn calls(&self) -> u64 {
         self.0.lock().unwrap().calls
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.0.lock().unwrap().syncs
     }
 
     /// The disk after a power cut: of what was not synced, `survives` says what got there: none, all, or the first
@@ -139,6 +144,7 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> Result<()> {
         let mut content = self.0.lock().unwrap();
         let outcome = content.call();
+        content.syncs += 1;
         let pending = std::mem::take(&mut content.pending);
         if outcome.is_ok() {
             pending.iter().for_each(|change| carry_out(&mut content.synced, change));

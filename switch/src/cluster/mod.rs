@@ -29,6 +29,8 @@ mod convert;
 mod disk;
 mod entries;
 pub mod group;
+#[cfg(test)]
+mod group_tests;
 pub mod identity;
 mod log;
 mod machine;

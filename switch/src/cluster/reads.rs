@@ -28,7 +28,7 @@ pub(super) struct Reads {
     new: Vec<u64>,
     asked: Vec<Round>,
     /// Answered, waiting for the index to be applied.
-    answered: Vec<(u64, Vec<u64>)>,
+    answered: Vec<(u64, Round)>,
     count: usize,
 }
 
@@ -102,27 +102,30 @@ impl Reads {
             return;
         }
         if let Some(at) = self.asked.iter().position(|round| round.numbers.contains(&number)) {
-            self.answered.push((index, self.asked.swap_remove(at).tokens));
+            self.answered.push((index, self.asked.swap_remove(at)));
         }
     }
 
     pub(super) fn take_done(&mut self, applied: u64) -> Vec<(u64, Result<(), ReadLost>)> {
         let done = self.answered.extract_if(.., |(index, _)| *index <= applied);
-        let done: Vec<_> = done.flat_map(|(_, tokens)| tokens).map(|token| (token, Ok(()))).collect();
+        let done: Vec<_> = done.flat_map(|(_, round)| round.tokens).map(|token| (token, Ok(()))).collect();
         self.count -= done.len();
         done
     }
 
     fn take_overdue(&mut self, now: u64, patience: u64) -> Vec<(u64, Result<(), ReadLost>)> {
-        let lost = self.asked.extract_if(.., |round| now - round.since_tick >= patience);
-        let lost: Vec<_> = lost.flat_map(|round| round.tokens).map(|token| (token, Err(ReadLost))).collect();
+        let is_overdue = |round: &Round| now - round.since_tick >= patience;
+        let asked = self.asked.extract_if(.., |round| is_overdue(round));
+        let answered = self.answered.extract_if(.., |(_, round)| is_overdue(round)).map(|(_, round)| round);
+        let tokens = asked.chain(answered).flat_map(|round| round.tokens);
+        let lost: Vec<_> = tokens.map(|token| (token, Err(ReadLost))).collect();
         self.count -= lost.len();
         lost
     }
 
     pub(super) fn fail_all(&mut self) -> Vec<(u64, Result<(), ReadLost>)> {
         let asked = self.asked.drain(..).map(|round| round.tokens);
-        let answered = self.answered.drain(..).map(|(_, tokens)| tokens);
+        let answered = self.answered.drain(..).map(|(_, round)| round.tokens);
         let tokens = asked.chain(answered).flatten().chain(self.new.drain(..));
         let lost = tokens.map(|token| (token, Err(ReadLost))).collect();
         self.count = 0;

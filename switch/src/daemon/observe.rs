@@ -7,7 +7,7 @@ use vswitch_proto::id::{Name, PortId, Vni};
 
 use super::handle::{Handle, error};
 use crate::forward::DropReason;
-use crate::forward::fdb::StaticError;
+use crate::forward::fdb::{Place, StaticError};
 use crate::state::{Endpoint, Network, Phase, State, Wire};
 
 impl Handle {
@@ -60,12 +60,12 @@ impl Handle {
             })
             .collect();
         for row in self.shared().fdb.rows(only, Instant::now()) {
-            let Some(network) = name_of(row.vni) else { continue };
+            let (Some(network), Place::Port(port)) = (name_of(row.vni), row.place) else { continue };
             entries.push(FdbEntry {
                 network,
                 mac: row.mac,
-                port: row.port,
-                container: container_at(&state, row.port),
+                port,
+                container: container_at(&state, port),
                 kind: if row.age.is_some() { FdbKind::Learned } else { FdbKind::Static },
                 age_s: row.age.map(|age| age.as_secs()),
             });

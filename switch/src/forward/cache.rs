@@ -7,11 +7,11 @@
 
 use std::time::Instant;
 
-use vswitch_proto::id::{MacAddr, PortId, Vni};
+use vswitch_proto::id::{MacAddr, Vni};
 
-use super::fdb::{Fdb, Location};
+use super::fdb::{Fdb, Location, Place};
 
-/// Power of two. With 48 bytes each they stay in the second-level cache.
+/// Power of two. With 64 bytes each they stay in the second-level cache.
 const SLOTS: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
@@ -33,29 +33,29 @@ impl Cache {
     }
 
     /// [`Fdb::learn`], without touching shared memory if the same was learned within the last second.
-    pub(super) fn learn(&mut self, fdb: &Fdb, vni: Vni, mac: MacAddr, port: PortId, now: Instant) {
+    pub(super) fn learn(&mut self, fdb: &Fdb, vni: Vni, mac: MacAddr, place: Place, now: Instant) {
         let generation = fdb.generation();
         let slot = &mut self.slots[index(vni, mac)];
         let known = slot.filter(|slot| slot.is(vni, mac, generation));
-        if known.is_some_and(|slot| slot.location.confirms(port, now)) {
+        if known.is_some_and(|slot| slot.location.confirms(place, now)) {
             return;
         }
-        if let Some(location) = fdb.learn(vni, mac, port, now) {
+        if let Some(location) = fdb.learn(vni, mac, place, now) {
             *slot = Some(Slot { vni, mac, generation, location });
         }
     }
 
     /// [`Fdb::look_up`], from here if it can be.
-    pub(super) fn look_up(&mut self, fdb: &Fdb, vni: Vni, mac: MacAddr, now: Instant) -> Option<PortId> {
+    pub(super) fn look_up(&mut self, fdb: &Fdb, vni: Vni, mac: MacAddr, now: Instant) -> Option<Place> {
         let generation = fdb.generation();
         let slot = &mut self.slots[index(vni, mac)];
         let known = slot.filter(|slot| slot.is(vni, mac, generation));
         if let Some(slot) = known.filter(|slot| slot.location.is_current(fdb.config().age, now)) {
-            return Some(slot.location.port);
+            return Some(slot.location.place);
         }
         let location = fdb.look_up(vni, mac, now)?;
         *slot = Some(Slot { vni, mac, generation, location });
-        Some(location.port)
+        Some(location.place)
     }
 }
 
@@ -74,6 +74,8 @@ fn index(vni: Vni, mac: MacAddr) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use vswitch_proto::id::PortId;
+
     use super::*;
     use crate::forward::fdb::FdbConfig;
     use crate::forward::tests::instant;
@@ -90,16 +92,16 @@ mod tests {
         let one = Vni::new(1).unwrap();
         let same_slot = |vni: &Vni| index(*vni, MAC) == index(one, MAC);
         let other = vnis().skip(1).find(same_slot).unwrap();
-        cache.learn(&fdb, one, MAC, PortId(1), now);
+        cache.learn(&fdb, one, MAC, Place::Port(PortId(1)), now);
         assert_eq!(cache.look_up(&fdb, other, MAC, now), None);
-        cache.learn(&fdb, other, MAC, PortId(2), now);
-        assert_eq!(cache.look_up(&fdb, one, MAC, now), Some(PortId(1)));
-        assert_eq!(cache.look_up(&fdb, other, MAC, now), Some(PortId(2)));
+        cache.learn(&fdb, other, MAC, Place::Port(PortId(2)), now);
+        assert_eq!(cache.look_up(&fdb, one, MAC, now), Some(Place::Port(PortId(1))));
+        assert_eq!(cache.look_up(&fdb, other, MAC, now), Some(Place::Port(PortId(2))));
 
         let neighbour = (0..=255u8).map(|n| MacAddr([2, 0, 0, 0, 1, n]));
         let mut neighbours = neighbour.flat_map(|mac| vnis().take(64).map(move |vni| (vni, mac)));
         let (vni, mac) = neighbours.find(|(vni, mac)| index(*vni, *mac) == index(one, MAC)).unwrap();
-        cache.learn(&fdb, one, MAC, PortId(1), now);
+        cache.learn(&fdb, one, MAC, Place::Port(PortId(1)), now);
         assert_eq!(cache.look_up(&fdb, vni, mac, now), None);
     }
 

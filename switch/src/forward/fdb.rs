@@ -1,4 +1,4 @@
-//! The forwarding database: which port a MAC address was last seen behind.
+//! The forwarding database: which port, or which other host's tunnel endpoint, a MAC address was last seen behind.
 //!
 //! One [`Fdb`] is shared by all workers and by the control side. It holds learned entries, which age, move and are
 //! bounded, and static entries, which do none of that and beat learned ones. (The addresses of registered endpoints
@@ -11,9 +11,9 @@
 //! much early.
 //!
 //! # Bounds
-//! Learned entries are bounded in all and per port, so that one port cannot use up the room of the others; static
+//! Learned entries are bounded in all and per place, so that one port or host cannot use up the room of the others; static
 //! ones have a bound of their own. An address that finds no room is counted as refused, not learned, and frames for
-//! it are flooded. An address that moves to a port without room stays where it was. Aged entries hold their room until
+//! it are flooded. An address that moves to a place without room stays where it was. Aged entries hold their room until
 //! the next sweep.
 //!
 //! # Concurrency
@@ -23,6 +23,7 @@
 //! So an answer that is cached under the current generation is not older than the last such change that has returned
 //! to its caller. A new address needs no new generation, because a failed look-up is never cached.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,12 +46,13 @@ pub struct FdbConfig {
     pub age: Duration,
     /// Learned entries in all.
     pub capacity: usize,
-    /// Learned entries behind one port.
+    /// Learned entries behind one port or tunnel endpoint.
     pub capacity_per_port: usize,
 }
 
 impl Default for FdbConfig {
-    /// 300 s (IEEE 802.1Q table 8-11, and what the kernel's bridge does), 65,536 entries, 4,096 of them for one port.
+    /// 300 s (IEEE 802.1Q table 8-11, and what the kernel's bridge does), 65,536 entries, 4,096 of them for one port or
+    /// tunnel endpoint.
     fn default() -> FdbConfig {
         FdbConfig { age: Duration::from_secs(300), capacity: 65_536, capacity_per_port: 4096 }
     }
@@ -62,10 +64,18 @@ struct Key {
     mac: MacAddr,
 }
 
+/// What an address can be behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    Port(PortId),
+    /// Another host, by its tunnel endpoint.
+    Vtep(IpAddr),
+}
+
 /// Where an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
-    pub port: PortId,
+    pub place: Place,
     /// When a frame from there was last noted; `None` for a static entry.
     pub seen: Option<Instant>,
 }
@@ -76,9 +86,9 @@ impl Location {
         self.seen.is_none_or(|seen| now.saturating_duration_since(seen) < age)
     }
 
-    /// Whether a frame from `port` at `now` tells nothing new.
-    pub(super) fn confirms(&self, port: PortId, now: Instant) -> bool {
-        self.seen.is_none_or(|seen| self.port == port && now.saturating_duration_since(seen) < REFRESH)
+    /// Whether a frame from `place` at `now` tells nothing new.
+    pub(super) fn confirms(&self, place: Place, now: Instant) -> bool {
+        self.seen.is_none_or(|seen| self.place == place && now.saturating_duration_since(seen) < REFRESH)
     }
 }
 
@@ -87,7 +97,7 @@ impl Location {
 pub struct FdbRow {
     pub vni: Vni,
     pub mac: MacAddr,
-    pub port: PortId,
+    pub place: Place,
     /// Time since it was last seen; `None` for a static entry.
     pub age: Option<Duration>,
 }
@@ -96,7 +106,7 @@ pub struct FdbRow {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FdbStats {
     pub learned: u64,
-    /// A learned address was seen behind another port.
+    /// A learned address was seen elsewhere.
     pub moved: u64,
     /// An address was not learned, or its move not followed, because a bound was reached.
     pub refused: u64,
@@ -116,8 +126,8 @@ pub enum StaticError {
 pub struct Fdb {
     config: FdbConfig,
     entries: DashMap<Key, Location>,
-    /// Learned entries behind each port; no zeros.
-    held: DashMap<PortId, usize>,
+    /// Learned entries behind each place; no zeros.
+    held: DashMap<Place, usize>,
     learned_len: AtomicUsize,
     static_len: AtomicUsize,
     generation: AtomicU64,
@@ -147,31 +157,31 @@ impl Fdb {
         &self.config
     }
 
-    /// Notes that `mac` was seen behind `port`. The caller has checked that it is unicast and no registered
-    /// endpoint's. Answers where the address is now held to be: elsewhere if a static entry says so or the port has
-    /// no room for a move, nowhere if there is no room at all.
-    pub fn learn(&self, vni: Vni, mac: MacAddr, port: PortId, now: Instant) -> Option<Location> {
+    /// Notes that `mac` was seen behind `place`. The caller has checked that it is unicast and no registered
+    /// endpoint's. Answers where the address is now held to be: elsewhere if a static entry says so or the place
+    /// has no room for a move, nowhere if there is no room at all.
+    pub fn learn(&self, vni: Vni, mac: MacAddr, place: Place, now: Instant) -> Option<Location> {
         if self.config.age.is_zero() {
             return None;
         }
         let key = Key { vni, mac };
         // Mostly nothing is new, and readers do not exclude each other.
         let known = self.entries.get(&key).map(|entry| *entry);
-        if let Some(location) = known.filter(|location| location.confirms(port, now)) {
+        if let Some(location) = known.filter(|location| location.confirms(place, now)) {
             return Some(location);
         }
         let seen = Some(now);
         match self.entries.entry(key) {
-            Slot::Vacant(slot) => self.admit_new(port).then(|| *slot.insert(Location { port, seen })),
+            Slot::Vacant(slot) => self.admit_new(place).then(|| *slot.insert(Location { place, seen })),
             Slot::Occupied(mut slot) => {
                 let old = *slot.get();
-                if old.seen.is_none() || (old.port != port && !self.admit_move(old.port, port)) {
+                if old.seen.is_none() || (old.place != place && !self.admit_move(old.place, place)) {
                     return Some(old);
                 }
                 // Another worker's clock may be ahead.
-                let location = Location { port, seen: old.seen.max(seen) };
+                let location = Location { place, seen: old.seen.max(seen) };
                 slot.insert(location);
-                if old.port != port {
+                if old.place != place {
                     self.invalidate_caches();
                 }
                 Some(location)
@@ -200,7 +210,7 @@ impl Fdb {
         if !mac.is_unicast() {
             return Err(StaticError::NotUnicast(mac));
         }
-        let location = Location { port, seen: None };
+        let location = Location { place: Place::Port(port), seen: None };
         let slot = self.entries.entry(Key { vni, mac });
         let replaced = match &slot {
             Slot::Occupied(slot) => Some(*slot.get()),
@@ -243,7 +253,16 @@ impl Fdb {
     /// Call it after the tables without the port are published. A worker that was in the middle of a burst may still
     /// learn an address there; it is not used, because its port is in no table, and it ages.
     pub fn forget_port(&self, port: PortId) -> usize {
-        self.remove_where(|_, location| location.port == port)
+        self.forget(Place::Port(port))
+    }
+
+    /// The same for a tunnel endpoint that is no longer of the cluster.
+    pub fn forget_vtep(&self, vtep: IpAddr) -> usize {
+        self.forget(Place::Vtep(vtep))
+    }
+
+    fn forget(&self, place: Place) -> usize {
+        self.remove_where(|_, location| location.place == place)
     }
 
     /// What is known, in one network or in all, sorted by network and address. Aged entries are left out.
@@ -256,7 +275,7 @@ impl Fdb {
             .map(|entry| FdbRow {
                 vni: entry.key().vni,
                 mac: entry.key().mac,
-                port: entry.port,
+                place: entry.place,
                 age: entry.seen.map(|seen| now.saturating_duration_since(seen)),
             })
             .collect();
@@ -298,13 +317,13 @@ impl Fdb {
         removed
     }
 
-    fn admit_new(&self, port: PortId) -> bool {
-        let admitted = self.hold(port, || take(&self.learned_len, self.config.capacity));
+    fn admit_new(&self, place: Place) -> bool {
+        let admitted = self.hold(place, || take(&self.learned_len, self.config.capacity));
         count(if admitted { &self.learned } else { &self.refused });
         admitted
     }
 
-    fn admit_move(&self, from: PortId, to: PortId) -> bool {
+    fn admit_move(&self, from: Place, to: Place) -> bool {
         let admitted = self.hold(to, || true);
         if admitted {
             self.let_go(from);
@@ -313,9 +332,9 @@ impl Fdb {
         admitted
     }
 
-    /// Counts one more entry behind `port` if that is within its bound and `also` agrees.
-    fn hold(&self, port: PortId, also: impl FnOnce() -> bool) -> bool {
-        let slot = self.held.entry(port);
+    /// Counts one more entry behind `place` if that is within its bound and `also` agrees.
+    fn hold(&self, place: Place, also: impl FnOnce() -> bool) -> bool {
+        let slot = self.held.entry(place);
         let held = match &slot {
             Slot::Occupied(slot) => *slot.get(),
             Slot::Vacant(_) => 0,
@@ -327,8 +346,8 @@ impl Fdb {
         admitted
     }
 
-    fn let_go(&self, port: PortId) {
-        if let Slot::Occupied(mut slot) = self.held.entry(port) {
+    fn let_go(&self, place: Place) {
+        if let Slot::Occupied(mut slot) = self.held.entry(place) {
             *slot.get_mut() -= 1;
             if *slot.get() == 0 {
                 slot.remove();
@@ -340,7 +359,7 @@ impl Fdb {
     fn release(&self, location: &Location) {
         if location.seen.is_some() {
             self.learned_len.fetch_sub(1, Ordering::Relaxed);
-            self.let_go(location.port);
+            self.let_go(location.place);
         } else {
             self.static_len.fetch_sub(1, Ordering::Relaxed);
         }
@@ -376,20 +395,22 @@ mod tests {
     const SMALL: FdbConfig = FdbConfig { age: Duration::from_secs(10), capacity: 4, capacity_per_port: 3 };
     const P1: PortId = PortId(1);
     const P2: PortId = PortId(2);
+    const AT_1: Place = Place::Port(P1);
+    const AT_2: Place = Place::Port(P2);
 
-    fn port_of(fdb: &Fdb, n: u8, now: Instant) -> Option<PortId> {
-        fdb.look_up(vni(1), mac(n), now).map(|location| location.port)
+    fn place_of(fdb: &Fdb, n: u8, now: Instant) -> Option<Place> {
+        fdb.look_up(vni(1), mac(n), now).map(|location| location.place)
     }
 
     #[test]
     fn entries_age_and_are_swept() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        fdb.learn(vni(1), mac(1), P1, t0);
-        fdb.learn(vni(1), mac(2), P1, t0 + ms(5000));
-        assert_eq!(port_of(&fdb, 1, t0 + ms(9999)), Some(P1));
-        assert_eq!(port_of(&fdb, 1, t0 + ms(10_000)), None);
+        fdb.learn(vni(1), mac(1), AT_1, t0);
+        fdb.learn(vni(1), mac(2), AT_1, t0 + ms(5000));
+        assert_eq!(place_of(&fdb, 1, t0 + ms(9999)), Some(AT_1));
+        assert_eq!(place_of(&fdb, 1, t0 + ms(10_000)), None);
         let rows = fdb.rows(None, t0 + ms(10_000));
-        assert_eq!(rows, [FdbRow { vni: vni(1), mac: mac(2), port: P1, age: Some(ms(5000)) }]);
+        assert_eq!(rows, [FdbRow { vni: vni(1), mac: mac(2), place: AT_1, age: Some(ms(5000)) }]);
         assert_eq!((fdb.len(), fdb.sweep(t0 + ms(10_000)), fdb.len()), (2, 1, 1));
         assert_eq!(fdb.stats(), FdbStats { learned: 2, aged: 1, ..FdbStats::default() });
     }
@@ -397,7 +418,7 @@ mod tests {
     #[test]
     fn time_is_kept_by_the_second() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        let seen = |at| fdb.learn(vni(1), mac(1), P1, at).unwrap().seen;
+        let seen = |at| fdb.learn(vni(1), mac(1), AT_1, at).unwrap().seen;
         assert_eq!(seen(t0), Some(t0));
         assert_eq!(seen(t0 + ms(999)), Some(t0));
         assert_eq!(seen(t0 + ms(1000)), Some(t0 + ms(1000)));
@@ -408,30 +429,30 @@ mod tests {
     #[test]
     fn one_port_cannot_fill_it_and_its_room_comes_back() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (0..10).for_each(|n| _ = fdb.learn(vni(1), mac(n), P1, t0));
+        (0..10).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_1, t0));
         assert_eq!(fdb.len(), 3, "per port");
-        (10..20).for_each(|n| _ = fdb.learn(vni(1), mac(n), P2, t0));
+        (10..20).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_2, t0));
         assert_eq!(fdb.len(), 4, "in all");
         assert_eq!(fdb.stats().refused, 7 + 9);
 
-        assert_eq!(fdb.learn(vni(1), mac(10), P1, t0).map(|l| l.port), Some(P2), "a move without room");
-        assert_eq!(fdb.learn(vni(1), mac(0), P2, t0).map(|l| l.port), Some(P2), "a move");
-        assert_eq!(fdb.learn(vni(1), mac(10), P1, t0).map(|l| l.port), Some(P1), "which made room");
+        assert_eq!(fdb.learn(vni(1), mac(10), AT_1, t0).map(|l| l.place), Some(AT_2), "a move without room");
+        assert_eq!(fdb.learn(vni(1), mac(0), AT_2, t0).map(|l| l.place), Some(AT_2), "a move");
+        assert_eq!(fdb.learn(vni(1), mac(10), AT_1, t0).map(|l| l.place), Some(AT_1), "which made room");
         assert_eq!(fdb.stats().moved, 2);
 
         assert_eq!((fdb.forget_port(P1), fdb.flush(None), fdb.len()), (3, 1, 0));
         assert!(fdb.held.is_empty());
-        assert!(fdb.learn(vni(1), mac(0), P1, t0).is_some());
+        assert!(fdb.learn(vni(1), mac(0), AT_1, t0).is_some());
     }
 
     #[test]
     fn static_entries_stay() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (1..=3).for_each(|n| _ = fdb.learn(vni(1), mac(n), P1, t0));
+        (1..=3).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_1, t0));
         assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()));
-        assert!(fdb.learn(vni(1), mac(4), P1, t0).is_some(), "the learned one gave its room back");
-        assert_eq!(fdb.learn(vni(1), mac(1), P1, t0), Some(Location { port: P2, seen: None }));
-        assert_eq!(port_of(&fdb, 1, t0 + ms(1_000_000)), Some(P2));
+        assert!(fdb.learn(vni(1), mac(4), AT_1, t0).is_some(), "the learned one gave its room back");
+        assert_eq!(fdb.learn(vni(1), mac(1), AT_1, t0), Some(Location { place: AT_2, seen: None }));
+        assert_eq!(place_of(&fdb, 1, t0 + ms(1_000_000)), Some(AT_2));
         assert_eq!(fdb.add_static(vni(1), mac(1), P1), Ok(()), "redirected");
         assert_eq!((fdb.flush(None), fdb.sweep(t0 + ms(1_000_000)), fdb.len()), (3, 0, 1));
         assert_eq!((fdb.remove(vni(2), mac(1)), fdb.remove(vni(1), mac(1)), fdb.len()), (false, true, 0));
@@ -450,10 +471,10 @@ mod tests {
     #[test]
     fn without_an_age_nothing_is_learned() {
         let fdb = Fdb::new(FdbConfig { age: Duration::ZERO, ..FdbConfig::default() });
-        assert_eq!(fdb.learn(vni(1), mac(1), P1, instant()), None);
+        assert_eq!(fdb.learn(vni(1), mac(1), AT_1, instant()), None);
         assert!(fdb.is_empty());
         fdb.add_static(vni(1), mac(1), P2).unwrap();
-        assert_eq!(port_of(&fdb, 1, instant()), Some(P2));
+        assert_eq!(place_of(&fdb, 1, instant()), Some(AT_2));
     }
 
     /// Threads learn, move, flush and sweep the same few addresses; the books must balance when they are done.
@@ -471,7 +492,7 @@ mod tests {
                             2 => _ = fdb.add_static(vni(1), mac(n), PortId(thread)),
                             3 => _ = fdb.remove(vni(1), mac(n)),
                             4 => _ = fdb.sweep(t0 + ms(10_000)),
-                            _ => _ = fdb.learn(vni(1), mac(n), PortId(thread), t0),
+                            _ => _ = fdb.learn(vni(1), mac(n), Place::Port(PortId(thread)), t0),
                         }
                         assert!(fdb.learned_len.load(Ordering::Relaxed) <= SMALL.capacity);
                     }
@@ -484,5 +505,18 @@ mod tests {
         assert_eq!(fdb.held.iter().map(|held| *held).sum::<usize>(), learned);
         (0..4).for_each(|port| _ = fdb.forget_port(PortId(port)));
         assert!(fdb.is_empty() && fdb.held.is_empty() && fdb.entries.is_empty());
+    }
+
+    #[test]
+    fn tunnel_endpoints_are_places_like_ports() {
+        let (fdb, t0) = (Fdb::new(SMALL), instant());
+        let (here, there) = ("10.8.0.2".parse().unwrap(), "10.8.0.3".parse().unwrap());
+        (0..4).for_each(|n| _ = fdb.learn(vni(1), mac(n), Place::Vtep(here), t0));
+        assert_eq!(fdb.stats().refused, 1, "one host cannot use up the room of the others");
+        assert_eq!(place_of(&fdb, 0, t0), Some(Place::Vtep(here)));
+        fdb.learn(vni(1), mac(0), Place::Vtep(there), t0);
+        fdb.learn(vni(1), mac(1), AT_1, t0);
+        assert_eq!(fdb.stats().moved, 2);
+        assert_eq!((fdb.forget_vtep(here), fdb.forget_vtep(there), fdb.forget_port(P1)), (1, 1, 1));
     }
 }

@@ -1,34 +1,51 @@
-//! Who gets a frame that has no single receiver, and how many of those a port may send.
+//! Who gets a frame that has no single receiver, and how many of those a port or another host may send.
 //!
-//! Storm control is a token bucket per ingress port. Broadcast, multicast and unknown unicast each take one token per
-//! frame the port hands over (a frame that stands for several segments is one: it costs one write per receiver like
-//! any other). Frames for one known receiver take none. A port is read by one worker, so the buckets are that
-//! worker's own and need no lock; the bucket of a port that left the tables is dropped when the map next grows.
+//! Each other host of the network gets a copy of its own (head-end replication). What came from a tunnel goes to ports
+//! only (split horizon), so nothing goes round.
+//!
+//! Storm control is a token bucket per ingress port, and per tunnel endpoint for what comes from tunnels. Broadcast,
+//! multicast and unknown unicast each take one token per frame that is handed over (a frame that stands for several
+//! segments is one: it costs one write per receiver like any other). Frames for one known receiver take none. A port
+//! is read by one worker, so the buckets are that worker's own and need no lock (a tunnel endpoint has one bucket with
+//! each worker); the bucket of a port that left the tables, and a tunnel endpoint's full bucket, is dropped when the
+//! map next grows.
 //!
 //! The bucket is kept as a virtual schedule (the generic cell rate algorithm, ITU-T I.371 annex A): one instant per
 //! port, no tokens to top up.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use vswitch_proto::id::PortId;
 
 use super::Ingress;
+use super::fdb::Place;
 use super::tables::Tables;
+use crate::frame::Frame;
 
-/// Ports that get a flooded frame, ascending: all of the ingress port's network but that port itself. None if the
-/// ingress port is unknown.
+/// Ports that get a flooded frame, ascending: all of the network it came from but the port it came from. None if
+/// that port or network is unknown.
 pub fn targets(tables: &Tables, ingress: Ingress) -> impl Iterator<Item = PortId> {
-    let Ingress::Port(from) = ingress;
-    let found = tables.port(from);
-    found.into_iter().flat_map(move |(port, network)| {
+    let found = match ingress {
+        Ingress::Port(from) => tables.port(from).map(|(port, network)| (port.vni, network)),
+        Ingress::Tunnel { vni, .. } => tables.networks.get(&vni).map(|network| (vni, &**network)),
+    };
+    found.into_iter().flat_map(move |(vni, network)| {
         let members = network.ports.iter().copied();
-        members.filter(move |&to| to != from && tables.is_member(port.vni, to))
+        members.filter(move |&to| ingress != Ingress::Port(to) && tables.is_member(vni, to))
     })
 }
 
-/// How many broadcast, multicast and unknown unicast frames one port may send.
+/// Tunnel endpoints that get a flooded frame each: none for what came from one, and none for a tagged frame.
+pub fn vteps<'a>(tables: &'a Tables, frame: &Frame<'_>, ingress: Ingress) -> &'a [IpAddr] {
+    let Ingress::Port(from) = ingress else { return &[] };
+    let overlay = tables.port(from).and_then(|(_, network)| network.overlay.as_ref());
+    overlay.filter(|_| !frame.is_tagged()).map_or(&[], |overlay| &overlay.flood_vteps)
+}
+
+/// How many broadcast, multicast and unknown unicast frames one port, or one tunnel endpoint, may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StormLimit {
     pub frames_per_s: NonZeroU32,
@@ -45,13 +62,13 @@ impl Default for StormLimit {
     }
 }
 
-/// The buckets of the ports that one worker reads.
+/// The buckets of the places that one worker reads from.
 #[derive(Debug)]
 pub(super) struct StormControl {
     limit: Option<StormLimit>,
-    /// When the bucket of each port is full again. Ports without an entry have a full bucket.
-    full_at: HashMap<PortId, Instant>,
-    /// Entries at which gone ports are looked for.
+    /// When each bucket is full again. Places without an entry have a full bucket.
+    full_at: HashMap<Place, Instant>,
+    /// Entries at which those that are of no use are looked for.
     tidy_at: usize,
 }
 
@@ -62,16 +79,16 @@ impl StormControl {
         StormControl { limit, full_at: HashMap::new(), tidy_at: TIDY_AT_MIN }
     }
 
-    /// Takes a token of this port, if it has one.
-    pub(super) fn admit(&mut self, tables: &Tables, port: PortId, now: Instant) -> bool {
+    /// Takes a token of this place, if it has one.
+    pub(super) fn admit(&mut self, tables: &Tables, from: Place, now: Instant) -> bool {
         let Some(limit) = self.limit else { return true };
         let interval = Duration::from_secs(1) / limit.frames_per_s.get();
         let debt_max = interval * (limit.burst.get() - 1);
 
         if self.full_at.len() >= self.tidy_at {
-            self.forget_gone(tables);
+            self.forget_useless(tables, now);
         }
-        let full_at = self.full_at.entry(port).or_insert(now);
+        let full_at = self.full_at.entry(from).or_insert(now);
         let begin = (*full_at).max(now);
         if begin - now > debt_max {
             return false;
@@ -80,8 +97,11 @@ impl StormControl {
         true
     }
 
-    fn forget_gone(&mut self, tables: &Tables) {
-        self.full_at.retain(|port, _| tables.ports.contains_key(port));
+    fn forget_useless(&mut self, tables: &Tables, now: Instant) {
+        self.full_at.retain(|place, full_at| match place {
+            Place::Port(port) => tables.ports.contains_key(port),
+            Place::Vtep(_) => *full_at > now,
+        });
         self.tidy_at = TIDY_AT_MIN.max(2 * self.full_at.len());
     }
 }
@@ -96,6 +116,10 @@ mod tests {
     fn limit(frames_per_s: u32, burst: u32) -> Option<StormLimit> {
         let positive = |n| NonZeroU32::new(n).unwrap();
         Some(StormLimit { frames_per_s: positive(frames_per_s), burst: positive(burst) })
+    }
+
+    fn at(port: u32) -> Place {
+        Place::Port(PortId(port))
     }
 
     #[test]
@@ -117,7 +141,7 @@ mod tests {
     fn a_bucket_empties_and_fills_by_time() {
         let tables = tables(&[network(1, &[1, 2])]);
         let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
-        let mut admitted = |port, ms| storm.admit(&tables, PortId(port), t0 + Duration::from_millis(ms));
+        let mut admitted = |port, ms| storm.admit(&tables, at(port), t0 + Duration::from_millis(ms));
         assert_eq!([(); 4].map(|()| admitted(1, 0)), [true, true, true, false]);
         assert!(admitted(2, 0), "the other port has its own");
         assert!(!admitted(1, 99));
@@ -129,7 +153,7 @@ mod tests {
     #[test]
     fn no_limit_admits_all() {
         let mut storm = StormControl::new(None);
-        assert!((0..100_000).all(|_| storm.admit(&Tables::default(), PortId(1), instant())));
+        assert!((0..100_000).all(|_| storm.admit(&Tables::default(), at(1), instant())));
         assert!(storm.full_at.is_empty());
     }
 
@@ -138,12 +162,32 @@ mod tests {
         let tables = tables(&[network(1, &[1, 2])]);
         let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
         for id in 0..10_000 {
-            storm.admit(&tables, PortId(id), t0);
+            storm.admit(&tables, at(id), t0);
             assert!(storm.full_at.len() <= TIDY_AT_MIN);
         }
         // Those that stay keep their debt.
-        (0..3).for_each(|_| _ = storm.admit(&tables, PortId(2), t0));
-        (20_000..20_100).for_each(|id| _ = storm.admit(&tables, PortId(id), t0));
-        assert!(!storm.admit(&tables, PortId(2), t0));
+        (0..3).for_each(|_| _ = storm.admit(&tables, at(2), t0));
+        (20_000..20_100).for_each(|id| _ = storm.admit(&tables, at(id), t0));
+        assert!(!storm.admit(&tables, at(2), t0));
+    }
+
+    #[test]
+    fn full_buckets_of_tunnel_endpoints_are_dropped() {
+        let tables = Tables::default();
+        let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
+        let vtep = |n: u32| Place::Vtep(std::net::Ipv4Addr::from(n).into());
+        (0..3).for_each(|_| _ = storm.admit(&tables, vtep(0), t0));
+        let mut later = t0;
+        for n in 1..1000 {
+            storm.admit(&tables, vtep(n), later);
+            later += Duration::from_micros(100);
+        }
+        assert!(!storm.admit(&tables, vtep(0), later), "its debt is kept");
+        later += Duration::from_secs(1);
+        (1000..3000).for_each(|n| {
+            storm.admit(&tables, vtep(n), later);
+            later += Duration::from_millis(10);
+        });
+        assert!(storm.full_at.len() <= TIDY_AT_MIN, "{} buckets", storm.full_at.len());
     }
 }

@@ -1,57 +1,77 @@
 //! The data plane: what becomes of a frame.
 //!
 //! # Goals
-//! One pure function, [`Forwarder::forward`], decides about each frame: which port gets it, whether all do, whether it
-//! is for the gateway, or why it is dropped. It performs nothing: the worker writes, sends and counts. The time is an
-//! argument and the tables are an argument, so everything here is tested without root, clock or threads.
+//! One pure function, [`Forwarder::forward`], decides about each frame: which port or other host gets it, whether all
+//! do, whether it is for the switch itself, or why it is dropped. It performs nothing: the worker writes, sends and
+//! counts. The time is an argument and the tables are an argument, so everything here is tested without root, clock or
+//! threads.
 //!
 //! # Theory of operation
 //! ```text
-//! Frame::parse -> ingress port and its network -> checks -> learn the source -> look the destination up -> verdict
+//! Frame::parse -> ingress and its network -> checks -> learn the source -> look the destination up -> verdict
 //! ```
-//! The destination is looked for in this order: the network's gateway, its registered endpoints, static entries,
-//! learned ones. Not found, broadcast and multicast are flooded, within the port's [`StormLimit`].
+//! The destination is looked for in this order: the network's gateway, its registered endpoints here, those on other
+//! hosts, static entries, learned ones. Not found, broadcast and multicast are flooded, within the [`StormLimit`].
 //!
 //! A question for the gateway's own address (ARP or neighbour solicitation) goes to the gateway only. Nobody else
-//! could answer it, and a container that claims the address in such a question is not heard by its neighbours.
+//! could answer it, and a container that claims the address in such a question is not heard by its neighbours. In an
+//! overlay network a question for any registered address is answered from the tables ([`neighbor`]).
+//!
+//! # Tunnels
+//! What another host sent enters here like a frame from a port, after [`vxlan::decapsulate`]: with the network that its
+//! VNI names and the tunnel endpoint that it came from, which must be one that the tables accept. It goes to ports of
+//! this host only, never into a tunnel again, so no two hosts can send a frame in circles. Every host has the network's
+//! gateway itself, so nothing that comes from a tunnel is for the gateway or from it. Addresses that nobody registered,
+//! which are those behind tunnel endpoints that are not of this cluster, are learned.
+//!
+//! A frame for a tunnel is encapsulated and, if it stands for several segments, cut by [`gso`]; TCP that comes from one
+//! is put together again by [`coalesce`].
 //!
 //! # Invariants
-//! 1. A frame is judged inside the network of the port it came from. No verdict and no flood set names a port that the
-//!    tables do not have in that network, whatever the database or a stale entry says.
-//! 2. No verdict names the port the frame came from.
+//! 1. A frame is judged inside the network of the port, or of the VNI, that it came from. No verdict and no flood set
+//!    names a port that the tables do not have in that network, whatever the database or a stale entry says.
+//! 2. No verdict names the port the frame came from, and none names a tunnel for what came from one.
 //! 3. A registered address is never learned, so nobody can draw its traffic. The gateway's is never accepted as a
 //!    source.
 //! 4. After a move, a removal or a new static entry has returned to whoever made it, no forwarder answers from before.
 //! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written.
-//! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports in the tables,
+//! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports and tunnel
+//!    endpoints in the tables,
 //!    the cache by its slots. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
 //!
 //! # Limits
 //! - Source addresses are learned, not authenticated: within one network, a container may send with any source but the
 //!   gateway's, as on the kernel's bridge. Only registered addresses are safe from being taken over.
 //! - No spanning tree, no multicast snooping: multicast is broadcast. Link-local control frames stop here.
-//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table.
+//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Through a tunnel none
+//!   passes.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vswitch_proto::id::{MacAddr, PortId};
-use vswitch_proto::wire::neighbor;
+use vswitch_proto::id::{MacAddr, PortId, Vni};
+use vswitch_proto::wire::neighbor::solicited;
 
 use crate::frame::Frame;
 use cache::Cache;
+use fdb::Place;
 use flood::StormControl;
-use tables::{Gateway, Network, Port, Tables};
+use tables::{Network, Tables};
 
 mod cache;
+pub mod coalesce;
 pub mod fdb;
 pub mod flood;
+pub mod gso;
+pub mod neighbor;
 pub mod tables;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
+pub mod vxlan;
 
 pub use fdb::{Fdb, FdbConfig, FdbStats};
 pub use flood::StormLimit;
@@ -61,11 +81,44 @@ pub use verdict::{DropReason, Verdict};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ingress {
     Port(PortId),
+    /// From another host, in the network with this VNI.
+    Tunnel {
+        vni: Vni,
+        vtep: IpAddr,
+    },
+}
+
+impl Network {
+    /// Whether an endpoint of the network, here or on another host, has this address.
+    fn registers(&self, mac: MacAddr) -> bool {
+        self.endpoints.contains_key(&mac)
+            || self.overlay.as_ref().is_some_and(|overlay| overlay.remotes.contains_key(&mac))
+    }
+
+    /// Where the endpoint that is registered with this address is.
+    fn place(&self, mac: MacAddr) -> Option<Place> {
+        let here = self.endpoints.get(&mac).map(|&port| Place::Port(port));
+        let there = || self.overlay.as_ref()?.remotes.get(&mac).map(|&vtep| Place::Vtep(vtep));
+        here.or_else(there)
+    }
+}
+
+impl Ingress {
+    fn place(self) -> Place {
+        match self {
+            Ingress::Port(port) => Place::Port(port),
+            Ingress::Tunnel { vtep, .. } => Place::Vtep(vtep),
+        }
+    }
+
+    fn is_tunnel(self) -> bool {
+        matches!(self, Ingress::Tunnel { .. })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForwardConfig {
-    /// Per port; `None` for no limit.
+    /// Per port and per tunnel endpoint; `None` for no limit.
     pub storm: Option<StormLimit>,
 }
 
@@ -90,53 +143,69 @@ impl Forwarder {
 
     /// The whole path. `now` must not go back.
     pub fn forward(&mut self, tables: &Tables, frame: &Frame<'_>, ingress: Ingress, now: Instant) -> Verdict {
-        let Ingress::Port(from) = ingress;
-        let Some((port, network)) = tables.port(from) else {
-            return Verdict::Drop(DropReason::UnknownPort);
+        let (vni, network) = match enter(tables, frame, ingress) {
+            Ok(entered) => entered,
+            Err(reason) => return Verdict::Drop(reason),
         };
-        if let Err(reason) = check(frame, port, network) {
-            return Verdict::Drop(reason);
-        }
 
         let source = frame.ethernet().source();
-        if !network.endpoints.contains_key(&source) {
-            self.cache.learn(&self.fdb, port.vni, source, from, now);
+        if !network.registers(source) {
+            self.cache.learn(&self.fdb, vni, source, ingress.place(), now);
         }
 
         let destination = frame.ethernet().destination();
-        if let Some(gateway) = &network.gateway {
-            if destination == gateway.mac {
-                return Verdict::Gateway;
-            }
-            if destination.is_multicast() && is_question_for(gateway, frame) {
-                return self.limited(tables, from, now, Verdict::Gateway);
-            }
+        if network.gateway.is_some_and(|gateway| gateway.mac == destination) {
+            return own(Verdict::Gateway, ingress);
         }
-        match self.locate(network, port, destination, now) {
-            Some(to) if to == from => Verdict::Drop(DropReason::Hairpin),
-            Some(to) if tables.is_member(port.vni, to) => Verdict::Port(to),
-            _ if flood::targets(tables, ingress).next().is_none() => Verdict::Drop(DropReason::NoReceiver),
-            _ => self.limited(tables, from, now, Verdict::Flood),
+        if destination.is_multicast() {
+            let verdict = ask(network, frame, ingress).unwrap_or_else(|| flood(tables, frame, ingress));
+            return self.limited(tables, ingress, now, verdict);
+        }
+        let place = network.place(destination);
+        let place = place.or_else(|| self.cache.look_up(&self.fdb, vni, destination, now));
+        match place {
+            Some(Place::Port(to)) if ingress == Ingress::Port(to) => Verdict::Drop(DropReason::Hairpin),
+            Some(Place::Port(to)) if tables.is_member(vni, to) => Verdict::Port(to),
+            Some(Place::Vtep(_)) if ingress.is_tunnel() => Verdict::Drop(DropReason::SplitHorizon),
+            Some(Place::Vtep(_)) if frame.is_tagged() => Verdict::Drop(DropReason::InnerVlan),
+            Some(Place::Vtep(to)) if tables.accepts(network, to) => Verdict::Tunnel(to),
+            _ => self.limited(tables, ingress, now, flood(tables, frame, ingress)),
         }
     }
 
-    /// The port behind which an address is, as far as anybody knows.
-    fn locate(&mut self, network: &Network, port: &Port, mac: MacAddr, now: Instant) -> Option<PortId> {
-        if mac.is_multicast() {
-            return None;
+    /// `verdict`, if whoever sent the frame has a token left for it.
+    fn limited(&mut self, tables: &Tables, from: Ingress, now: Instant, verdict: Verdict) -> Verdict {
+        let is_free = matches!(verdict, Verdict::Drop(_));
+        if is_free || self.storm.admit(tables, from.place(), now) {
+            verdict
+        } else {
+            Verdict::Drop(DropReason::StormControl)
         }
-        let registered = network.endpoints.get(&mac).copied();
-        registered.or_else(|| self.cache.look_up(&self.fdb, port.vni, mac, now))
-    }
-
-    /// `verdict`, if the port has a token left for it.
-    fn limited(&mut self, tables: &Tables, from: PortId, now: Instant, verdict: Verdict) -> Verdict {
-        if self.storm.admit(tables, from, now) { verdict } else { Verdict::Drop(DropReason::StormControl) }
     }
 }
 
-/// What a bridge must not forward, and what the ingress port may not send.
-fn check(frame: &Frame<'_>, port: &Port, network: &Network) -> Result<(), DropReason> {
+/// The network of a frame, if it may enter there.
+fn enter<'t>(
+    tables: &'t Tables,
+    frame: &Frame<'_>,
+    ingress: Ingress,
+) -> Result<(Vni, &'t Network), DropReason> {
+    let (vni, network, mtu) = match ingress {
+        Ingress::Port(from) => {
+            let (port, network) = tables.port(from).ok_or(DropReason::UnknownPort)?;
+            (port.vni, network, port.mtu as usize)
+        }
+        Ingress::Tunnel { vni, vtep } => {
+            let network: &Network = tables.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
+            if network.overlay.is_none() {
+                return Err(DropReason::UnknownVni);
+            }
+            if !tables.accepts(network, vtep) {
+                return Err(DropReason::UnknownVtep);
+            }
+            (vni, network, usize::MAX)
+        }
+    };
     let source = frame.ethernet().source();
     if !source.is_unicast() || network.gateway.is_some_and(|gateway| gateway.mac == source) {
         return Err(DropReason::BadSource);
@@ -144,21 +213,36 @@ fn check(frame: &Frame<'_>, port: &Port, network: &Network) -> Result<(), DropRe
     if is_link_local(frame.ethernet().destination()) {
         return Err(DropReason::LinkLocal);
     }
-    if frame.packet_bytes() > port.mtu as usize {
+    if frame.packet_bytes() > mtu {
         return Err(DropReason::Oversized);
     }
-    Ok(())
+    Ok((vni, network))
+}
+
+/// What becomes of a question that the switch itself knows the answer to.
+fn ask(network: &Network, frame: &Frame<'_>, ingress: Ingress) -> Option<Verdict> {
+    let target = solicited(frame.ethernet())?;
+    if let Some(gateway) = &network.gateway
+        && (gateway.ipv4.map(IpAddr::V4) == Some(target) || gateway.ipv6.map(IpAddr::V6) == Some(target))
+    {
+        return Some(own(Verdict::Gateway, ingress));
+    }
+    let overlay = network.overlay.as_ref().filter(|_| !ingress.is_tunnel())?;
+    neighbor::owner(overlay, target, frame.ethernet().source()).map(Verdict::Neighbor)
+}
+
+/// What is for the switch itself is answered to ports only.
+fn own(verdict: Verdict, ingress: Ingress) -> Verdict {
+    if ingress.is_tunnel() { Verdict::Drop(DropReason::GatewayUnhandled) } else { verdict }
+}
+
+fn flood(tables: &Tables, frame: &Frame<'_>, ingress: Ingress) -> Verdict {
+    let is_heard =
+        flood::targets(tables, ingress).next().is_some() || !flood::vteps(tables, frame, ingress).is_empty();
+    if is_heard { Verdict::Flood } else { Verdict::Drop(DropReason::NoReceiver) }
 }
 
 /// 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1).
 fn is_link_local(mac: MacAddr) -> bool {
     matches!(mac.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f])
-}
-
-fn is_question_for(gateway: &Gateway, frame: &Frame<'_>) -> bool {
-    match neighbor::solicited(frame.ethernet()) {
-        Some(std::net::IpAddr::V4(ip)) => gateway.ipv4 == Some(ip),
-        Some(std::net::IpAddr::V6(ip)) => gateway.ipv6 == Some(ip),
-        None => false,
-    }
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use vswitch_proto::id::Vni;
 
+mod overlay;
+
+use super::tables::{Gateway, Port};
 use super::*;
 
 #[expect(clippy::disallowed_methods, reason = "there is no other first instant")]

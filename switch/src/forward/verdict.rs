@@ -1,6 +1,8 @@
 //! What the data plane decides. It performs nothing itself.
 
-use vswitch_proto::id::PortId;
+use std::net::IpAddr;
+
+use vswitch_proto::id::{MacAddr, PortId};
 
 use crate::frame::FrameError;
 
@@ -8,11 +10,18 @@ use crate::frame::FrameError;
 pub enum Verdict {
     /// To this port, which is in the frame's network and is not where it came from.
     Port(PortId),
-    /// To every port of the frame's network but the one it came from; see [`super::flood::targets`].
+    /// To the host with this tunnel endpoint, which has a part of the frame's network. Never for what came from a
+    /// tunnel.
+    Tunnel(IpAddr),
+    /// To every port of the frame's network but the one it came from, see [`super::flood::targets`], and to its other
+    /// hosts, see [`super::flood::vteps`].
     Flood,
     /// For the switch itself and for nobody else: the network's gateway may have an answer, which goes back to where
     /// the frame came from.
     Gateway,
+    /// A question which host has an address; this one has. The answer, see [`super::neighbor::answer`], goes back to
+    /// where the frame came from.
+    Neighbor(MacAddr),
     Drop(DropReason),
 }
 
@@ -60,6 +69,32 @@ drop_reasons! {
     NoReceiver = "no_receiver",
     /// For the gateway, which has nothing to do with it.
     GatewayUnhandled = "gateway_unhandled",
+    /// A question for a known neighbour that is malformed.
+    BadNeighbor = "bad_neighbor",
+    /// From a tunnel, for an address behind a tunnel: its sender's knowledge is old.
+    SplitHorizon = "split_horizon",
+    /// A packet on the VXLAN port without a valid header or a whole frame behind it.
+    BadVxlan = "bad_vxlan",
+    /// VXLAN for a network that has no port on this host.
+    UnknownVni = "unknown_vni",
+    /// VXLAN from a tunnel endpoint that is of no node and no static remote of the network.
+    UnknownVtep = "unknown_vtep",
+    /// From or for a tunnel with a VLAN tag inside (RFC 7348 section 6.1).
+    InnerVlan = "inner_vlan",
+    /// For a tunnel, in segments that cannot be cut: IP fragments (UFO), or unusually long headers.
+    TunnelUnsegmentable = "tunnel_unsegmentable",
+    /// For a tunnel, an IP packet that says it is longer than it is.
+    TunnelTruncated = "tunnel_truncated",
+    /// For a tunnel, longer than the path to its other end takes (EMSGSIZE); tunnel endpoints do not fragment.
+    TunnelTooBig = "tunnel_too_big",
+    /// For a tunnel, while this host has no underlay.
+    UnderlayAbsent = "underlay_absent",
+    /// The queue of the underlay's socket or device is full (EAGAIN or ENOBUFS).
+    UnderlayFull = "underlay_full",
+    /// No way to the other end (ENETUNREACH, EHOSTUNREACH, ENETDOWN, EADDRNOTAVAIL, EAFNOSUPPORT).
+    UnderlayUnreachable = "underlay_unreachable",
+    /// The underlay refused a packet (ECONNREFUSED, EPERM and others).
+    UnderlayRefused = "underlay_refused",
     /// The receiving TAP's queue is full (EAGAIN or ENOBUFS).
     TapFull = "tap_full",
     /// The receiving TAP is gone or down (EBADFD, EIO, ENXIO).

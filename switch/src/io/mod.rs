@@ -3,9 +3,10 @@
 //! 1. [`netns`]: network namespaces as handles, and how to work inside one.
 //! 2. [`netlink`]: links, addresses and routes of a namespace.
 //! 3. [`tap`]: the interface of a container, as the switch reads and writes it.
-//! 4. [`process`], [`mount`], [`pty`]: what a container is made of.
-//! 5. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 6. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 4. [`underlay`]: the sockets through which hosts are joined.
+//! 5. [`process`], [`mount`], [`pty`]: what a container is made of.
+//! 6. [`replace`]: a file's new content, seen as a whole or not at all.
+//! 7. [`sys`]: what needs `unsafe`; the only place that has any.
 
 pub mod mount;
 pub mod netlink;
@@ -15,6 +16,7 @@ pub mod pty;
 pub mod replace;
 pub mod sys;
 pub mod tap;
+pub mod underlay;
 
 /// A fresh namespace for one test.
 #[cfg(test)]

@@ -16,7 +16,7 @@
 //! when polled.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -109,6 +109,11 @@ impl Tap {
     /// One frame with its virtio-net header.
     pub fn write(&self, frame: &[u8]) -> io::Result<usize> {
         (&self.file).write(frame)
+    }
+
+    /// One frame with its virtio-net header, gathered from pieces.
+    pub fn write_gathered(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.file).write_vectored(pieces)
     }
 
     pub fn granted(&self) -> Granted {

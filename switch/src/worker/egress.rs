@@ -1,6 +1,7 @@
-//! Where a worker's frames go: the TAPs of all ports, and how a refusal is counted.
+//! Where a worker's frames go: the TAPs of all ports, the underlay, and how a refusal is counted.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vswitch_proto::id::PortId;
@@ -9,7 +10,9 @@ use vswitch_proto::wire::vnet_hdr;
 use crate::counters::{Counters, PortCell, PortCells, WorkerCells};
 use crate::forward::DropReason;
 use crate::forward::tables::Map;
+use crate::frame::Datagrams;
 use crate::io::tap::Tap;
+use crate::io::underlay::{How, Underlay};
 
 /// A port's TAP, shared by all workers.
 #[derive(Debug)]
@@ -24,11 +27,21 @@ pub(super) struct Egress {
     worker: usize,
     counters: Arc<Counters>,
     links: Map<PortId, Arc<Link>>,
+    underlay: Option<Arc<Underlay>>,
 }
 
 impl Egress {
     pub(super) fn new(worker: usize, counters: Arc<Counters>) -> Egress {
-        Egress { worker, counters, links: Map::default() }
+        Egress { worker, counters, links: Map::default(), underlay: None }
+    }
+
+    pub(super) fn underlay(&self) -> Option<&Arc<Underlay>> {
+        self.underlay.as_ref()
+    }
+
+    /// Returns the one before.
+    pub(super) fn set_underlay(&mut self, underlay: Option<Arc<Underlay>>) -> Option<Arc<Underlay>> {
+        std::mem::replace(&mut self.underlay, underlay)
     }
 
     pub(super) fn attach(&mut self, port: PortId, link: Arc<Link>) {
@@ -53,13 +66,38 @@ impl Egress {
 
     /// Writes a frame, virtio-net header included, to a port's TAP.
     pub(super) fn transmit(&self, to: PortId, raw: &[u8]) {
+        self.write(to, |tap| tap.write(raw));
+    }
+
+    /// The same for a frame in pieces.
+    pub(super) fn transmit_gathered(&self, to: PortId, pieces: &[IoSlice<'_>]) {
+        self.write(to, |tap| tap.write_gathered(pieces));
+    }
+
+    fn write(&self, to: PortId, write: impl FnOnce(&Tap) -> io::Result<usize>) {
         let Some(link) = self.links.get(&to) else {
             return self.cells().not_sent(None, DropReason::TapGone);
         };
         let port = self.cell_of(link);
-        match link.tap.write(raw) {
-            Ok(_) => self.cells().sent(port, frame_bytes(raw.len())),
+        match write(&link.tap) {
+            Ok(written) => self.cells().sent(port, frame_bytes(written)),
             Err(e) => self.cells().not_sent(Some(port), refusal(&e)),
+        }
+    }
+
+    /// Sends datagrams of one flow to another host.
+    pub(super) fn send(&self, underlay: &Underlay, flow: u32, to: IpAddr, datagrams: &Datagrams<'_>) {
+        let sent = underlay.send(flow, to, datagrams);
+        let cells = self.cells();
+        match sent.how {
+            How::AtOnce if sent.error.is_none() => cells.segmented(),
+            How::Refused => cells.segmentation_refused(),
+            How::AtOnce | How::OneByOne => {}
+        }
+        let bytes = datagrams.bytes().min(sent.datagrams * datagrams.bytes_each());
+        cells.tunnel_sent(sent.datagrams, bytes);
+        if let Some(error) = sent.error {
+            cells.tunnel_dropped(datagrams.count() - sent.datagrams, underlay_refusal(&error));
         }
     }
 }
@@ -67,6 +105,22 @@ impl Egress {
 /// Length of a frame without its virtio-net header.
 pub(super) fn frame_bytes(raw_bytes: usize) -> u64 {
     raw_bytes.saturating_sub(vnet_hdr::HEADER_BYTES) as u64
+}
+
+pub(super) fn underlay_refusal(error: &io::Error) -> DropReason {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::UnderlayFull,
+        Some(libc::EMSGSIZE) => DropReason::TunnelTooBig,
+        Some(
+            libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::ENETDOWN
+            | libc::EADDRNOTAVAIL
+            | libc::EAFNOSUPPORT
+            | libc::EINVAL,
+        ) => DropReason::UnderlayUnreachable,
+        _ => DropReason::UnderlayRefused,
+    }
 }
 
 fn refusal(error: &io::Error) -> DropReason {

@@ -13,7 +13,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use vswitch_proto::id::{MacAddr, Vni};
 
 use super::*;
-use crate::forward::tables::{Gateway, Port};
+use crate::forward::tables::{Gateway, Network, Port};
 use crate::forward::{DropReason, FdbConfig};
 use crate::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
 use crate::io::netns::NetNs;
@@ -73,7 +73,7 @@ fn ip(port: u32) -> Ipv4Addr {
 fn tables(ports: &[u32]) -> Tables {
     let vni = Vni::new(1).unwrap();
     let mut tables = Tables::default();
-    let network = Arc::make_mut(tables.networks.entry(vni).or_default());
+    let mut network = Network::default();
     network.gateway = Some(Gateway { mac: MacAddr::from_ipv4(GATEWAY), ipv4: Some(GATEWAY), ipv6: None });
     for &port in ports {
         let mac = MacAddr::from_ipv4(ip(port));
@@ -81,6 +81,7 @@ fn tables(ports: &[u32]) -> Tables {
         network.endpoints.insert(mac, PortId(port));
         tables.ports.insert(PortId(port), Port { vni, mac, mtu: 1500 });
     }
+    tables.networks.insert(vni, network.into());
     tables
 }
 

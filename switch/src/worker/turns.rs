@@ -1,9 +1,9 @@
-//! One worker's thread: events, commands, and the turns of its ready ports.
+//! One worker's thread: events, commands, and the turns of its ready ports and underlay sockets.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
@@ -13,16 +13,22 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use vswitch_proto::id::PortId;
 
 use super::DataplaneConfig;
-use super::egress::{Egress, Link, frame_bytes};
-use crate::counters::{Counters, PortCell};
-use crate::forward::tables::{Map, Tables};
-use crate::forward::{DropReason, Forwarder, Ingress, Verdict, flood};
-use crate::frame::{self, Frame};
-use crate::gateway;
+use super::egress::{Egress, Link, underlay_refusal};
+use super::path::Path;
+use super::tunnel::Arrivals;
+use crate::counters::Counters;
+use crate::forward::Forwarder;
+use crate::forward::coalesce::Coalescer;
+use crate::forward::gso::Cutter;
+use crate::frame;
+use crate::io::underlay::{Batch, Underlay};
 use crate::publish::Subscription;
 
 /// Above all ports, which are tokens by their number.
 const WAKE: Token = Token(usize::MAX);
+
+/// The underlay's receivers are the tokens from here on; there are fewer than there are numbers up to `WAKE`.
+const RECEIVERS: usize = 1 << 32;
 
 /// Events taken from the kernel at once; more wait there.
 const EVENTS_MAX: usize = 256;
@@ -42,22 +48,54 @@ pub(super) enum Command {
         port: PortId,
         done: SyncSender<io::Result<()>>,
     },
+    SetUnderlay {
+        underlay: Option<Arc<Underlay>>,
+        done: SyncSender<io::Result<()>>,
+    },
+}
+
+/// What a worker reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    Port(PortId),
+    Receiver(usize),
+}
+
+impl Source {
+    fn token(self) -> Token {
+        match self {
+            Source::Port(port) => Token(port.0 as usize),
+            Source::Receiver(index) => Token(RECEIVERS + index),
+        }
+    }
+
+    fn of(token: Token) -> Source {
+        match token.0.checked_sub(RECEIVERS) {
+            Some(index) => Source::Receiver(index),
+            None => Source::Port(PortId(token.0 as u32)),
+        }
+    }
 }
 
 pub(super) struct Turns {
+    index: usize,
+    workers: usize,
     poll: Poll,
     inbox: Receiver<Command>,
     tables: Subscription,
     forwarder: Forwarder,
     egress: Egress,
-    /// The ports that this worker reads, and whether each is in `ready`.
-    own: Map<PortId, bool>,
-    ready: VecDeque<PortId>,
+    /// What this worker reads, and whether each is in `ready`.
+    own: HashMap<Source, bool>,
+    ready: VecDeque<Source>,
     burst_frames: usize,
     on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
     /// One byte more than a frame may have, so that a longer one is seen to be.
     buffer: Box<[u8]>,
     reply: Box<[u8]>,
+    cutter: Cutter,
+    coalescer: Coalescer,
+    batch: Batch,
 }
 
 /// How a burst ended.
@@ -80,17 +118,22 @@ impl Turns {
         inbox: Receiver<Command>,
     ) -> io::Result<Turns> {
         Ok(Turns {
+            index,
+            workers: config.workers.get(),
             poll: Poll::new()?,
             inbox,
             tables,
             forwarder: Forwarder::new(Arc::clone(&config.fdb), config.forward),
             egress: Egress::new(index, counters),
-            own: Map::default(),
+            own: HashMap::new(),
             ready: VecDeque::new(),
             burst_frames: config.burst_frames.get(),
             on_port_death: Arc::clone(&config.on_port_death),
             buffer: vec![0; frame::BUFFER_BYTES + 1].into(),
             reply: vec![0; frame::BUFFER_BYTES + REPLY_MARGIN_BYTES].into(),
+            cutter: Cutter::default(),
+            coalescer: Coalescer::default(),
+            batch: Batch::default(),
         })
     }
 
@@ -110,10 +153,14 @@ impl Turns {
             }
             let mut woken = false;
             for event in &events {
-                match event.token() {
-                    WAKE => woken = true,
-                    Token(port) if event.is_error() => self.bury(PortId(port as u32)),
-                    Token(port) => self.make_ready(PortId(port as u32)),
+                if event.token() == WAKE {
+                    woken = true;
+                    continue;
+                }
+                match Source::of(event.token()) {
+                    Source::Port(port) if event.is_error() => self.bury(port),
+                    // The error of a socket is what its next receipt returns.
+                    source => self.make_ready(source),
                 }
             }
             if woken && self.follow_commands().is_break() {
@@ -134,6 +181,7 @@ impl Turns {
                     self.detach(port);
                     done.try_send(Ok(()))
                 }
+                Ok(Command::SetUnderlay { underlay, done }) => done.try_send(self.set_underlay(underlay)),
                 Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
             };
@@ -142,59 +190,84 @@ impl Turns {
 
     fn attach(&mut self, port: PortId, link: Arc<Link>, poll: bool) -> io::Result<()> {
         if poll {
-            let fd = link.tap.as_raw_fd();
-            self.poll.registry().register(&mut SourceFd(&fd), Token(port.0 as usize), Interest::READABLE)?;
-            self.own.insert(port, false);
+            self.start_reading(Source::Port(port), link.tap.as_raw_fd())?;
         }
         self.egress.attach(port, link);
         Ok(())
     }
 
     fn detach(&mut self, port: PortId) {
-        self.stop_reading(port);
+        self.stop_reading_port(port);
         self.egress.detach(port);
+    }
+
+    /// Each worker reads every so many-th receiver. What the ones before have not delivered is lost.
+    fn set_underlay(&mut self, underlay: Option<Arc<Underlay>>) -> io::Result<()> {
+        if let Some(before) = self.egress.set_underlay(underlay.clone()) {
+            for (index, receiver) in before.receivers().iter().enumerate() {
+                self.stop_reading(Source::Receiver(index), receiver.as_raw_fd());
+            }
+        }
+        let receivers = underlay.iter().flat_map(|underlay| underlay.receivers().iter().enumerate());
+        for (index, receiver) in receivers.skip(self.index).step_by(self.workers) {
+            self.start_reading(Source::Receiver(index), receiver.as_raw_fd())?;
+        }
+        Ok(())
+    }
+
+    fn start_reading(&mut self, source: Source, fd: RawFd) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd), source.token(), Interest::READABLE)?;
+        self.own.insert(source, false);
+        Ok(())
     }
 
     /// The device behind a port's TAP is gone: one report, and no more events, of which EPOLLERR has no end.
     fn bury(&mut self, port: PortId) {
-        if self.stop_reading(port) {
+        if self.stop_reading_port(port) {
             (self.on_port_death)(port);
         }
     }
 
-    /// False if this worker did not read the port.
-    fn stop_reading(&mut self, port: PortId) -> bool {
-        let Some(queued) = self.own.remove(&port) else { return false };
+    fn stop_reading_port(&mut self, port: PortId) -> bool {
+        let Some(link) = self.egress.get(port) else { return false };
+        let fd = link.tap.as_raw_fd();
+        self.stop_reading(Source::Port(port), fd)
+    }
+
+    /// False if this worker did not read it.
+    fn stop_reading(&mut self, source: Source, fd: RawFd) -> bool {
+        let Some(queued) = self.own.remove(&source) else { return false };
         if queued {
-            self.ready.retain(|&other| other != port);
+            self.ready.retain(|&other| other != source);
         }
-        if let Some(link) = self.egress.get(port) {
-            let fd = link.tap.as_raw_fd();
-            if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-                tracing::warn!(%port, "a TAP stays in the poll set until it is closed: {e}");
-            }
+        if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            tracing::warn!(?source, "a descriptor stays in the poll set until it is closed: {e}");
         }
         true
     }
 
-    fn make_ready(&mut self, port: PortId) {
-        let Some(queued) = self.own.get_mut(&port) else { return };
+    fn make_ready(&mut self, source: Source) {
+        let Some(queued) = self.own.get_mut(&source) else { return };
         if !*queued {
             *queued = true;
-            self.ready.push_back(port);
+            self.ready.push_back(source);
         }
     }
 
-    /// One burst for each port that is ready now.
+    /// One burst for each port and receiver that is ready now.
     fn take_turns(&mut self) {
         for _ in 0..self.ready.len() {
-            let Some(port) = self.ready.pop_front() else { return };
-            match self.burst(port) {
-                Burst::Full => self.ready.push_back(port),
-                Burst::Empty => {
-                    self.own.insert(port, false);
+            let Some(source) = self.ready.pop_front() else { return };
+            let burst = match source {
+                Source::Port(port) => self.burst(port),
+                Source::Receiver(index) => self.receive(index),
+            };
+            match (burst, source) {
+                (Burst::Gone, Source::Port(port)) => self.bury(port),
+                (Burst::Full, source) => self.ready.push_back(source),
+                (Burst::Empty | Burst::Gone, source) => {
+                    self.own.insert(source, false);
                 }
-                Burst::Gone => self.bury(port),
             }
         }
     }
@@ -208,6 +281,7 @@ impl Turns {
             now: Instant::now(),
             forwarder: &mut self.forwarder,
             egress: &self.egress,
+            cutter: &mut self.cutter,
         };
         for _ in 0..self.burst_frames {
             match link.tap.read(&mut self.buffer) {
@@ -219,47 +293,32 @@ impl Turns {
         }
         Burst::Full
     }
-}
 
-/// What the frames of one burst have in common.
-struct Path<'a> {
-    port: PortId,
-    cell: &'a PortCell,
-    tables: &'a Tables,
-    now: Instant,
-    forwarder: &'a mut Forwarder,
-    egress: &'a Egress,
-}
-
-impl Path<'_> {
-    /// One frame, from what was read to where it goes.
-    fn pass(&mut self, raw: &[u8], reply: &mut [u8]) {
-        self.egress.cells().received(self.cell, frame_bytes(raw.len()));
-        let frame = match Frame::parse(raw) {
-            Ok(frame) => frame,
-            Err(e) => return self.drop(e.into()),
-        };
-        let ingress = Ingress::Port(self.port);
-        match self.forwarder.forward(self.tables, &frame, ingress, self.now) {
-            Verdict::Port(to) => self.egress.transmit(to, frame.raw()),
-            Verdict::Flood => {
-                self.egress.cells().flooded();
-                flood::targets(self.tables, ingress).for_each(|to| self.egress.transmit(to, frame.raw()));
+    /// One batch: with what the kernel puts together, that is about as much as a port's burst.
+    fn receive(&mut self, index: usize) -> Burst {
+        let Some(underlay) = self.egress.underlay() else { return Burst::Gone };
+        let Some(receiver) = underlay.receivers().get(index) else { return Burst::Gone };
+        match receiver.receive(&mut self.batch) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Burst::Empty,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Burst::Full,
+            Err(e) => {
+                // An answer to something that was sent, such as ECONNREFUSED. More may wait behind it.
+                self.egress.cells().tunnel_dropped(1, underlay_refusal(&e));
+                return Burst::Full;
             }
-            Verdict::Gateway => match self.answer(&frame, reply) {
-                Some(length) => self.egress.transmit(self.port, &reply[..length]),
-                None => self.drop(DropReason::GatewayUnhandled),
-            },
-            Verdict::Drop(reason) => self.drop(reason),
         }
-    }
-
-    fn answer(&self, frame: &Frame<'_>, reply: &mut [u8]) -> Option<usize> {
-        let (_, network) = self.tables.port(self.port)?;
-        gateway::answer(network, frame, reply)
-    }
-
-    fn drop(&self, reason: DropReason) {
-        self.egress.cells().dropped(self.cell, reason);
+        let mut arrivals = Arrivals {
+            tables: self.tables.load(),
+            now: Instant::now(),
+            forwarder: &mut self.forwarder,
+            egress: &self.egress,
+            coalescer: &mut self.coalescer,
+            coalesces: underlay.config().gro,
+            batch: &self.batch,
+        };
+        arrivals.pass_all();
+        // The kernel stops before the batch is full only when there is nothing more, and what comes later is an event.
+        if self.batch.is_full() { Burst::Full } else { Burst::Empty }
     }
 }

@@ -3,6 +3,8 @@
 
 mod decoding;
 mod forward_path;
+mod tunnel;
 
 pub use decoding::{api_decoding, stream_decoding};
 pub use forward_path::forward_path;
+pub use tunnel::{gso, vxlan};

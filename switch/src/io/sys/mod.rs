@@ -7,3 +7,4 @@ pub mod nsfs;
 pub mod process;
 pub mod pty;
 pub mod tun;
+pub mod udp;

@@ -1,0 +1,75 @@
+//! The way of a frame from a port.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use vswitch_proto::id::PortId;
+
+use super::egress::{Egress, frame_bytes};
+use super::tunnel::encapsulate;
+use crate::counters::PortCell;
+use crate::forward::gso::Cutter;
+use crate::forward::tables::Tables;
+use crate::forward::{DropReason, Forwarder, Ingress, Verdict, flood, neighbor};
+use crate::frame::Frame;
+use crate::gateway;
+
+/// What the frames of one burst have in common.
+pub(super) struct Path<'a> {
+    pub(super) port: PortId,
+    pub(super) cell: &'a PortCell,
+    pub(super) tables: &'a Tables,
+    pub(super) now: Instant,
+    pub(super) forwarder: &'a mut Forwarder,
+    pub(super) egress: &'a Egress,
+    pub(super) cutter: &'a mut Cutter,
+}
+
+impl Path<'_> {
+    /// One frame, from what was read to where it goes.
+    pub(super) fn pass(&mut self, raw: &[u8], reply: &mut [u8]) {
+        self.egress.cells().received(self.cell, frame_bytes(raw.len()));
+        let frame = match Frame::parse(raw) {
+            Ok(frame) => frame,
+            Err(e) => return self.drop(e.into()),
+        };
+        let ingress = Ingress::Port(self.port);
+        match self.forwarder.forward(self.tables, &frame, ingress, self.now) {
+            Verdict::Port(to) => self.egress.transmit(to, raw),
+            Verdict::Flood => {
+                self.egress.cells().flooded();
+                flood::targets(self.tables, ingress).for_each(|to| self.egress.transmit(to, raw));
+                self.encapsulate(&frame, flood::vteps(self.tables, &frame, ingress));
+            }
+            Verdict::Tunnel(vtep) => self.encapsulate(&frame, &[vtep]),
+            Verdict::Neighbor(mac) => {
+                let mut reply = [0; neighbor::REPLY_BYTES_MAX];
+                match neighbor::answer(&frame, mac, &mut reply) {
+                    Some(length) => self.egress.transmit(self.port, &reply[..length]),
+                    None => self.drop(DropReason::BadNeighbor),
+                }
+            }
+            Verdict::Gateway => match self.answer(&frame, reply) {
+                Some(length) => self.egress.transmit(self.port, &reply[..length]),
+                None => self.drop(DropReason::GatewayUnhandled),
+            },
+            Verdict::Drop(reason) => self.drop(reason),
+        }
+    }
+
+    fn encapsulate(&mut self, frame: &Frame<'_>, to: &[IpAddr]) {
+        let network = self.tables.ports.get(&self.port).map(|port| port.vni);
+        if let (Some(vni), false) = (network, to.is_empty()) {
+            encapsulate(self.egress, self.cutter, vni, frame, to);
+        }
+    }
+
+    fn answer(&self, frame: &Frame<'_>, reply: &mut [u8]) -> Option<usize> {
+        let (_, network) = self.tables.port(self.port)?;
+        gateway::answer(network, frame, reply)
+    }
+
+    fn drop(&self, reason: DropReason) {
+        self.egress.cells().dropped(self.cell, reason);
+    }
+}

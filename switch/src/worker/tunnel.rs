@@ -1,0 +1,170 @@
+//! The two ends of a tunnel: what a worker sends into it, and what it receives from it.
+//!
+//! A batch of datagrams is taken apart, each goes through the same [`Forwarder::forward`] as a frame from a port, and
+//! TCP for a port is collected in the [`Coalescer`] until its group ends, at the latest with the batch.
+
+use std::io::IoSlice;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use vswitch_proto::id::{PortId, Vni};
+use vswitch_proto::wire::vnet_hdr::VnetHdr;
+
+use super::egress::Egress;
+use crate::forward::coalesce::{self, Coalescer, Fit, GROUPS_MAX, Inner, Origin, SEGMENTS_MAX, Segment};
+use crate::forward::gso::Cutter;
+use crate::forward::tables::Tables;
+use crate::forward::{DropReason, Forwarder, Ingress, Verdict, flood, vxlan};
+use crate::frame::Frame;
+use crate::io::underlay::Batch;
+
+/// Encapsulates a frame for each of these tunnel endpoints.
+pub(super) fn encapsulate(egress: &Egress, cutter: &mut Cutter, vni: Vni, frame: &Frame<'_>, to: &[IpAddr]) {
+    let Some(underlay) = egress.underlay() else {
+        return egress.cells().tunnel_dropped(to.len(), DropReason::UnderlayAbsent);
+    };
+    let flow = vxlan::flow_hash(frame.bytes());
+    let cut = cutter.encapsulate(vni, frame, |datagrams| {
+        to.iter().for_each(|&vtep| egress.send(underlay, flow, vtep, datagrams));
+    });
+    if let Err(reason) = cut {
+        egress.cells().tunnel_dropped(to.len(), reason);
+    }
+}
+
+/// What the datagrams of one batch have in common.
+pub(super) struct Arrivals<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) now: Instant,
+    pub(super) forwarder: &'a mut Forwarder,
+    pub(super) egress: &'a Egress,
+    pub(super) coalescer: &'a mut Coalescer,
+    /// Whether TCP is put together.
+    pub(super) coalesces: bool,
+    pub(super) batch: &'a Batch,
+}
+
+impl Arrivals<'_> {
+    pub(super) fn pass_all(&mut self) {
+        let batch = self.batch;
+        for message in batch.messages() {
+            let bytes = &batch.buffer()[message.range.clone()];
+            self.egress.cells().tunnel_received(message.datagrams().count(), bytes.len());
+            match message.segment_bytes.and_then(|segment_bytes| vxlan::uncut(bytes, segment_bytes)) {
+                Some((vni, frame, vnet)) => {
+                    self.forward(Origin { vni, vtep: message.source }, &frame, |_| vnet);
+                }
+                None => message.datagrams().for_each(|range| self.datagram(message.source, range)),
+            }
+        }
+        self.end_all();
+    }
+
+    fn datagram(&mut self, vtep: IpAddr, range: Range<usize>) {
+        match vxlan::decapsulate(&self.batch.buffer()[range.clone()]) {
+            Ok((vni, frame)) => self.pass(Origin { vni, vtep }, &frame, range.end),
+            Err(reason) => self.drop(reason),
+        }
+    }
+
+    /// One frame, which ends at `end` in the buffer.
+    fn pass(&mut self, origin: Origin, frame: &Frame<'_>, end: usize) {
+        if !self.coalesces {
+            return self.forward_single(origin, frame);
+        }
+        match coalesce::read(frame) {
+            Inner::Tcp(segment) => self.pass_tcp(origin, frame, &segment, end),
+            Inner::Opaque => {
+                self.end_all();
+                self.forward_single(origin, frame);
+            }
+            Inner::Other => self.forward_single(origin, frame),
+        }
+    }
+
+    fn pass_tcp(&mut self, origin: Origin, frame: &Frame<'_>, segment: &Segment<'_>, end: usize) {
+        let payload_at = end - frame.bytes().len() + segment.header_bytes();
+        match self.coalescer.add(origin, segment, payload_at) {
+            Fit::Added => return,
+            Fit::Completed(group) => return self.end(group),
+            Fit::Breaks(group) => self.end(group),
+            Fit::New => {}
+        }
+        if !segment.begins_group() {
+            return self.forward(origin, frame, |mtu| segment.vnet(mtu));
+        }
+        match self.verdict(origin, frame) {
+            Verdict::Port(to) => {
+                if self.coalescer.open() == GROUPS_MAX {
+                    self.end(0);
+                }
+                self.coalescer.begin(origin, to, segment, payload_at);
+            }
+            verdict => self.follow(verdict, origin, frame, |mtu| segment.vnet(mtu)),
+        }
+    }
+
+    fn forward_single(&mut self, origin: Origin, frame: &Frame<'_>) {
+        self.forward(origin, frame, |mtu| vxlan::unfinished(frame, mtu));
+    }
+
+    /// `vnet` is what a port with this MTU is told about the frame.
+    fn forward(&mut self, origin: Origin, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+        let verdict = self.verdict(origin, frame);
+        self.follow(verdict, origin, frame, vnet);
+    }
+
+    fn verdict(&mut self, origin: Origin, frame: &Frame<'_>) -> Verdict {
+        self.forwarder.forward(self.tables, frame, ingress(origin), self.now)
+    }
+
+    fn follow(&self, verdict: Verdict, origin: Origin, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+        match verdict {
+            Verdict::Port(to) => self.write(to, frame, &vnet),
+            Verdict::Flood => {
+                self.egress.cells().flooded();
+                flood::targets(self.tables, ingress(origin)).for_each(|to| self.write(to, frame, &vnet));
+            }
+            Verdict::Drop(reason) => self.drop(reason),
+            // The forwarder has no such verdict for a frame from a tunnel.
+            Verdict::Tunnel(_) | Verdict::Gateway | Verdict::Neighbor(_) => {
+                self.drop(DropReason::SplitHorizon);
+            }
+        }
+    }
+
+    fn write(&self, to: PortId, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+        let mtu = self.tables.ports.get(&to).map_or(usize::MAX, |port| port.mtu as usize);
+        let header = vnet(mtu).to_bytes();
+        self.egress.transmit_gathered(to, &[IoSlice::new(&header), IoSlice::new(frame.bytes())]);
+    }
+
+    fn end_all(&mut self) {
+        while self.coalescer.open() > 0 {
+            self.end(0);
+        }
+    }
+
+    fn end(&mut self, index: usize) {
+        let group = self.coalescer.end(index);
+        group.finish();
+        let mut pieces = [IoSlice::new(&[]); 1 + SEGMENTS_MAX];
+        pieces[0] = IoSlice::new(group.headers());
+        for (piece, payload) in pieces[1..].iter_mut().zip(group.payload(self.batch.buffer())) {
+            *piece = IoSlice::new(payload);
+        }
+        if group.segments() > 1 {
+            self.egress.cells().coalesced();
+        }
+        self.egress.transmit_gathered(group.port(), &pieces[..1 + group.segments()]);
+    }
+
+    fn drop(&self, reason: DropReason) {
+        self.egress.cells().tunnel_dropped(1, reason);
+    }
+}
+
+fn ingress(Origin { vni, vtep }: Origin) -> Ingress {
+    Ingress::Tunnel { vni, vtep }
+}
