@@ -33,7 +33,7 @@ impl Control {
         self.find_shims().await;
         self.remove_unknown().await?;
         self.check_adopted().await;
-        self.host.remove_unknown_interfaces(self.state()).await;
+        self.host.remove_unknown_interfaces(self.snapshot().view()).await;
         if let Err(error) = self.follow_from_nothing().await {
             tracing::warn!(error = %error.message, "part of the host is not as it should be");
         }
