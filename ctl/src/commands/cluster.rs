@@ -101,8 +101,11 @@ async fn join(client: &Client, args: JoinArgs) -> Result<u8, Failure> {
     let request = ClusterJoin { addresses, token, discard: args.discard };
     let call = Call::post(&["cluster", "join"]).body(&request).timeout(Some(JOIN_TIMEOUT));
     let joined: ClusterJoined = client.fetch(call).await?;
-    let role = report::role(joined.role);
-    print(format!("This node has joined the cluster as node {}, a {role}.\n", joined.node.0))?;
+    let and = match joined.role {
+        Role::Voter => "; it votes once it has caught up",
+        Role::Learner => ", a learner",
+    };
+    print(format!("This node has joined the cluster as node {}{and}.\n", joined.node.0))?;
     Ok(0)
 }
 

@@ -32,7 +32,7 @@ pub fn recover_cluster(config: &Config) -> anyhow::Result<String> {
     }
     let _lock = socket::lock_data_dir(dir).map_err(|error| match error.downcast::<socket::InUse>() {
         Ok(socket::InUse { pid, dir }) => anyhow::anyhow!(
-            "vswitchd (pid {pid}) still runs on {}; stop it first, its containers go on",
+            "the daemon (pid {pid}) still runs on {}; stop it first, containers go on without it",
             dir.display()
         ),
         Err(other) => other,
@@ -60,6 +60,10 @@ impl Handle {
         }
         match self.cluster().leave(false).await {
             Err(ClusterError::NotInACluster) => Err(told(&ClusterError::NotInACluster)),
+            Err(refusal @ ClusterError::NoQuorum { .. }) if !force => Err(error(
+                refusal.kind(),
+                format!("{refusal}; to leave without the consent of the others: --force"),
+            )),
             Err(refusal) if force => {
                 tracing::warn!("the cluster was left without its consent: {refusal}");
                 self.cluster().leave(true).await.map_err(|e| told(&e))

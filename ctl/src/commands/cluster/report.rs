@@ -61,6 +61,9 @@ const HASHES: Listing = Listing {
     quiet: "{{.digest}}",
 };
 
+/// From here on days are exact enough, and weeks and months are not.
+const TWO_DAYS_S: i64 = 2 * 24 * 60 * 60;
+
 pub fn role(role: Role) -> &'static str {
     match role {
         Role::Voter => "voter",
@@ -136,6 +139,7 @@ fn expiry(at_ms: u64, now_s: i64) -> String {
     let left_s = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX) - now_s;
     match left_s {
         ..=0 => format!("expired {} ago, at {at}", duration(-left_s)),
+        TWO_DAYS_S.. => format!("good for {} days, until {at}", left_s / (24 * 60 * 60)),
         _ => format!("good for {}, until {at}", duration(left_s)),
     }
 }
@@ -178,9 +182,15 @@ fn health_text(health: &ClusterHealth, now_s: i64) -> String {
         (Some(median), Some(max)) => format!("{} median, {} longest", millis(median), millis(max)),
         _ => "-".into(),
     };
+    let is_known = health.nodes.iter().any(|node| node.state != NodeState::Unknown);
+    let voters = if is_known {
+        format!("{} of {} answer", health.reachable_voters, health.voters)
+    } else {
+        format!("{}, and no leader to tell which of them answer", health.voters)
+    };
     let mut rows = vec![
         row("Quorum:", if health.has_quorum { "yes" } else { "no" }.into()),
-        row("Voters:", format!("{} of {} answer", health.reachable_voters, health.voters)),
+        row("Voters:", voters),
         row("Failure tolerance:", health.failure_tolerance.to_string()),
         row("Disk sync:", sync),
     ];

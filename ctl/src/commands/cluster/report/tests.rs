@@ -120,6 +120,8 @@ fn health_ends_with_what_is_to_be_done() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+    health.nodes = vec![node(1, NodeState::Unknown)];
+    assert!(health_text(&health, 0).contains("Voters:                2, and no leader to tell which"));
     health.problems.clear();
     assert!(health_text(&health, 0).ends_with("\nNo problems.\n"));
 }
