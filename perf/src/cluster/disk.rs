@@ -30,7 +30,8 @@ pub fn syncs(dir: &Path) -> anyhow::Result<Vec<f64>> {
 /// Writes a whole file and syncs it.
 pub fn save(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", path.display());
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path).with_context(cannot)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).open(path).with_context(cannot)?;
     file.write_all(bytes).with_context(cannot)?;
     file.sync_all().with_context(cannot)
 }

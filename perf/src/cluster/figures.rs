@@ -78,7 +78,9 @@ impl Figure {
             Figure::Sync => ("the disk alone: 4 KiB written and synced, median", "ms", None),
             Figure::LeaderMedian => ("an endpoint at the leader, 1 client, median", "ms", Some(Under(10.0))),
             Figure::LeaderP99 => ("an endpoint at the leader, 1 client, p99", "ms", None),
-            Figure::FollowerMedian => ("an endpoint at a follower, 1 client, median", "ms", Some(Under(10.0))),
+            Figure::FollowerMedian => {
+                ("an endpoint at a follower, 1 client, median", "ms", Some(Under(10.0)))
+            }
             Figure::FollowerP99 => ("an endpoint at a follower, 1 client, p99", "ms", None),
             Figure::ReadMedian => ("a linearizable read at a follower, median", "ms", None),
             Figure::ReadP99 => ("a linearizable read at a follower, p99", "ms", None),
@@ -91,13 +93,19 @@ impl Figure {
             Figure::FirstWrite => ("leader killed: until the first endpoint", "s", Some(Under(2.0))),
             Figure::Restart => ("start of a killed node with 10,000 endpoints", "s", Some(Under(3.0))),
             Figure::RestartRead => ("the same, until its first linearizable read", "s", Some(Under(3.0))),
-            Figure::Memory => ("memory of each node for an endpoint, 10,000 of them", "KiB", Some(Under(2.0))),
+            Figure::Memory => {
+                ("memory of each node for an endpoint, 10,000 of them", "KiB", Some(Under(2.0)))
+            }
             Figure::SnapshotSave => ("snapshot of 10,000 endpoints saved to the disk", "s", Some(Under(1.0))),
             Figure::SnapshotBytes => ("its size", "MiB", None),
-            Figure::FullMedian => ("an endpoint at the leader beside 10,000, 1 client, median", "ms", Some(Under(10.0))),
+            Figure::FullMedian => {
+                ("an endpoint at the leader beside 10,000, 1 client, median", "ms", Some(Under(10.0)))
+            }
             Figure::FullP99 => ("an endpoint at the leader beside 10,000, 1 client, p99", "ms", None),
             Figure::FullRate => ("endpoints beside 10,000, 64 clients on 3 nodes", "/s", Some(Over(2000.0))),
-            Figure::Slowest => ("slowest of 50 changes until all hosts have it", "ms simulated", Some(Under(1000.0))),
+            Figure::Slowest => {
+                ("slowest of 50 changes until all hosts have it", "ms simulated", Some(Under(1000.0)))
+            }
             Figure::MessagesPerChange => ("messages for a change", "", None),
             Figure::BytesPerChange => ("bytes for a change", "KiB", None),
             Figure::IdleMessages => ("messages in a second without changes", "", None),

@@ -13,9 +13,7 @@ use tokio::time::timeout;
 use vswitch::cluster::service::{ClusterHandle, Config};
 use vswitch::state::shared::{Applied, Shared};
 use vswitch_proto::api::{ClusterJoin, JoinToken};
-use vswitch_proto::command::{
-    Attachment, CreateNetwork, Driver, PoolRequest, Reserve, Scope, SharedChange,
-};
+use vswitch_proto::command::{Attachment, CreateNetwork, Driver, PoolRequest, Reserve, Scope, SharedChange};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, NodeId, RequestId};
 
 use super::disk;

@@ -134,8 +134,11 @@ fn sizes(results: &Results) -> Table {
             Some(Goal::Over(bound)) => format!("over {bound}"),
             None => String::new(),
         };
-        let title =
-            if spec.unit.is_empty() { spec.title.to_owned() } else { format!("{}, {}", spec.title, spec.unit) };
+        let title = if spec.unit.is_empty() {
+            spec.title.to_owned()
+        } else {
+            format!("{}, {}", spec.title, spec.unit)
+        };
         table.push([title, goal].into_iter().chain(cells));
     }
     table
