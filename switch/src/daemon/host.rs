@@ -17,7 +17,7 @@ use crate::io::netlink::{self, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
-use crate::state::{Container, State, Wire};
+use crate::state::{Container, State, View};
 
 pub struct Host {
     shared: Arc<Shared>,
@@ -139,13 +139,13 @@ impl Host {
         opened.map_err(|error| HostError::Namespace { name: name(), error })
     }
 
-    /// Interfaces that a crash has left between a change's being true and the host's following it: TAPs of our names
-    /// that no endpoint has, and that no process is attached to.
-    pub async fn remove_unknown_interfaces(&self, state: &State) {
-        for container in state.containers().filter(|container| container.is_live()) {
+    /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
+    /// went while no daemon ran: TAPs of our names that no endpoint has, and that no process is attached to.
+    pub async fn remove_unknown_interfaces(&self, view: View<'_>) {
+        for container in view.local.containers().filter(|container| container.is_live()) {
             let Ok(ns) = self.netns(container) else { continue };
-            let wires = state.endpoints_of(&container.id).filter_map(|endpoint| endpoint.wire.as_ref());
-            let known: Vec<String> = wires.map(Wire::interface_name).collect();
+            let known: Vec<String> =
+                view.wires_of(&container.id).map(|(_, wire)| wire.interface_name()).collect();
             let name = container.name.clone();
             blocking(move || {
                 for link in netlink::links(&ns).unwrap_or_default() {

@@ -65,6 +65,10 @@ const QUEUE_MAX: usize = 256;
 /// How often addresses are aged and adopted namespaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Between two looks at what the cluster changed, each of which may take some milliseconds: it changes by the thousand
+/// when many hosts start.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
+
 /// For handing over to other nodes, at the end.
 const RETIREMENT: Duration = Duration::from_secs(3);
 
@@ -203,14 +207,21 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cluster = control.shared.cluster.watch();
-    // What was known before is followed already.
+    // What has changed since the recovery looked is followed now.
     cluster.mark_changed();
+    let mut due = tokio::time::Instant::now();
+    let mut is_due = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
-            Ok(()) = cluster.changed() => control.follow_cluster().await,
+            Ok(()) = cluster.changed(), if !is_due => is_due = true,
+            () = tokio::time::sleep_until(due), if is_due => {
+                cluster.mark_unchanged();
+                control.follow_cluster().await;
+                (due, is_due) = (tokio::time::Instant::now() + FOLLOW_PAUSE, false);
+            }
             event = queue.recv() => match event {
                 Some(event) => control.handle(event).await,
                 None => break,

@@ -170,6 +170,10 @@ impl Handle {
                 a.scope == Scope::Cluster && seen.local.endpoint_at(&container.id, &a.network).is_none()
             });
             for wanted in needed.cloned() {
+                if seen.shared.network(&wanted.network).is_none() {
+                    let (container, network) = (container.name.clone(), wanted.network);
+                    return Err(rejected(&Rejected::NetworkGone { container, network }));
+                }
                 self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
             }
         }
