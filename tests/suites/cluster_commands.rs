@@ -1,13 +1,16 @@
 //! `vswitchctl cluster` and `vswitchctl node`: what they do, print, refuse and exit with.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::ensure;
-use vswitch_proto::api::{ClusterHealth, ClusterStatus, Membership, Node, NodeState, SnapshotSummary};
+use vswitch_proto::api::{ClusterHealth, ClusterStatus, Error, Membership, Node, NodeState, SnapshotSummary};
 use vswitch_proto::command::Role;
 use vswitch_tests::cluster::{address, daemon};
 use vswitch_tests::ctl::only_line;
+use vswitch_tests::http::Request;
 use vswitch_tests::lab::DATA_DIR;
 use vswitch_tests::wait::eventually;
 use vswitch_tests::{Cluster, Host, Lab};
@@ -505,4 +508,37 @@ fn recovery_is_for_a_stopped_voter() {
     assert_eq!(lab.ok(&["node", "ls", "--format={{.Hostname}} {{.ManagerStatus}}"]), "host0 Leader\n");
     lab.inspect_network("net");
     assert_eq!(lab.ok(&["cluster", "token", "show", "-q"]), token, "the authority is the same");
+}
+
+#[test]
+fn the_api_tells_what_makes_no_sense_and_finishes_what_it_began() {
+    let cluster = Cluster::unjoined(1);
+    let lab = &cluster.labs[0];
+    for (method, path, body, status) in [
+        ("GET", "/v1/nodes", "", 400),
+        ("GET", "/v1/cluster?stale=perhaps", "", 400),
+        ("GET", "/v1/cluster/token?role=boss", "", 400),
+        ("POST", "/v1/cluster/join", "{}", 400),
+        ("POST", "/v1/cluster/join", r#"{"addresses":["host1:7946"],"token":"x"}"#, 400),
+        ("POST", "/v1/cluster/join", r#"{"addresses":[],"token":"x"}"#, 400),
+        ("PUT", "/v1/nodes/host0/address", r#"{"address":"nowhere"}"#, 400),
+        ("POST", "/v1/nodes/host0/address", "{}", 405),
+        ("DELETE", "/v1/nodes/host0?force=maybe", "", 400),
+        ("POST", "/v1/cluster/snapshot/inspect", "no snapshot", 400),
+        ("POST", "/v1/cluster/snapshot/restore", "no snapshot", 400),
+    ] {
+        let answer = lab.http(method, path, body);
+        assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
+        let error: Error = serde_json::from_str(&answer.body).unwrap();
+        assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error:?}");
+    }
+    let mut impatient = UnixStream::connect(lab.socket()).unwrap();
+    impatient.write_all(&Request::new("POST", "/v1/cluster/init").to_bytes()).unwrap();
+    drop(impatient);
+    eventually("the cluster is founded all the same", || {
+        let status = cluster.status(0);
+        ensure!(status.membership == Membership::Member && status.leader.is_some(), "{status:?}");
+        Ok(())
+    });
+    assert_eq!(nodes(lab).len(), 1);
 }

@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tokio::task::JoinError;
 use vswitch_proto::api::{
     ClusterFounded, ClusterHash, ClusterHealth, ClusterInit, ClusterJoin, ClusterJoined, ClusterStatus,
-    ClusterToken, SnapshotSummary, TransferLeader,
+    ClusterToken, Error, ErrorKind, SnapshotSummary, TransferLeader,
 };
 use vswitch_proto::command::Role;
 
@@ -41,7 +42,20 @@ fn voter() -> Role {
 pub async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::spawn(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    ended(tokio::spawn(work).await)?
+}
+
+/// What a task gave.
+fn ended<T>(outcome: Result<T, JoinError>) -> Result<T, Failure> {
+    outcome.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Error {
+            kind: ErrorKind::Failed,
+            message: "vswitchd is stopping; try again when it is back".into(),
+            exit_code: None,
+        }
+        .into(),
+    })
 }
 
 pub async fn status(State(handle): State<Handle>, uri: Uri) -> Result<Answer<ClusterStatus>, Failure> {
@@ -103,8 +117,7 @@ pub async fn snapshot(State(handle): State<Handle>) -> Result<Response, Failure>
 
 pub async fn inspect_snapshot(Snapshot(bytes): Snapshot) -> Result<Answer<SnapshotSummary>, Failure> {
     // Tens of megabytes are digested and decoded.
-    let summary = tokio::task::spawn_blocking(move || service::inspect(&bytes)).await;
-    let summary = summary.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let summary = ended(tokio::task::spawn_blocking(move || service::inspect(&bytes)).await)?;
     Ok(Answer(summary?))
 }
 

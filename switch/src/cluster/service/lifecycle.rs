@@ -186,6 +186,7 @@ impl ClusterHandle {
     pub async fn retire(&self) {
         if let Ok(member) = self.member()
             && member.is_leader()
+            && member.view().status.members.voters.len() > 1
         {
             // If nobody can take over, there is nothing to hand over.
             _ = member.lead(member.node, Manage::Transfer { to: None }).await;
