@@ -31,7 +31,7 @@ use super::super::transport::wire::{Denied, Join, Joined, Manage, Request, Respo
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
-use super::member::{Member, Slot};
+use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
 use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
 use crate::state::shared::Shared;
@@ -115,6 +115,7 @@ impl Running {
             authority: RwLock::new(authority.map(Arc::new)),
             refused: RwLock::default(),
             managing: tokio::sync::Mutex::default(),
+            unsettled: Unsettled::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
