@@ -31,7 +31,7 @@ use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Reque
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
-use super::member::{Member, Slot};
+use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
 use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
 use crate::state::shared::Shared;
@@ -120,6 +120,7 @@ impl Running {
             refused: RwLock::default(),
             refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
+            unsettled: Unsettled::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
