@@ -220,8 +220,7 @@ impl<M: Machine> Group<M> {
         let limits = self.settings.limits;
         let Position { applied: (applied, _), snapshot_index, snapshot_bytes, bytes, .. } = self.position;
         let is_worth_it = bytes >= snapshot_bytes.saturating_mul(limits.worth_percent) / 100;
-        let is_due =
-            (applied - snapshot_index >= limits.entries && is_worth_it) || bytes >= limits.bytes;
+        let is_due = (applied - snapshot_index >= limits.entries && is_worth_it) || bytes >= limits.bytes;
         if !is_due || applied == snapshot_index {
             return Ok(());
         }

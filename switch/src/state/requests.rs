@@ -151,7 +151,11 @@ impl<A: Clone, const GENERATION: usize> TryFrom<Read<A>> for Requests<A, GENERAT
         let Read { current, full, count } = read;
         let rises = |pairs: &[(RequestId, Outcome<A>)]| pairs.is_sorted_by(|(a, _), (b, _)| a < b);
         let is_full = |pairs: &Vec<(RequestId, Outcome<A>)>| pairs.len() == GENERATION && rises(pairs);
-        if current.len() >= GENERATION || !rises(&current) || full.len() > FULL_MAX || !full.iter().all(is_full) {
+        if current.len() >= GENERATION
+            || !rises(&current)
+            || full.len() > FULL_MAX
+            || !full.iter().all(is_full)
+        {
             return Err("requests that no state remembers");
         }
         let remembered = current.len() + full.len() * GENERATION;
@@ -217,7 +221,8 @@ mod tests {
 
     #[test]
     fn what_no_state_remembers_is_not_read() {
-        let full = |first: u8| -> Vec<(RequestId, Outcome<u32>)> { (0..4).map(|n| (id(first, n), Ok(n))).collect() };
+        let full =
+            |first: u8| -> Vec<(RequestId, Outcome<u32>)> { (0..4).map(|n| (id(first, n), Ok(n))).collect() };
         let read = |current: Vec<_>, full: Vec<Vec<_>>, count: u64| {
             let bytes = postcard::to_allocvec(&(current, full, count)).unwrap();
             postcard::from_bytes::<Few>(&bytes)

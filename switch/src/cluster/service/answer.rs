@@ -127,7 +127,8 @@ impl Member {
             return Response::Denied(Denied::Token);
         }
         let change = SharedChange::AddNode { info, role };
-        let node = match self.engine.propose(self.envelope(self.node, self.asked_now(request), change)).await {
+        let node = match self.engine.propose(self.envelope(self.node, self.asked_now(request), change)).await
+        {
             Proposed::Applied(Ok(Applied::NodeAdded { node })) => node,
             other => return self.not_proposed(other),
         };

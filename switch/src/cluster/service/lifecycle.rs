@@ -44,6 +44,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// For the cluster's state to come, after a join.
 const STATE_PATIENCE: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(5);
+/// At the start. Nothing is forwarded meanwhile.
+const CATCH_UP_PATIENCE: Duration = Duration::from_millis(500);
 /// Of a node that listens for nobody.
 const UNREACHED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -171,10 +173,22 @@ impl ClusterHandle {
         let _moving = self.0.moving.lock().await;
         let config = &self.0.config;
         match Identity::load(&config.dir)? {
-            Some(identity) => self.run(identity).await,
+            Some(identity) => {
+                self.run(identity).await?;
+                self.catch_up().await
+            }
             // What is left of an attempt to found or join one.
             None => remove_files(&config.dir, false),
         }
+    }
+
+    /// What was agreed on in the last moment before the end is in the log, but not known to be agreed on. The others tell,
+    /// if they are there.
+    async fn catch_up(&self) -> Result<(), ClusterError> {
+        let member = self.member()?;
+        let last = member.view().status.last;
+        _ = member.wait_for(Instant::now() + CATCH_UP_PATIENCE, |view| view.status.applied >= last).await;
+        Ok(())
     }
 
     async fn run(&self, identity: Identity) -> Result<(), ClusterError> {

@@ -9,7 +9,9 @@ use vswitch_proto::command::Driver;
 use super::super::ledger::Cursors;
 use super::super::requests::Requests;
 use super::super::snapshot::{self, Kind, SnapshotError};
-use super::{Applied, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX};
+use super::{
+    Applied, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX,
+};
 
 #[derive(Serialize)]
 struct Written<'a> {
