@@ -27,6 +27,8 @@ mod snapshot;
 
 /// A join waits for an election and for the state to come.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
+const LEADER_LOOKS_MAX: usize = 50;
+const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const TOKEN_BYTES_MAX: usize = 4096;
 
 pub async fn execute(client: &Client, command: ClusterCommand) -> Result<u8, Failure> {
@@ -144,10 +146,14 @@ async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, Failure> {
 async fn transfer_leader(client: &Client, to: Option<String>) -> Result<u8, Failure> {
     let call = Call::post(&["cluster", "transfer-leader"]).body(&TransferLeader { to });
     client.perform(call).await?;
-    let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
-    // This node may not have heard of the new leader yet.
-    if let Some(leader) = nodes.iter().find(|node| node.is_leader) {
-        print(format!("{} leads the cluster.\n", leader.name))?;
+    // It is done; this node only may not have heard of the new leader yet.
+    for _ in 0..LEADER_LOOKS_MAX {
+        let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
+        if let Some(leader) = nodes.iter().find(|node| node.is_leader) {
+            print(format!("{} leads the cluster.\n", leader.name))?;
+            break;
+        }
+        tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
     }
     Ok(0)
 }

@@ -197,11 +197,18 @@ impl Member {
     /// Has the leader change who is in the cluster, and as what.
     pub(super) async fn manage(&self, manage: Manage) -> Result<Response, ClusterError> {
         let deadline = Instant::now() + self.config.patience.max(MANAGE_PATIENCE);
+        let mut led_at = Instant::now();
         loop {
             match timeout_at(deadline, self.try_manage(&manage)).await {
                 Ok(Some(Response::Denied(denied))) => return Err(denied.into()),
                 Ok(Some(response @ (Response::Done | Response::Token(_)))) => return Ok(response),
-                _ => self.pause(deadline).await?,
+                _ => {
+                    // What takes several steps has its time, but not without anybody who takes them.
+                    if self.view().status.leader.is_some() {
+                        led_at = Instant::now();
+                    }
+                    self.pause(deadline.min(led_at + self.config.patience)).await?;
+                }
             }
         }
     }
