@@ -21,7 +21,7 @@ fn carry_token(from: &Lab, to: &Host, role: &str) {
     std::fs::write(to.path(TOKEN), token).unwrap();
 }
 
-fn join<'a>(address: &'a str) -> [&'a str; 5] {
+fn join(address: &str) -> [&str; 5] {
     ["cluster", "join", "--token-file", TOKEN, address]
 }
 

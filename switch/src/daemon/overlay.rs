@@ -267,7 +267,7 @@ impl Handle {
         done
     }
 
-    /// What is not settled in time is by [`leases::keep`].
+    /// What is not settled in time is settled later.
     pub async fn settle(&self) {
         let Snapshot { node, .. } = self.snapshot();
         if node.is_some() {
