@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
+const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "vswitchd",
@@ -63,6 +65,16 @@ struct Raw {
     /// Do not offer UDP segmentation offload to containers
     #[arg(long, env = "VSWITCH_NO_USO", num_args = 0..=1, default_missing_value = "true")]
     no_uso: Option<bool>,
+    /// Be a network and address plugin of Docker, on this socket [default without a path: /run/docker/plugins/vswitch.sock]
+    #[arg(long, value_name = "PATH", env = "VSWITCH_DOCKER_PLUGIN", num_args = 0..=1, require_equals = true,
+          default_missing_value = DOCKER_PLUGIN)]
+    docker_plugin: Option<PathBuf>,
+    /// API of the Docker engine that the plugin is for [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL", env = "VSWITCH_DOCKER_HOST")]
+    docker_host: Option<String>,
+    /// Seconds after which what Docker has left behind is taken away [default: 60]
+    #[arg(long, value_name = "S", env = "VSWITCH_DOCKER_GRACE_S")]
+    docker_grace_s: Option<u32>,
     /// text or json, to standard error [default: text]
     #[arg(long, value_name = "FORMAT", env = "VSWITCH_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -104,6 +116,11 @@ pub struct Config {
     pub storm_limit: Option<u32>,
     pub tso: bool,
     pub uso: bool,
+    /// The plugin socket; `None` for no plugin, unless a service manager passes a socket.
+    pub docker_plugin: Option<PathBuf>,
+    /// The engine's socket.
+    pub docker_host: PathBuf,
+    pub docker_grace_s: u32,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
 }
@@ -120,6 +137,8 @@ pub enum ConfigError {
     Mtu(u32),
     #[error("fdb-capacity is {0}, it must be between 1 and 16777216 addresses")]
     FdbCapacity(u32),
+    #[error("docker-host is {0:?}, it must be the engine's unix socket, as unix:///var/run/docker.sock")]
+    DockerHost(String),
     #[error("data-dir and socket must not be empty")]
     EmptyPath,
 }
@@ -146,6 +165,9 @@ impl Config {
             },
             tso: raw.no_tso != Some(true),
             uso: raw.no_uso != Some(true),
+            docker_plugin: raw.docker_plugin,
+            docker_host: docker_host(raw.docker_host)?,
+            docker_grace_s: raw.docker_grace_s.unwrap_or(60),
             log_format: raw.log_format.unwrap_or(LogFormat::Text),
             log_level: raw.log_level.unwrap_or(LogLevel::Info),
         };
@@ -179,10 +201,19 @@ impl Raw {
             storm_limit: self.storm_limit.or(below.storm_limit),
             no_tso: self.no_tso.or(below.no_tso),
             no_uso: self.no_uso.or(below.no_uso),
+            docker_plugin: self.docker_plugin.or(below.docker_plugin),
+            docker_host: self.docker_host.or(below.docker_host),
+            docker_grace_s: self.docker_grace_s.or(below.docker_grace_s),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }
     }
+}
+
+fn docker_host(url: Option<String>) -> Result<PathBuf, ConfigError> {
+    let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".into());
+    let path = url.strip_prefix("unix://").filter(|path| path.starts_with('/')).map(PathBuf::from);
+    path.ok_or(ConfigError::DockerHost(url))
 }
 
 fn read_file(path: &Path) -> Result<Raw, ConfigError> {
@@ -230,10 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn the_plugin_has_a_usual_place() {
+        assert_eq!(load(&[], None).unwrap().docker_plugin, None);
+        let usual = load(&["--docker-plugin"], None).unwrap();
+        assert_eq!(usual.docker_plugin, Some(DOCKER_PLUGIN.into()));
+        assert_eq!(usual.docker_host, Path::new("/var/run/docker.sock"));
+        let other = load(&["--docker-plugin=/p.sock", "--docker-host", "unix:///d.sock"], None).unwrap();
+        assert_eq!((other.docker_plugin, other.docker_host), (Some("/p.sock".into()), "/d.sock".into()));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (flags, file, part) in [
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
+            (&["--docker-host", "tcp://127.0.0.1:2375"], None, "docker-host is"),
             (&[], Some("mut = 1500"), "unknown field `mut`"),
             (&[], Some("mtu = \"big\""), "invalid type"),
         ] {

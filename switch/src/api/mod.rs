@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::daemon::Handle;
 
 mod containers;
+pub mod docker;
 mod failure;
 mod feed;
 mod networks;

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vswitch_proto::api;
-use vswitch_proto::command::{ContainerKind, Driver, NetnsSource};
+use vswitch_proto::command::{Attachment, ContainerKind, Driver, NetnsSource};
 
 use crate::state::{Container, Endpoint, Network, Phase, State};
 
 pub fn network(state: &State, network: &Network) -> api::Network {
     let containers = state.endpoints_in(&network.id).filter_map(|endpoint| {
         let container = state.container(&endpoint.container).filter(|c| c.phase == Phase::Running)?;
-        Some((container.id.to_string(), network_container(network, container, endpoint)))
+        Some((container.shown_id().to_string(), network_container(network, container, endpoint)))
     });
     api::Network {
         name: network.name.to_string(),
@@ -79,10 +79,11 @@ pub fn summary(state: &State, container: &Container, now: SystemTime) -> api::Co
     let (command, kind, labels) = match &container.kind {
         ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
         ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
+        ContainerKind::Docker(_) => (String::new(), "docker", &NO_LABELS),
     };
-    let networks = container.attachments.iter().filter_map(|a| state.network(&a.network));
+    let networks = attachments(state, container).filter_map(|(_, a)| state.network(&a.network));
     api::ContainerSummary {
-        id: container.id.to_string(),
+        id: container.shown_id().to_string(),
         names: container.name.to_string(),
         command,
         created_at: rfc3339(container.created_at_ms),
@@ -92,6 +93,33 @@ pub fn summary(state: &State, container: &Container, now: SystemTime) -> api::Co
         networks: networks.map(|network| network.name.to_string()).collect(),
         labels: labels.clone(),
     }
+}
+
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+fn kind_name(kind: &ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Lab(_) => "lab",
+        ContainerKind::Adopted(_) => "adopted",
+        ContainerKind::Docker(_) => "docker",
+    }
+}
+
+/// Whether it stands for its container: of the endpoints of one container of Docker's, the first does.
+pub fn is_shown(state: &State, container: &Container) -> bool {
+    attachments(state, container).next().is_none_or(|(first, _)| first.id == container.id)
+}
+
+/// What a container is attached to, with who holds it: a container of Docker's has an endpoint for each.
+fn attachments<'a>(
+    state: &'a State,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a Container, &'a Attachment)> {
+    let id = container.docker().and_then(|spec| spec.container);
+    let others = state.docker_endpoints().filter(move |(_, spec)| id.is_some() && spec.container == id);
+    let alone = Some(container).filter(|_| id.is_none());
+    let holders = alone.into_iter().chain(others.map(|(holder, _)| holder));
+    holders.flat_map(|holder| holder.attachments.iter().map(move |attachment| (holder, attachment)))
 }
 
 fn phase_name(phase: &Phase) -> &'static str {
@@ -135,21 +163,21 @@ fn roughly(duration: Duration) -> String {
 pub fn container(state: &State, container: &Container, pid: u32, dir: &Path) -> api::Container {
     let file = |name: &str| match container.kind {
         ContainerKind::Lab(_) => dir.join(name).display().to_string(),
-        ContainerKind::Adopted(_) => String::new(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     };
     let command = match &container.kind {
         ContainerKind::Lab(spec) => spec.command.clone(),
-        ContainerKind::Adopted(_) => Vec::new(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => Vec::new(),
     };
     let mut words = command.into_iter();
     api::Container {
-        id: container.id.to_string(),
+        id: container.shown_id().to_string(),
         name: format!("/{}", container.name),
         created: rfc3339(container.created_at_ms),
         path: words.next().unwrap_or_default(),
         args: words.collect(),
         state: container_state(container, pid),
-        kind: if matches!(container.kind, ContainerKind::Lab(_)) { "lab" } else { "adopted" }.into(),
+        kind: kind_name(&container.kind).into(),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
         resolv_conf_path: file("resolv.conf"),
@@ -191,6 +219,7 @@ fn container_config(container: &Container) -> api::ContainerConfig {
         ContainerKind::Adopted(spec) => {
             api::ContainerConfig { labels: spec.labels.clone(), ..api::ContainerConfig::default() }
         }
+        ContainerKind::Docker(_) => api::ContainerConfig::default(),
     }
 }
 
@@ -207,6 +236,10 @@ fn host_config(state: &State, container: &Container) -> api::HostConfig {
         ContainerKind::Adopted(spec) => {
             api::HostConfig { network_mode, netns: netns_path(&spec.source), ..api::HostConfig::default() }
         }
+        ContainerKind::Docker(spec) => {
+            let netns = spec.sandbox.clone().unwrap_or_default();
+            api::HostConfig { network_mode, netns, ..api::HostConfig::default() }
+        }
     }
 }
 
@@ -218,9 +251,9 @@ fn netns_path(source: &NetnsSource) -> String {
 }
 
 fn network_settings(state: &State, container: &Container) -> api::NetworkSettings {
-    let networks = container.attachments.iter().filter_map(|attachment| {
+    let networks = attachments(state, container).filter_map(|(holder, attachment)| {
         let network = state.network(&attachment.network)?;
-        let endpoint = state.endpoints_of(&container.id).find(|e| e.network == network.id);
+        let endpoint = state.endpoints_of(&holder.id).find(|e| e.network == network.id);
         let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
         Some((network.name.to_string(), endpoint_settings(network, endpoint, aliases)))
     });

@@ -77,6 +77,7 @@ impl Control {
             Change::Adopt(request) => self.adopt(request, id).await,
             Change::Start(reference) => self.start(&reference, id).await,
             Change::Remove { reference, force } => self.remove(&reference, force, id).await,
+            Change::Docker(call) => self.docker(call, id).await,
         }
     }
 

@@ -34,6 +34,7 @@ use crate::worker::{Dataplane, DataplaneConfig};
 
 mod changes;
 mod control;
+mod docker;
 mod feed;
 mod handle;
 mod host;
@@ -87,6 +88,8 @@ pub enum Change {
         reference: String,
         force: bool,
     },
+    /// A call of a Docker engine.
+    Docker(vswitch_proto::docker::Call),
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -151,7 +154,9 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
     control.recover().await?;
-    let server = tokio::spawn(crate::api::serve(listener, Handle::new(events, Arc::clone(&shared))));
+    let handle = Handle::new(events, Arc::clone(&shared));
+    let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
+    let plugin = docker::start(handle).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %shared.config.socket.display(),
@@ -165,6 +170,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
     remove_socket(&shared.config.socket);
+    plugin.stop();
     outcome
 }
 
