@@ -8,6 +8,7 @@
 //! | [`host`] | a machine: namespaces with a pid 1 of their own |
 //! | [`process`] | a process on a machine, and what running one to its end gave |
 //! | [`lab`] | a machine with a daemon that can be killed and started again |
+//! | [`docker`] | a machine with a Docker engine besides |
 //! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
 //! | [`terminal`] | a process behind a pseudo-terminal |
 //! | [`http`] | requests to the daemon, well-formed or not |
@@ -23,6 +24,7 @@
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
 pub mod ctl;
+pub mod docker;
 pub mod footprint;
 pub mod fuzz;
 pub mod host;
