@@ -10,13 +10,15 @@
 //! 3. [`command`]: what goes into the replicated log.
 //! 4. [`peer`]: messages between the nodes of a replicated group, and the entries of its log.
 //! 5. [`docker`]: the calls of a Docker engine to its network and address plugin.
-//! 6. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
+//! 6. [`address`]: where nodes are, as people write it.
+//! 7. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
 extern crate alloc;
 
+pub mod address;
 pub mod api;
 pub mod command;
 pub mod docker;

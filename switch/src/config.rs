@@ -3,10 +3,17 @@
 //! A flag beats the environment, which beats the file. Every key has the same name in all three: `--data-dir`,
 //! `VSWITCH_DATA_DIR`, `data-dir = "..."`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde::Deserialize;
+use vswitch_proto::id::Name;
+
+mod cluster;
+
+pub use cluster::ClusterStore;
+use cluster::{IpPort, RaftStore};
 
 const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
 
@@ -44,6 +51,27 @@ struct Raw {
     /// Name of this host [default: its host name]
     #[arg(long, value_name = "NAME", env = "VSWITCH_NODE_NAME")]
     node_name: Option<String>,
+    /// Where other nodes of a cluster are answered; the port is 7946 unless given [default: in no cluster]
+    #[arg(long, value_name = "IP:PORT", env = "VSWITCH_LISTEN")]
+    listen: Option<IpPort>,
+    /// Where other nodes reach this one, if that is not where it listens
+    #[arg(long, value_name = "IP:PORT", env = "VSWITCH_ADVERTISE")]
+    advertise: Option<IpPort>,
+    /// Address for VXLAN packets [default: that of --advertise or --listen]
+    #[arg(long, value_name = "IP", env = "VSWITCH_VTEP")]
+    vtep: Option<IpAddr>,
+    /// UDP port of VXLAN, on all hosts the same [default: 4789]
+    #[arg(long, value_name = "PORT", env = "VSWITCH_VXLAN_PORT")]
+    vxlan_port: Option<u16>,
+    /// MTU of the network between the hosts, in bytes [default: that of the interface with the VXLAN address]
+    #[arg(long, value_name = "BYTES", env = "VSWITCH_UNDERLAY_MTU")]
+    underlay_mtu: Option<u32>,
+    /// Nodes of a cluster that this one joins at its start, unless it is in one
+    #[arg(long, value_name = "raft://HOST:PORT[,HOST:PORT...]", env = "VSWITCH_CLUSTER_STORE")]
+    cluster_store: Option<RaftStore>,
+    /// File with the join token for --cluster-store
+    #[arg(long, value_name = "FILE", env = "VSWITCH_JOIN_TOKEN_FILE")]
+    join_token_file: Option<PathBuf>,
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
@@ -75,6 +103,12 @@ struct Raw {
     /// Seconds after which what Docker has left behind is taken away [default: 60]
     #[arg(long, value_name = "S", env = "VSWITCH_DOCKER_GRACE_S")]
     docker_grace_s: Option<u32>,
+    /// Send VXLAN packets one by one, without UDP segmentation offload
+    #[arg(long, env = "VSWITCH_NO_UDP_GSO", num_args = 0..=1, default_missing_value = "true")]
+    no_udp_gso: Option<bool>,
+    /// Receive VXLAN packets one by one, without UDP receive offload
+    #[arg(long, env = "VSWITCH_NO_UDP_GRO", num_args = 0..=1, default_missing_value = "true")]
+    no_udp_gro: Option<bool>,
     /// text or json, to standard error [default: text]
     #[arg(long, value_name = "FORMAT", env = "VSWITCH_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -106,7 +140,18 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub socket: PathBuf,
     pub socket_group: Option<String>,
-    pub node_name: String,
+    pub node_name: Name,
+    /// Where other nodes are answered. `None`: this node can be in no cluster.
+    pub listen: Option<SocketAddr>,
+    /// Where other nodes reach this one, if that is not `listen`.
+    pub advertise: Option<SocketAddr>,
+    /// Where VXLAN packets are sent and received, if that is not at the address of `advertise` or `listen`.
+    pub vtep: Option<IpAddr>,
+    pub vxlan_port: u16,
+    /// Bytes; `None`: that of the interface with the VXLAN address.
+    pub underlay_mtu: Option<u32>,
+    /// What is to be joined at the start.
+    pub cluster_store: Option<ClusterStore>,
     pub workers: u32,
     /// Bytes.
     pub mtu: u32,
@@ -121,6 +166,9 @@ pub struct Config {
     /// The engine's socket.
     pub docker_host: PathBuf,
     pub docker_grace_s: u32,
+    /// Whether VXLAN packets are sent, and received, several at once.
+    pub udp_gso: bool,
+    pub udp_gro: bool,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
 }
@@ -141,6 +189,13 @@ pub enum ConfigError {
     DockerHost(String),
     #[error("data-dir and socket must not be empty")]
     EmptyPath,
+    #[error(
+        "node-name is {name:?}: {error}; give the host one with --node-name",
+        error = vswitch_proto::id::ParseIdError::Name
+    )]
+    NodeName { name: String },
+    #[error(transparent)]
+    Cluster(#[from] cluster::Mistake),
 }
 
 impl Config {
@@ -150,11 +205,20 @@ impl Config {
     }
 
     fn check(raw: Raw, host_name: &str, processors: usize) -> Result<Config, ConfigError> {
+        let name = raw.node_name.as_deref().unwrap_or(host_name);
+        let node_name = name.parse().map_err(|_| ConfigError::NodeName { name: name.into() })?;
+        let cluster_store = cluster::check(&raw)?;
         let config = Config {
             data_dir: raw.data_dir.unwrap_or_else(|| "/var/lib/vswitch".into()),
             socket: raw.socket.unwrap_or_else(|| "/run/vswitch/vswitchd.sock".into()),
             socket_group: raw.socket_group,
-            node_name: raw.node_name.unwrap_or_else(|| host_name.into()),
+            node_name,
+            listen: raw.listen.map(|listen| listen.0),
+            advertise: raw.advertise.map(|advertise| advertise.0),
+            vtep: raw.vtep,
+            vxlan_port: raw.vxlan_port.unwrap_or(4789),
+            underlay_mtu: raw.underlay_mtu,
+            cluster_store,
             workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
             mtu: raw.mtu.unwrap_or(1500),
             fdb_ageing_s: raw.fdb_ageing_s.unwrap_or(300),
@@ -168,6 +232,8 @@ impl Config {
             docker_plugin: raw.docker_plugin,
             docker_host: docker_host(raw.docker_host)?,
             docker_grace_s: raw.docker_grace_s.unwrap_or(60),
+            udp_gso: raw.no_udp_gso != Some(true),
+            udp_gro: raw.no_udp_gro != Some(true),
             log_format: raw.log_format.unwrap_or(LogFormat::Text),
             log_level: raw.log_level.unwrap_or(LogLevel::Info),
         };
@@ -194,6 +260,13 @@ impl Raw {
             socket: self.socket.or(below.socket),
             socket_group: self.socket_group.or(below.socket_group),
             node_name: self.node_name.or(below.node_name),
+            listen: self.listen.or(below.listen),
+            advertise: self.advertise.or(below.advertise),
+            vtep: self.vtep.or(below.vtep),
+            vxlan_port: self.vxlan_port.or(below.vxlan_port),
+            underlay_mtu: self.underlay_mtu.or(below.underlay_mtu),
+            cluster_store: self.cluster_store.or(below.cluster_store),
+            join_token_file: self.join_token_file.or(below.join_token_file),
             workers: self.workers.or(below.workers),
             mtu: self.mtu.or(below.mtu),
             fdb_ageing_s: self.fdb_ageing_s.or(below.fdb_ageing_s),
@@ -204,6 +277,8 @@ impl Raw {
             docker_plugin: self.docker_plugin.or(below.docker_plugin),
             docker_host: self.docker_host.or(below.docker_host),
             docker_grace_s: self.docker_grace_s.or(below.docker_grace_s),
+            no_udp_gso: self.no_udp_gso.or(below.no_udp_gso),
+            no_udp_gro: self.no_udp_gro.or(below.no_udp_gro),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }
@@ -226,10 +301,10 @@ fn read_file(path: &Path) -> Result<Raw, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn load(flags: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
+    pub(super) fn load(flags: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vswitchd.toml");
         let mut args = vec!["vswitchd"];
@@ -246,7 +321,8 @@ mod tests {
         let config = load(&[], None).unwrap();
         assert_eq!(config.data_dir, Path::new("/var/lib/vswitch"));
         assert_eq!((config.workers, config.mtu, config.storm_limit), (1, 1500, Some(20_000)));
-        assert_eq!(config.node_name, "host1");
+        assert_eq!(config.node_name.as_str(), "host1");
+        assert_eq!((config.listen, config.vxlan_port, config.cluster_store), (None, 4789, None));
         assert!(config.tso && config.uso);
     }
 
@@ -276,6 +352,7 @@ mod tests {
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
             (&["--docker-host", "tcp://127.0.0.1:2375"], None, "docker-host is"),
+            (&["--node-name", "host 1"], None, "node-name is \"host 1\": a name starts with"),
             (&[], Some("mut = 1500"), "unknown field `mut`"),
             (&[], Some("mtu = \"big\""), "invalid type"),
         ] {

@@ -53,7 +53,7 @@ pub struct Settings {
 
 impl Settings {
     /// Of a network's interfaces on this node, bytes.
-    fn mtu_of(&self, view: View<'_>, network: &Network) -> u32 {
+    pub fn mtu_of(&self, view: View<'_>, network: &Network) -> u32 {
         let default = || match network.driver {
             Driver::Overlay => {
                 let vtep = view.shared.node(view.me).map(|node| node.info.vtep);

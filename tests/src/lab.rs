@@ -54,6 +54,12 @@ impl Lab {
         });
     }
 
+    /// The same with other arguments from now on.
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&a| a.into()).collect();
+        self.start();
+    }
+
     fn answers(&self) -> anyhow::Result<()> {
         let version = http::Request::new("GET", "/v1/version").send(&self.socket())?;
         ensure!(version.status == 200, "GET /v1/version answers {version:?}");
@@ -63,6 +69,15 @@ impl Lab {
     /// Kills the daemon with SIGKILL.
     pub fn kill9(&mut self) {
         self.end("KILL");
+    }
+
+    /// Has the daemon do nothing until [`Lab::resume`].
+    pub fn pause(&self) {
+        self.daemon.as_ref().expect("the daemon runs").signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.daemon.as_ref().expect("the daemon runs").resume();
     }
 
     /// Ends the daemon with SIGTERM and returns its exit code.

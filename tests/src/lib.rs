@@ -9,7 +9,9 @@
 //! | [`process`] | a process on a machine, and what running one to its end gave |
 //! | [`lab`] | a machine with a daemon that can be killed and started again |
 //! | [`docker`] | a machine with a Docker engine besides |
+//! | [`cluster`] | machines with daemons, joined by a bridge, whose cables can be pulled out |
 //! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
+//! | [`pinging`] | a ping that goes on while something happens |
 //! | [`terminal`] | a process behind a pseudo-terminal |
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
@@ -23,6 +25,7 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod cluster;
 pub mod ctl;
 pub mod docker;
 pub mod footprint;
@@ -34,10 +37,12 @@ pub mod netns;
 pub mod overlay;
 pub mod ovs;
 pub mod packet;
+pub mod pinging;
 pub mod process;
 pub mod simulator;
 pub mod terminal;
 pub mod wait;
 
+pub use cluster::Cluster;
 pub use host::Host;
 pub use lab::Lab;

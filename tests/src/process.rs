@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::Host;
 use crate::host::resolve;
@@ -98,6 +100,13 @@ impl Process {
         assert!(status.is_ok(), "`kill` runs");
     }
 
+    /// Lets it go on after the signal STOP. nsenter(1), which has stopped with it, goes on too.
+    pub fn resume(&self) {
+        let nsenter = Pid::from_raw(self.child.id() as i32);
+        kill(nsenter, Signal::SIGCONT).expect("the child is not waited for yet");
+        self.signal("CONT");
+    }
+
     /// The exit code, if it has ended.
     pub fn try_wait(&mut self) -> Option<i32> {
         self.child.try_wait().expect("a child can be waited for").map(code)
@@ -118,6 +127,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.try_wait().is_none() {
             self.signal("KILL");
+            self.resume();
             let _ = self.child.wait();
         }
     }

@@ -46,7 +46,8 @@ const FDB: Listing = Listing {
     columns: &[
         ("NETWORK", "{{.network}}"),
         ("MAC ADDRESS", "{{.mac}}"),
-        ("PORT", "{{.port}}"),
+        ("PORT", "{{if .vtep}}-{{else}}{{.port}}{{end}}"),
+        ("VTEP", "{{if .vtep}}{{.vtep}}{{else}}-{{end}}"),
         ("CONTAINER", "{{if .container}}{{.container}}{{else}}-{{end}}"),
         ("TYPE", "{{.kind}}"),
         ("AGE", "{{if eq .kind \"learned\"}}{{.age_s}} s{{else}}-{{end}}"),
@@ -55,6 +56,7 @@ const FDB: Listing = Listing {
         ("network", "NETWORK"),
         ("mac", "MAC ADDRESS"),
         ("port", "PORT"),
+        ("vtep", "VTEP"),
         ("container", "CONTAINER"),
         ("kind", "TYPE"),
         ("age_s", "AGE (S)"),
@@ -138,6 +140,12 @@ fn tables(report: &Report) -> String {
         row(&[&"sent", &stats.tx_frames, &stats.tx_bytes]),
         row(&[&"flooded", &stats.flooded_frames, &"-"]),
     ]);
+    let tunnels = layout(&[
+        row(&[&"TUNNELS", &"DATAGRAMS", &"BYTES"]),
+        row(&[&"received", &stats.tunnel.rx_datagrams, &stats.tunnel.rx_bytes]),
+        row(&[&"sent", &stats.tunnel.tx_datagrams, &stats.tunnel.tx_bytes]),
+        row(&[&"lost before they were read", &stats.tunnel.rx_overflows, &"-"]),
+    ]);
     let mut drops = vec![row(&[&"DROPPED BECAUSE", &"FRAMES"])];
     drops.extend(stats.drops.iter().map(|(reason, frames)| row(&[reason, frames])));
     let mut by_port = vec![row(&[
@@ -165,7 +173,7 @@ fn tables(report: &Report) -> String {
             &c.tx_dropped,
         ])
     }));
-    [facts, totals, layout(&drops), layout(&by_port)].join("\n")
+    [facts, totals, tunnels, layout(&drops), layout(&by_port)].join("\n")
 }
 
 #[cfg(test)]
@@ -209,20 +217,26 @@ mod tests {
 
     #[test]
     fn the_forwarding_table_is_listed() {
-        let entry = |kind, age_s, container: Option<&str>| FdbEntry {
+        let entry = |kind, age_s, container: Option<&str>, vtep: Option<std::net::IpAddr>| FdbEntry {
             network: "bridge".parse().unwrap(),
             mac: MacAddr([2; 6]),
-            port: PortId(1),
+            port: vtep.is_none().then_some(PortId(1)),
+            vtep,
             container: container.map(|name| name.parse().unwrap()),
             kind,
             age_s,
         };
-        let entries = [entry(FdbKind::Endpoint, None, Some("c1")), entry(FdbKind::Learned, Some(12), None)];
+        let entries = [
+            entry(FdbKind::Endpoint, None, Some("c1"), None),
+            entry(FdbKind::Endpoint, None, Some("c2"), Some("10.8.0.2".parse().unwrap())),
+            entry(FdbKind::Learned, Some(12), None, None),
+        ];
         assert_eq!(
             FDB.print(&ListFormat::Table, false, &entries).unwrap(),
-            "NETWORK   MAC ADDRESS         PORT      CONTAINER   TYPE       AGE\n\
-             bridge    02:02:02:02:02:02   1         c1          endpoint   -\n\
-             bridge    02:02:02:02:02:02   1         -           learned    12 s\n"
+            "NETWORK   MAC ADDRESS         PORT      VTEP       CONTAINER   TYPE       AGE\n\
+             bridge    02:02:02:02:02:02   1         -          c1          endpoint   -\n\
+             bridge    02:02:02:02:02:02   -         10.8.0.2   c2          endpoint   -\n\
+             bridge    02:02:02:02:02:02   1         -          -           learned    12 s\n"
         );
     }
 

@@ -156,7 +156,11 @@ pub struct PortCounters {
 pub struct FdbEntry {
     pub network: Name,
     pub mac: MacAddr,
-    pub port: PortId,
+    /// Absent where the address is behind another host.
+    pub port: Option<PortId>,
+    /// The tunnel endpoint of that host.
+    #[serde(default)]
+    pub vtep: Option<IpAddr>,
     pub container: Option<Name>,
     pub kind: FdbKind,
     /// Seconds since the address was last seen; absent for entries that do not age.
@@ -218,10 +222,29 @@ pub struct Stats {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub flooded_frames: u64,
+    #[serde(default)]
+    pub tunnel: TunnelStats,
     /// By the name of the reason; every reason is present.
     pub drops: BTreeMap<String, u64>,
     /// Resident memory of the daemon, KiB.
     pub rss_kib: u64,
+}
+
+/// What went through tunnels to other hosts since the start. Bytes are those of UDP payloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelStats {
+    pub rx_datagrams: u64,
+    pub rx_bytes: u64,
+    pub tx_datagrams: u64,
+    pub tx_bytes: u64,
+    /// System calls that sent more than one datagram.
+    pub segmented_sends: u64,
+    /// Those that the kernel refused, so that the datagrams were sent one by one.
+    pub refused_sends: u64,
+    /// Frames that were put together from more than one segment.
+    pub coalesced_frames: u64,
+    /// Packets for which the receiving sockets had no room.
+    pub rx_overflows: u64,
 }
 
 /// A change, as the event stream reports it.
@@ -232,10 +255,11 @@ pub struct Event {
     pub seq: u64,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// `network`, `container` or `stream`.
+    /// `network`, `container`, `node` or `stream`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; `resync` for the stream itself.
+    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; of nodes `create`, `update`, `remove`; `resync` for
+    /// the stream itself.
     pub action: String,
     pub id: String,
     pub name: String,

@@ -21,24 +21,24 @@ struct List {
 
 pub async fn list(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<ContainerSummary>>, Failure> {
     let List { all } = query(&uri)?;
-    let state = handle.state();
+    let snapshot = handle.snapshot();
     let now = SystemTime::now();
-    let shown = state.containers().filter(|c| all || c.phase == Phase::Running);
-    let shown = shown.filter(|c| view::is_shown(&state, c));
+    let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running);
+    let shown = shown.filter(|c| view::is_shown(&snapshot.local, c));
     let mut rows: Vec<_> = shown.collect();
     rows.sort_by_key(|container| std::cmp::Reverse(container.created_at_ms));
-    Ok(Answer(rows.into_iter().map(|container| view::summary(&state, container, now)).collect()))
+    Ok(Answer(rows.into_iter().map(|container| view::summary(snapshot.view(), container, now)).collect()))
 }
 
 pub async fn inspect(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
 ) -> Result<Answer<Container>, Failure> {
-    let state = handle.state();
-    let container = handle.find_container(&state, &reference)?;
+    let snapshot = handle.snapshot();
+    let container = handle.find_container(&snapshot.local, &reference)?;
     let dir = handle.container_dir(&container.id);
     let pid = if container.phase == Phase::Running { handle.pid(&container.id) } else { 0 };
-    Ok(Answer(view::container(&state, container, pid, &dir)))
+    Ok(Answer(view::container(snapshot.view(), container, pid, &dir)))
 }
 
 pub async fn run(

@@ -1,14 +1,16 @@
 //! From every way a request can go wrong to one [`Error`] with its status.
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::timeout;
-use vswitch_proto::api::{BODY_BYTES_MAX, Error, ErrorKind};
+use vswitch_proto::api::{BODY_BYTES_MAX, Error, ErrorKind, SNAPSHOT_BYTES_MAX};
 use vswitch_proto::id::RequestId;
+
+use crate::cluster::service::ClusterError;
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +27,12 @@ impl From<Error> for Failure {
         let status =
             StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Failure { status, error }
+    }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Failure {
+        Error { kind: error.kind(), message: error.to_string(), exit_code: None }.into()
     }
 }
 
@@ -57,16 +65,27 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Json<T>, Failure> {
-        let bytes = body(request.into_body()).await?;
+        let bytes = body(request.into_body(), BODY_BYTES_MAX).await?;
         let bytes = if bytes.is_empty() { &b"{}"[..] } else { &bytes };
         serde_json::from_slice(bytes).map(Json).map_err(|error| invalid(format!("request body: {error}")))
     }
 }
 
-async fn body(body: Body) -> Result<axum::body::Bytes, Failure> {
-    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+/// The bytes of a snapshot.
+pub struct Snapshot(pub Bytes);
+
+impl<S: Sync> FromRequest<S> for Snapshot {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Snapshot, Failure> {
+        body(request.into_body(), SNAPSHOT_BYTES_MAX).await.map(Snapshot)
+    }
+}
+
+async fn body(body: Body, bytes_max: usize) -> Result<Bytes, Failure> {
+    match timeout(BODY_TIMEOUT, to_bytes(body, bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(invalid(format!("request body is broken off or over {BODY_BYTES_MAX} bytes"))),
+        Ok(Err(_)) => Err(invalid(format!("request body is broken off or over {bytes_max} bytes"))),
         Err(_) => Err(invalid(format!("request body did not arrive within {} s", BODY_TIMEOUT.as_secs()))),
     }
 }

@@ -1,15 +1,17 @@
 //! The HTTP API on a unix socket. What each path takes and gives is written at [`vswitch_proto::api`].
 //!
 //! Reads are answered from the published state without a detour through the control loop; everything that changes
-//! something is a [`Change`](crate::daemon::Change) that the loop handles in order. Bounds: at most
-//! [`CONNECTIONS_MAX`] connections at a time (more wait in the listener's backlog), a head within
-//! [`HEAD_TIMEOUT`], a body of at most [`BODY_BYTES_MAX`](vswitch_proto::api::BODY_BYTES_MAX) bytes.
+//! something is a [`Change`](crate::daemon::Change) that the loop handles in order. The cluster is asked directly: it
+//! keeps its own order, and waiting for other nodes holds nobody up. Bounds: at most [`CONNECTIONS_MAX`] connections
+//! at a time (more wait in the listener's backlog), a head within [`HEAD_TIMEOUT`], a body of at most
+//! [`BODY_BYTES_MAX`](vswitch_proto::api::BODY_BYTES_MAX) bytes, a snapshot of at most
+//! [`SNAPSHOT_BYTES_MAX`](vswitch_proto::api::SNAPSHOT_BYTES_MAX).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
@@ -17,11 +19,13 @@ use tokio::sync::Semaphore;
 
 use crate::daemon::Handle;
 
+mod cluster;
 mod containers;
 pub mod docker;
 mod failure;
 mod feed;
 mod networks;
+mod nodes;
 mod observe;
 mod stream;
 pub mod view;
@@ -91,9 +95,31 @@ fn router(handle: Handle) -> Router {
         .route("/fdb/flush", post(observe::fdb_flush))
         .route("/stats", get(observe::stats))
         .route("/events", get(feed::events))
+        .merge(cluster_routes())
         .with_state(handle);
     Router::new()
         .nest("/v1", v1)
         .fallback(failure::unknown_path)
         .method_not_allowed_fallback(failure::wrong_method)
+}
+
+fn cluster_routes() -> Router<Handle> {
+    Router::new()
+        .route("/cluster", get(cluster::status))
+        .route("/cluster/init", post(cluster::init))
+        .route("/cluster/join", post(cluster::join))
+        .route("/cluster/leave", post(cluster::leave))
+        .route("/cluster/transfer-leader", post(cluster::transfer_leader))
+        .route("/cluster/token", get(cluster::token))
+        .route("/cluster/token/rotate", post(cluster::rotate_token))
+        .route("/cluster/health", get(cluster::health))
+        .route("/cluster/hash", get(cluster::hash))
+        .route("/cluster/snapshot", get(cluster::snapshot))
+        .route("/cluster/snapshot/inspect", post(cluster::inspect_snapshot))
+        .route("/cluster/snapshot/restore", post(cluster::restore_snapshot))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{node}", delete(nodes::remove))
+        .route("/nodes/{node}/promote", post(nodes::promote))
+        .route("/nodes/{node}/demote", post(nodes::demote))
+        .route("/nodes/{node}/address", put(nodes::update_address))
 }

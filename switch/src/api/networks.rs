@@ -10,17 +10,18 @@ use super::view;
 use crate::daemon::{Change, Handle};
 
 pub async fn list(State(handle): State<Handle>) -> Answer<Vec<Network>> {
-    let state = handle.state();
-    Answer(state.networks().map(|network| view::network(&state, network)).collect())
+    let snapshot = handle.snapshot();
+    let networks = snapshot.view().networks();
+    Answer(networks.map(|network| view::network(snapshot.view(), network)).collect())
 }
 
 pub async fn inspect(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
 ) -> Result<Answer<Network>, Failure> {
-    let state = handle.state();
-    let network = handle.find_network(&state, &reference)?;
-    Ok(Answer(view::network(&state, network)))
+    let snapshot = handle.snapshot();
+    let network = handle.find_network(snapshot.view(), &reference)?;
+    Ok(Answer(view::network(snapshot.view(), network)))
 }
 
 pub async fn create(

@@ -7,26 +7,27 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vswitch_proto::api;
-use vswitch_proto::command::{Attachment, ContainerKind, Driver, NetnsSource};
+use vswitch_proto::command::{Addresses, Attachment, ContainerKind, Driver, NetnsSource};
+use vswitch_proto::id::{EndpointId, Name};
 
-use crate::state::{Container, Endpoint, Network, Phase, State};
+use crate::state::shared::Lease;
+use crate::state::{Container, Endpoint, Network, Phase, State, View, Wire};
 
-pub fn network(state: &State, network: &Network) -> api::Network {
-    let containers = state.endpoints_in(&network.id).filter_map(|endpoint| {
-        let container = state.container(&endpoint.container).filter(|c| c.phase == Phase::Running)?;
-        Some((container.shown_id().to_string(), network_container(network, container, endpoint)))
-    });
+/// With the containers that run in it: on all nodes, in a network of the cluster.
+pub fn network(view: View<'_>, network: &Network) -> api::Network {
+    let is_shared = network.driver == Driver::Overlay;
+    let containers = if is_shared { leased(view, network) } else { running(view.local, network) };
     api::Network {
         name: network.name.to_string(),
         id: network.id.to_string(),
         created: rfc3339(network.created_at_ms),
-        scope: "local".into(),
+        scope: if is_shared { "global" } else { "local" }.into(),
         driver: driver_name(network.driver).into(),
         enable_ipv4: network.pools.iter().any(|pool| pool.gateway.is_ipv4()),
         enable_ipv6: network.ipv6,
         ipam: ipam(network),
         internal: network.internal,
-        containers: containers.collect(),
+        containers,
         options: network.options.clone(),
         labels: network.labels.clone(),
     }
@@ -42,18 +43,40 @@ fn ipam(network: &Network) -> api::Ipam {
     api::Ipam { driver: "default".into(), options: BTreeMap::new(), config: config.collect() }
 }
 
-fn network_container(network: &Network, container: &Container, endpoint: &Endpoint) -> api::NetworkContainer {
-    let wire = endpoint.wire.as_ref();
+fn running(state: &State, network: &Network) -> BTreeMap<String, api::NetworkContainer> {
+    let shown = |endpoint: &Endpoint| {
+        let container = state.container(&endpoint.container).filter(|c| c.phase == Phase::Running)?;
+        let addresses = endpoint.wire.as_ref().map(Wire::granted);
+        let row = network_container(network, &container.name, &endpoint.id, addresses);
+        Some((container.shown_id().to_string(), row))
+    };
+    state.endpoints_in(&network.id).filter_map(shown).collect()
+}
+
+fn leased(view: View<'_>, network: &Network) -> BTreeMap<String, api::NetworkContainer> {
+    let shown = |lease: &Lease| {
+        let row = network_container(network, &lease.container_name, &lease.endpoint, Some(lease.addresses));
+        (lease.container.to_string(), row)
+    };
+    view.shared.leases_in(&network.id).map(shown).collect()
+}
+
+fn network_container(
+    network: &Network,
+    name: &Name,
+    endpoint: &EndpointId,
+    addresses: Option<Addresses>,
+) -> api::NetworkContainer {
     let cidr = |address: Option<String>, v6: bool| match (address, prefix_len(network, v6)) {
         (Some(address), Some(len)) => format!("{address}/{len}"),
         _ => String::new(),
     };
     api::NetworkContainer {
-        name: container.name.to_string(),
-        endpoint_id: endpoint.id.to_string(),
-        mac_address: wire.map(|w| w.mac.to_string()).unwrap_or_default(),
-        ipv4_address: cidr(wire.and_then(|w| w.ipv4).map(|ip| ip.to_string()), false),
-        ipv6_address: cidr(wire.and_then(|w| w.ipv6).map(|ip| ip.to_string()), true),
+        name: name.to_string(),
+        endpoint_id: endpoint.to_string(),
+        mac_address: addresses.map(|a| a.mac.to_string()).unwrap_or_default(),
+        ipv4_address: cidr(addresses.and_then(|a| a.ipv4).map(|ip| ip.to_string()), false),
+        ipv6_address: cidr(addresses.and_then(|a| a.ipv6).map(|ip| ip.to_string()), true),
     }
 }
 
@@ -75,13 +98,13 @@ pub fn driver_name(driver: Driver) -> &'static str {
     }
 }
 
-pub fn summary(state: &State, container: &Container, now: SystemTime) -> api::ContainerSummary {
+pub fn summary(view: View<'_>, container: &Container, now: SystemTime) -> api::ContainerSummary {
     let (command, kind, labels) = match &container.kind {
         ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
         ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
         ContainerKind::Docker(_) => (String::new(), "docker", &NO_LABELS),
     };
-    let networks = attachments(state, container).filter_map(|(_, a)| state.network(&a.network));
+    let networks = attachments(view.local, container).filter_map(|(_, a)| view.network(&a.network));
     api::ContainerSummary {
         id: container.shown_id().to_string(),
         names: container.name.to_string(),
@@ -160,7 +183,7 @@ fn roughly(duration: Duration) -> String {
 }
 
 /// `pid` is 0 for a container that does not run; `dir` is where its files are.
-pub fn container(state: &State, container: &Container, pid: u32, dir: &Path) -> api::Container {
+pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) -> api::Container {
     let file = |name: &str| match container.kind {
         ContainerKind::Lab(_) => dir.join(name).display().to_string(),
         ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
@@ -183,8 +206,8 @@ pub fn container(state: &State, container: &Container, pid: u32, dir: &Path) -> 
         resolv_conf_path: file("resolv.conf"),
         log_path: file("log"),
         config: container_config(container),
-        host_config: host_config(state, container),
-        network_settings: network_settings(state, container),
+        host_config: host_config(view, container),
+        network_settings: network_settings(view, container),
     }
 }
 
@@ -223,8 +246,8 @@ fn container_config(container: &Container) -> api::ContainerConfig {
     }
 }
 
-fn host_config(state: &State, container: &Container) -> api::HostConfig {
-    let mode = container.attachments.first().and_then(|a| state.network(&a.network));
+fn host_config(view: View<'_>, container: &Container) -> api::HostConfig {
+    let mode = container.attachments.first().and_then(|a| view.network(&a.network));
     let network_mode = mode.map(|network| network.name.to_string()).unwrap_or_default();
     match &container.kind {
         ContainerKind::Lab(spec) => api::HostConfig {
@@ -250,12 +273,13 @@ fn netns_path(source: &NetnsSource) -> String {
     }
 }
 
-fn network_settings(state: &State, container: &Container) -> api::NetworkSettings {
-    let networks = attachments(state, container).filter_map(|(holder, attachment)| {
-        let network = state.network(&attachment.network)?;
-        let endpoint = state.endpoints_of(&holder.id).find(|e| e.network == network.id);
+fn network_settings(view: View<'_>, container: &Container) -> api::NetworkSettings {
+    let networks = attachments(view.local, container).filter_map(|(holder, attachment)| {
+        let network = view.network(&attachment.network)?;
+        let endpoint = view.local.endpoint_at(&holder.id, &network.id);
+        let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
         let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
-        Some((network.name.to_string(), endpoint_settings(network, endpoint, aliases)))
+        Some((network.name.to_string(), endpoint_settings(network, endpoint, wire, aliases)))
     });
     api::NetworkSettings { networks: networks.collect() }
 }
@@ -263,9 +287,9 @@ fn network_settings(state: &State, container: &Container) -> api::NetworkSetting
 fn endpoint_settings(
     network: &Network,
     endpoint: Option<&Endpoint>,
+    wire: Option<&Wire>,
     aliases: Vec<String>,
 ) -> api::EndpointSettings {
-    let wire = endpoint.and_then(|e| e.wire.as_ref());
     let gateway = |v6: bool| {
         let pool = network.pools.iter().find(|pool| pool.gateway.is_ipv6() == v6);
         wire.and(pool).map(|pool| pool.gateway.to_string()).unwrap_or_default()

@@ -3,13 +3,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
-use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, PoolRequest, Scope};
+use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
-use super::control::{Control, done};
+use super::control::{Control, done, rejected};
 use super::handle::error;
-use super::{Done, random_bytes, random_request_id};
-use crate::state::{LookupError, Network};
+use super::overlay::Prepared;
+use super::{Done, host, random_bytes, random_request_id};
+use crate::state::{LookupError, Network, Rejected};
 
 fn lookup(failed: LookupError) -> Error {
     error(failed.kind(), failed.to_string())
@@ -17,7 +18,23 @@ fn lookup(failed: LookupError) -> Error {
 
 impl Control {
     pub(super) fn network_id(&self, reference: &str) -> Result<NetworkId, Error> {
-        self.state().find_network(reference).map(|network| network.id).map_err(lookup)
+        self.snapshot().view().find_network(reference).map(|network| network.id).map_err(lookup)
+    }
+
+    /// What a container asks of a network, and the endpoint that it gets there: with what was leased for it, in a network
+    /// of the cluster.
+    pub(super) fn wanted(
+        &self,
+        reference: &str,
+        endpoint: EndpointConfig,
+        prepared: &Prepared,
+    ) -> Result<(Attachment, NewEndpoint), Error> {
+        let network = self.network_id(reference)?;
+        let is_local = self.state().network(&network).is_some();
+        let scope = if is_local { Scope::Local } else { Scope::Cluster };
+        let leased = prepared.leases.get(&network).copied();
+        let new = leased.unwrap_or_else(|| EndpointId(random_bytes()).into());
+        Ok((attachment(network, scope, endpoint), new))
     }
 
     pub(super) fn container_id(&self, reference: &str) -> Result<ContainerId, Error> {
@@ -36,6 +53,12 @@ impl Control {
                 format!("only one network of the driver {name} exists, and it is there already; use bridge");
             return Err(error(ErrorKind::Conflict, message));
         }
+        let cluster = self.snapshot().shared;
+        if cluster.networks().any(|network| network.name == request.name) {
+            return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
+        }
+        let mut occupied = host::routes().await?;
+        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
@@ -45,7 +68,7 @@ impl Control {
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied: self.host.routes().await?,
+            occupied,
             builtin: false,
         };
         let undo = Command::RemoveNetwork { network: command.id };
@@ -64,7 +87,7 @@ impl Control {
             ipv6: false,
             options: Default::default(),
             labels: Default::default(),
-            occupied: self.host.routes().await?,
+            occupied: host::routes().await?,
             builtin: true,
         };
         self.commit(random_request_id(), Command::CreateNetwork(command), None).await.map(|_| ())
@@ -95,11 +118,11 @@ impl Control {
         network: &str,
         request: Connect,
         id: RequestId,
+        prepared: &Prepared,
     ) -> Result<Done, Error> {
-        let network = self.network_id(network)?;
+        let (attachment, endpoint) = self.wanted(network, request.endpoint, prepared)?;
+        let network = attachment.network;
         let container = self.container_id(&request.container)?;
-        let attachment = attachment(network, request.endpoint);
-        let endpoint = EndpointId(random_bytes()).into();
         let undo = Command::Disconnect { container, network };
         self.commit(id, Command::Connect { container, attachment, endpoint }, Some(undo)).await?;
         Ok(Done::Nothing)
@@ -112,20 +135,20 @@ impl Control {
         id: RequestId,
     ) -> Result<Done, Error> {
         let container = self.container_id(&request.container)?;
-        let network = self.state().find_attached(&container, network).map_err(lookup)?;
+        let network = self.snapshot().view().find_attached(&container, network).map_err(lookup)?;
         self.commit(id, Command::Disconnect { container, network }, None).await?;
         Ok(Done::Nothing)
     }
 }
 
-pub(super) fn attachment(network: NetworkId, wanted: EndpointConfig) -> Attachment {
+pub(super) fn attachment(network: NetworkId, scope: Scope, wanted: EndpointConfig) -> Attachment {
     let EndpointConfig { ipv4, ipv6, mac, aliases } = wanted;
     let ipv4 = ipv4.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED);
     let ipv6 = ipv6.filter(|ip| *ip != Ipv6Addr::UNSPECIFIED);
-    Attachment { network, scope: Scope::Local, ipv4, ipv6, mac, aliases }
+    Attachment { network, scope, ipv4, ipv6, mac, aliases }
 }
 
-fn pool(pool: Pool) -> PoolRequest {
+pub(super) fn pool(pool: Pool) -> PoolRequest {
     let Pool { subnet, gateway, ip_range, aux_addresses } = pool;
     PoolRequest { subnet, gateway, ip_range, aux_addresses }
 }
@@ -135,10 +158,8 @@ fn driver(name: &str) -> Result<Driver, Error> {
         "bridge" => Ok(Driver::Bridge),
         "null" | "none" => Ok(Driver::None),
         "host" => Ok(Driver::Host),
-        "overlay" => Err(error(
-            ErrorKind::Invalid,
-            "the driver overlay needs a cluster, which this version does not have; use bridge",
-        )),
-        other => Err(error(ErrorKind::Invalid, format!("there is no driver {other:?}; use bridge"))),
+        other => {
+            Err(error(ErrorKind::Invalid, format!("there is no driver {other:?}; use bridge or overlay")))
+        }
     }
 }

@@ -10,18 +10,21 @@ use vswitch_proto::id::{ContainerId, RequestId};
 
 use super::handle::{Shared, error};
 use super::host::Host;
+use super::overlay::Prepared;
+use super::tunnels::Tunnels;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
 use crate::forward::tables::Tables;
 use crate::plan;
-use crate::state::{Applied, Phase, Rejected, State, View};
+use crate::state::{Applied, Phase, Rejected, Snapshot, State};
 
 pub struct Control {
     replica: Replica,
-    /// The state that the host was last brought to.
-    followed: Arc<State>,
+    /// What the host was last brought to.
+    followed: Snapshot,
     /// What the data plane was told of it.
     tables: Tables,
+    pub(super) tunnels: Tunnels,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
     pub(super) events: mpsc::Sender<Event>,
@@ -34,21 +37,36 @@ pub fn rejected(rejected: &Rejected) -> Error {
 impl Control {
     pub fn new(replica: Replica, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Control {
         let host = Host::new(Arc::clone(&shared));
-        Control { replica, followed: Arc::default(), tables: Tables::default(), shared, host, events }
+        Control {
+            replica,
+            followed: Snapshot::default(),
+            tables: Tables::default(),
+            tunnels: Tunnels::default(),
+            shared,
+            host,
+            events,
+        }
     }
 
     pub fn state(&self) -> &Arc<State> {
         self.replica.state()
     }
 
+    /// This node's state and the cluster's.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
     pub async fn handle(&mut self, event: Event) {
         match event {
-            Event::Change { change, id, reply } => {
+            Event::Change { change, id, prepared, reply } => {
                 let answer = match self.state().outcome(&id) {
                     Some(Ok(applied)) => Ok(done(applied)),
                     Some(Err(reason)) => Err(rejected(reason)),
-                    None => self.change(*change, id).await,
+                    None => self.change(*change, id, &prepared).await,
                 };
+                // Before the client knows: what was leased in vain is free then.
+                drop(prepared);
                 // A client that went away has its change all the same.
                 let _ = reply.send(answer);
             }
@@ -64,32 +82,43 @@ impl Control {
     pub async fn tick(&mut self) {
         self.shared.fdb.sweep(Instant::now());
         self.check_adopted().await;
+        if self.tunnels.is_wanting() {
+            self.follow_cluster().await;
+        }
     }
 
-    async fn change(&mut self, change: Change, id: RequestId) -> Result<Done, Error> {
+    /// The cluster's state has changed, or this node's part in it.
+    pub async fn follow_cluster(&mut self) {
+        if let Err(error) = self.follow().await {
+            tracing::warn!(error = %error.message, "the host could not follow a change of the cluster");
+        }
+    }
+
+    async fn change(&mut self, change: Change, id: RequestId, prepared: &Prepared) -> Result<Done, Error> {
         match change {
             Change::CreateNetwork(request) => self.create_network(request, id).await,
             Change::RemoveNetwork(reference) => self.remove_network(&reference, id).await,
             Change::PruneNetworks => self.prune_networks().await,
-            Change::Connect { network, request } => self.connect(&network, request, id).await,
+            Change::Connect { network, request } => self.connect(&network, request, id, prepared).await,
             Change::Disconnect { network, request } => self.disconnect(&network, &request, id).await,
-            Change::Run(request) => self.run(request, id).await,
-            Change::Adopt(request) => self.adopt(request, id).await,
-            Change::Start(reference) => self.start(&reference, id).await,
+            Change::Run(request) => self.run(request, id, prepared).await,
+            Change::Adopt(request) => self.adopt(request, id, prepared).await,
+            Change::Start(reference) => self.start(&reference, id, prepared).await,
             Change::Remove { reference, force } => self.remove(&reference, force, id).await,
             Change::Docker(call) => self.docker(call, id).await,
+            Change::DockerState(change) => self.docker_state(change, id).await,
         }
     }
 
     /// Makes a command durable and true. The host does not know of it yet: [`Control::follow`] is next.
     pub(super) fn propose(&mut self, id: RequestId, command: Command) -> Result<Applied, Error> {
-        let old = Arc::clone(self.state());
+        let old = self.snapshot();
         let envelope = Envelope { request_id: id, at_ms: now_ms(), command };
         // The log waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let applied = tokio::task::block_in_place(|| self.replica.propose(&envelope))
             .map_err(|e| error(e.kind(), e.to_string()))?;
-        let changes = feed::changes(&envelope.command, &old, self.state());
         self.shared.publish(Arc::clone(self.state()));
+        let changes = feed::changes(&envelope.command, old.view(), self.snapshot().view());
         self.shared.feed.publish(envelope.at_ms, changes);
         Ok(applied)
     }
@@ -101,20 +130,32 @@ impl Control {
 
     /// The same for a host of which nothing is known but that an earlier daemon may have left things on it.
     pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
-        self.followed = Arc::default();
+        self.followed = Snapshot::default();
         self.tables = Tables::default();
         self.bring_host(true).await
     }
 
     async fn bring_host(&mut self, recovering: bool) -> Result<(), Error> {
-        let new = Arc::clone(self.state());
-        let old = std::mem::replace(&mut self.followed, Arc::clone(&new));
-        let (old, view) = (View::alone(&old), View::alone(&new));
-        let plan = plan::diff(old, view, &self.tables, &self.host.settings());
+        let new = self.snapshot();
+        self.tunnels.follow(&new, &self.shared).await;
+        let settings = self.tunnels.settings(&self.shared.config);
+        if settings != self.shared.settings() {
+            self.shared.set_settings(settings);
+            self.tables = Tables::default();
+        }
+        let old = std::mem::replace(&mut self.followed, new.clone());
+        let plan = plan::diff(old.view(), new.view(), &self.tables, &settings);
+        let gone: Vec<_> = self.tables.vteps.difference(&plan.tables.vteps).copied().collect();
         self.tables.clone_from(&plan.tables);
         self.shared.dataplane.publish(plan.tables);
+        for vtep in gone {
+            self.shared.fdb.forget_vtep(vtep);
+        }
+        if !Arc::ptr_eq(&old.shared, &new.shared) {
+            self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
+        }
         self.host
-            .execute(&new, plan.actions, recovering)
+            .execute(&new.local, plan.actions, recovering)
             .await
             .map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }

@@ -8,7 +8,8 @@ use vswitch_proto::api::Event;
 use vswitch_proto::command::{Command, DockerChange};
 use vswitch_proto::id::{ContainerId, NetworkId};
 
-use crate::state::State;
+use crate::state::shared::Node;
+use crate::state::{Network, Shared, View};
 
 /// Events kept for clients that reconnect.
 pub const KEPT_MAX: usize = 4096;
@@ -98,7 +99,7 @@ fn resync(seq: u64) -> Event {
 }
 
 /// What a command changed, told by the states before and after it.
-pub fn changes(command: &Command, old: &State, new: &State) -> Vec<Change> {
+pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
     match command {
         Command::CreateNetwork(create) => vec![network(new, &create.id, "create", None)],
         Command::RemoveNetwork { network: id } => vec![network(old, id, "destroy", None)],
@@ -109,7 +110,7 @@ pub fn changes(command: &Command, old: &State, new: &State) -> Vec<Change> {
         }
         Command::StartContainer { container: id, .. } => {
             let mut changes = Vec::new();
-            if old.endpoints_of(id).next().is_none() {
+            if old.local.endpoints_of(id).next().is_none() {
                 changes.extend(links(new, id, "connect"));
             }
             changes.push(container(new, id, "start", BTreeMap::new()));
@@ -136,10 +137,10 @@ pub fn changes(command: &Command, old: &State, new: &State) -> Vec<Change> {
     }
 }
 
-fn docker(change: &DockerChange, old: &State, new: &State) -> Vec<Change> {
+fn docker(change: &DockerChange, old: View<'_>, new: View<'_>) -> Vec<Change> {
     match change {
         DockerChange::AddNetwork { local: Some(create), .. } => vec![network(new, &create.id, "create", None)],
-        DockerChange::RemoveNetwork { network: id } if old.belongs_to_docker(id) => {
+        DockerChange::RemoveNetwork { network: id } if old.local.belongs_to_docker(id) => {
             vec![network(old, id, "destroy", None)]
         }
         DockerChange::NameNetwork { network: id, .. } => vec![network(new, id, "rename", None)],
@@ -152,24 +153,54 @@ fn docker(change: &DockerChange, old: &State, new: &State) -> Vec<Change> {
     }
 }
 
-fn network(state: &State, id: &NetworkId, action: &'static str, container: Option<&ContainerId>) -> Change {
-    let name = state.network(id).map(|network| network.name.to_string()).unwrap_or_default();
+/// What happened to the cluster's networks and nodes. What happens to a container is told where it runs.
+pub fn shared_changes(old: &Shared, new: &Shared) -> Vec<Change> {
+    let network = |network: &Network, action| Change {
+        kind: "network",
+        action,
+        id: network.id.to_string(),
+        name: network.name.to_string(),
+        attributes: BTreeMap::new(),
+    };
+    let node = |node: &Node, action| Change {
+        kind: "node",
+        action,
+        id: node.id.0.to_string(),
+        name: node.info.name.to_string(),
+        attributes: BTreeMap::new(),
+    };
+    let mut changes: Vec<Change> =
+        old.networks().filter(|n| new.network(&n.id).is_none()).map(|n| network(n, "destroy")).collect();
+    changes.extend(new.networks().filter(|n| old.network(&n.id).is_none()).map(|n| network(n, "create")));
+    if !new.shares_nodes(old) {
+        changes.extend(old.nodes().filter(|n| new.node(n.id).is_none()).map(|n| node(n, "remove")));
+        changes.extend(new.nodes().filter_map(|n| match old.node(n.id) {
+            None => Some(node(n, "create")),
+            Some(before) if before != n => Some(node(n, "update")),
+            Some(_) => None,
+        }));
+    }
+    changes
+}
+
+fn network(view: View<'_>, id: &NetworkId, action: &'static str, container: Option<&ContainerId>) -> Change {
+    let name = view.network(id).map(|network| network.name.to_string()).unwrap_or_default();
     let attributes = container.map(|id| ("container".to_owned(), id.to_string())).into_iter().collect();
     Change { kind: "network", action, id: id.to_string(), name, attributes }
 }
 
 fn container(
-    state: &State,
+    view: View<'_>,
     id: &ContainerId,
     action: &'static str,
     attributes: BTreeMap<String, String>,
 ) -> Change {
-    let name = state.container(id).map(|container| container.name.to_string()).unwrap_or_default();
+    let name = view.local.container(id).map(|container| container.name.to_string()).unwrap_or_default();
     Change { kind: "container", action, id: id.to_string(), name, attributes }
 }
 
-fn links(state: &State, id: &ContainerId, action: &'static str) -> Vec<Change> {
-    state.endpoints_of(id).map(|endpoint| network(state, &endpoint.network, action, Some(id))).collect()
+fn links(view: View<'_>, id: &ContainerId, action: &'static str) -> Vec<Change> {
+    view.local.endpoints_of(id).map(|endpoint| network(view, &endpoint.network, action, Some(id))).collect()
 }
 
 #[cfg(test)]

@@ -14,11 +14,16 @@ use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
 use super::feed::Feed;
+use super::leases::Leases;
+use super::overlay::Prepared;
+use super::tunnels::Tunnels;
 use super::{Change, Event};
+use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
-use crate::state::{Container, Network, Phase, State};
+use crate::plan::Settings;
+use crate::state::{Container, Network, Phase, Snapshot, State, View};
 use crate::worker::Dataplane;
 
 /// Cheap to clone; one for each connection.
@@ -34,11 +39,14 @@ pub struct Shared {
     pub dataplane: Dataplane,
     pub fdb: Arc<Fdb>,
     pub feed: Feed,
+    pub cluster: ClusterHandle,
     pub started_at: Instant,
     state: ArcSwap<State>,
     /// Counts changes, for those who wait for one.
     revision: watch::Sender<u64>,
     shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
+    pub leases: Arc<Leases>,
+    settings: ArcSwap<Settings>,
 }
 
 /// What a change answers.
@@ -71,21 +79,53 @@ pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
 }
 
 impl Shared {
-    pub fn new(config: Config, dataplane: Dataplane, fdb: Arc<Fdb>, state: Arc<State>) -> Shared {
+    pub fn new(
+        config: Config,
+        dataplane: Dataplane,
+        fdb: Arc<Fdb>,
+        state: Arc<State>,
+        cluster: ClusterHandle,
+    ) -> Shared {
+        let settings = ArcSwap::from_pointee(Tunnels::default().settings(&config));
         Shared {
             config,
             dataplane,
             fdb,
             feed: Feed::new(super::now_ms()),
+            cluster,
             started_at: Instant::now(),
             state: ArcSwap::new(state),
             revision: watch::Sender::new(0),
             shims: Mutex::default(),
+            leases: Arc::default(),
+            settings,
         }
     }
 
     pub fn state(&self) -> Arc<State> {
         self.state.load_full()
+    }
+
+    /// This node's state, and then the cluster's: what an endpoint was leased is in it.
+    pub fn snapshot(&self) -> Snapshot {
+        let local = self.state();
+        let cluster = self.cluster.in_effect();
+        let node = cluster.as_ref().map(|(_, node)| *node);
+        Snapshot { local, shared: cluster.map_or_else(Arc::default, |(shared, _)| shared), node }
+    }
+
+    /// What interfaces are made by.
+    pub fn settings(&self) -> Settings {
+        **self.settings.load()
+    }
+
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Changes with [`Shared::state`].
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
     }
 
     pub fn publish(&self, state: Arc<State>) {
@@ -119,24 +159,26 @@ impl Handle {
     }
 
     /// Has the control loop do it, in its turn.
-    pub async fn change(&self, change: Change, id: Option<RequestId>) -> Result<Done, Error> {
-        // Ending a container takes as long as it takes: that is waited for here, not in the loop.
-        if let Change::Remove { reference, force: true } = &change {
-            self.kill_and_wait(reference).await?;
-        }
+    pub(super) async fn enqueue(
+        &self,
+        change: Change,
+        id: RequestId,
+        prepared: Prepared,
+    ) -> Result<Done, Error> {
         let (reply, answer) = oneshot::channel();
         let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
-        let event = Event::Change {
-            change: Box::new(change),
-            id: id.unwrap_or_else(super::random_request_id),
-            reply,
-        };
+        let event = Event::Change { change: Box::new(change), id, prepared, reply };
         self.events.send(event).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
     pub fn state(&self) -> Arc<State> {
         self.shared.state()
+    }
+
+    /// This node's state and the cluster's.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
     }
 
     pub fn shared(&self) -> &Shared {
@@ -147,12 +189,16 @@ impl Handle {
         &self.shared.feed
     }
 
+    pub fn cluster(&self) -> &ClusterHandle {
+        &self.shared.cluster
+    }
+
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.shared.container_dir(id)
     }
 
-    pub fn find_network<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Network, Error> {
-        state.find_network(reference).map_err(|e| error(e.kind(), e.to_string()))
+    pub fn find_network<'a>(&self, view: View<'a>, reference: &str) -> Result<&'a Network, Error> {
+        view.find_network(reference).map_err(|e| error(e.kind(), e.to_string()))
     }
 
     pub fn find_container<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Container, Error> {
@@ -169,7 +215,7 @@ impl Handle {
         Version {
             version: env!("CARGO_PKG_VERSION").into(),
             api: "v1".into(),
-            node_name: self.shared.config.node_name.clone(),
+            node_name: self.shared.config.node_name.to_string(),
             kernel: kernel.unwrap_or_default(),
         }
     }
@@ -222,10 +268,11 @@ impl Handle {
             let _ = shim.signal(nix::libc::SIGKILL).await;
         }
         self.ended(&container.id, &shim).await;
+        self.settle().await;
         Ok(())
     }
 
-    async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
+    pub(super) async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
         if let Some(shim) = self.shared.shim(&container.id) {

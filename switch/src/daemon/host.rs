@@ -17,7 +17,7 @@ use crate::container::files;
 use crate::io::netlink::{self, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
-use crate::plan::{Action, Attach, DefaultRoute, Settings};
+use crate::plan::{Action, Attach, DefaultRoute};
 use crate::state::{Container, State, Wire};
 
 pub struct Host {
@@ -44,21 +44,6 @@ pub enum HostError {
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
         Host { shared, adopted: Mutex::default() }
-    }
-
-    pub fn settings(&self) -> Settings {
-        Settings { mtu: self.shared.config.mtu, underlay_mtu: self.shared.config.mtu }
-    }
-
-    /// Prefixes that this host routes to, none of which a network may overlap.
-    pub async fn routes(&self) -> Result<Vec<IpNet>, Error> {
-        let read = blocking(|| {
-            NetNs::current()
-                .map_err(|e| e.to_string())
-                .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
-        });
-        read.await
-            .map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
     }
 
     /// Does all of it even where a part fails, and tells the first failure. `recovering` takes interfaces over that
@@ -236,6 +221,16 @@ impl Host {
     }
 }
 
+/// Prefixes that this host routes to, none of which a network may overlap.
+pub async fn routes() -> Result<Vec<IpNet>, Error> {
+    let read = blocking(|| {
+        NetNs::current()
+            .map_err(|e| e.to_string())
+            .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
+    });
+    read.await.map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
+}
+
 /// `eth` and a number.
 fn is_ours(interface: &str) -> bool {
     interface.strip_prefix("eth").is_some_and(|number| number.parse::<u8>().is_ok())
@@ -276,6 +271,6 @@ fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap,
 }
 
 /// System calls that may take a while, away from the threads that serve others.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("the work does not panic")
 }

@@ -7,26 +7,29 @@ use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork
 use vswitch_proto::command::{
     AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint,
 };
-use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
+use vswitch_proto::id::{ContainerId, EndpointId, RequestId};
 
-use super::changes::attachment;
 use super::control::{Control, done};
 use super::handle::error;
-use super::names::random_name;
+use super::overlay::Prepared;
 use super::{Done, Event, random_bytes, random_request_id};
 use crate::container::{self, Launch, Shim, ShimError, files};
 use crate::state::names::hosts_file;
-use crate::state::{Container, Phase, View};
+use crate::state::{Container, Phase};
 
 const GONE: &str = "its network namespace is gone";
 
 impl Control {
-    pub(super) async fn run(&mut self, request: Run, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn run(
+        &mut self,
+        request: Run,
+        id: RequestId,
+        prepared: &Prepared,
+    ) -> Result<Done, Error> {
         check_run(&request)?;
         let start = request.start;
-        let attachments = self.attachments(&request.networks)?;
-        let name = request.name.clone().unwrap_or_else(|| self.free_name());
-        let container = ContainerId(random_bytes());
+        let attachments = self.attachments(&request.networks, prepared)?;
+        let (container, name) = prepared.container.clone().expect("a new container has its name");
         let create =
             CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
         let applied = self.propose(id, Command::CreateContainer(create))?;
@@ -46,18 +49,14 @@ impl Control {
         Ok(done(&applied))
     }
 
-    fn attachments(&self, networks: &[RunNetwork]) -> Result<Vec<(Attachment, NewEndpoint)>, Error> {
+    fn attachments(
+        &self,
+        networks: &[RunNetwork],
+        prepared: &Prepared,
+    ) -> Result<Vec<(Attachment, NewEndpoint)>, Error> {
         let bridge = [RunNetwork { network: "bridge".into(), ..RunNetwork::default() }];
         let networks = if networks.is_empty() { &bridge } else { networks };
-        let resolve = |wanted: &RunNetwork| {
-            let network = self.network_id(&wanted.network)?;
-            Ok((attachment(network, wanted.endpoint.clone()), EndpointId(random_bytes()).into()))
-        };
-        networks.iter().map(resolve).collect()
-    }
-
-    fn free_name(&self) -> Name {
-        random_name(|name| self.state().containers().any(|c| c.name.as_str() == name))
+        networks.iter().map(|n| self.wanted(&n.network, n.endpoint.clone(), prepared)).collect()
     }
 
     /// Makes the namespaces and the process that waits in them.
@@ -72,7 +71,7 @@ impl Control {
             host_network: self.on_host_network(container),
             hidden: vec![self.shared.config.data_dir.clone()],
         };
-        let hosts = hosts_file(View::alone(self.state()), id);
+        let hosts = hosts_file(self.snapshot().view(), id);
         files::prepare(&launch, &hosts, &files::resolv_conf(launch.host_network))
             .map_err(|e| error(ErrorKind::Failed, format!("cannot write {}: {e}", launch.dir.display())))?;
         let shim = container::create(&launch).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
@@ -105,23 +104,31 @@ impl Control {
             self.ended(id, exit).await;
             return Err(not_started(&failed));
         }
-        let command = self.start_command(id);
+        let command = self.start_command(id, &Prepared::default());
         self.commit(request, command, None).await.map(|_| ())
     }
 
-    /// With an endpoint id for each attachment, for those that have none at present.
-    pub(super) fn start_command(&self, id: &ContainerId) -> Command {
-        let attachments = self.state().container(id).map_or(0, |container| container.attachments.len());
-        let endpoints = (0..attachments).map(|_| EndpointId(random_bytes()).into()).collect();
-        Command::StartContainer { container: *id, endpoints }
+    /// With an endpoint for each attachment, for those that have none at present.
+    pub(super) fn start_command(&self, id: &ContainerId, prepared: &Prepared) -> Command {
+        let attachments = self.state().container(id).map_or(&[][..], |container| &container.attachments);
+        let endpoint = |attachment: &Attachment| {
+            let leased = prepared.leases.get(&attachment.network).copied();
+            leased.unwrap_or_else(|| EndpointId(random_bytes()).into())
+        };
+        Command::StartContainer { container: *id, endpoints: attachments.iter().map(endpoint).collect() }
     }
 
-    pub(super) async fn start(&mut self, reference: &str, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn start(
+        &mut self,
+        reference: &str,
+        id: RequestId,
+        prepared: &Prepared,
+    ) -> Result<Done, Error> {
         let container = self.container_id(reference)?;
         let found = self.state().container(&container).expect("it was just looked up");
         match (&found.kind, &found.phase) {
             (_, Phase::Running) => return Ok(Done::Nothing),
-            (ContainerKind::Adopted(_), _) => return self.adopt_again(&container, id).await,
+            (ContainerKind::Adopted(_), _) => return self.adopt_again(&container, id, prepared).await,
             // The state refuses it.
             (ContainerKind::Docker(_), _) => {}
             (ContainerKind::Lab(_), Phase::Created) if self.shared.shim(&container).is_some() => {
@@ -130,7 +137,7 @@ impl Control {
             }
             (ContainerKind::Lab(_), _) => {}
         }
-        self.propose(id, self.start_command(&container))?;
+        self.propose(id, self.start_command(&container, prepared))?;
         let followed = match self.launch(&container).await {
             Ok(()) => self.follow().await,
             Err(failure) => Err(failure),
@@ -221,25 +228,35 @@ impl Control {
         }
     }
 
-    pub(super) async fn adopt(&mut self, request: Adopt, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn adopt(
+        &mut self,
+        request: Adopt,
+        id: RequestId,
+        prepared: &Prepared,
+    ) -> Result<Done, Error> {
         let source = self.host.netns_source(request.pid, request.netns)?;
-        let attachments = self.attachments(&request.networks)?;
-        let container = ContainerId(random_bytes());
+        let attachments = self.attachments(&request.networks, prepared)?;
+        let (container, name) = prepared.container.clone().expect("a new container has its name");
         let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });
-        let create = CreateContainer { id: container, name: request.name, kind, attachments };
+        let create = CreateContainer { id: container, name, kind, attachments };
         // Without a process of ours to begin, it runs at once.
         self.commit(id, Command::CreateContainer(create), Some(Command::RemoveContainer { container }))
             .await?;
-        self.commit(random_request_id(), self.start_command(&container), None).await?;
+        self.commit(random_request_id(), self.start_command(&container, prepared), None).await?;
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
 
     /// An adopted namespace that had gone and is there again under the same path.
-    async fn adopt_again(&mut self, id: &ContainerId, request: RequestId) -> Result<Done, Error> {
+    async fn adopt_again(
+        &mut self,
+        id: &ContainerId,
+        request: RequestId,
+        prepared: &Prepared,
+    ) -> Result<Done, Error> {
         let found = self.state().container(id).expect("it was just looked up");
         self.host.netns(found).map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
         let undo = Command::ContainerExited { container: *id, exit_code: 0, error: GONE.into() };
-        self.commit(request, self.start_command(id), Some(undo)).await?;
+        self.commit(request, self.start_command(id, prepared), Some(undo)).await?;
         Ok(Done::Nothing)
     }
 

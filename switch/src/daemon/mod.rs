@@ -7,6 +7,9 @@
 //! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
 //! 4. the new state is published to readers, the change to the event stream, the answer to the client.
 //!
+//! What a change needs of the cluster is settled before it comes here (`overlay`), so that the loop never waits for
+//! another node; and when the cluster's state changes, step 3 follows that too.
+//!
 //! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.
 //! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
 
@@ -23,9 +26,11 @@ use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vswitch_proto::api::{self, Error};
+use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
+use crate::cluster::service::{self, ClusterHandle};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
@@ -33,22 +38,28 @@ use crate::forward::{ForwardConfig, flood::StormLimit};
 use crate::worker::{Dataplane, DataplaneConfig};
 
 mod changes;
+mod cluster;
 mod control;
 mod docker;
 mod feed;
 mod handle;
 mod host;
+mod join;
+mod leases;
 mod lifecycle;
 mod names;
 mod observe;
+mod overlay;
 mod recover;
 mod socket;
+mod tunnels;
 
 pub use feed::Feed;
 pub use handle::{Done, Handle};
 
 use control::Control;
 use handle::Shared;
+use overlay::Prepared;
 
 /// Changes that wait for the loop; a client beyond them waits to be let in.
 const QUEUE_MAX: usize = 256;
@@ -56,10 +67,18 @@ const QUEUE_MAX: usize = 256;
 /// How often addresses are aged and adopted namespaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// For handing over to other nodes, at the end.
+const RETIREMENT: Duration = Duration::from_secs(3);
+
 /// Everything that makes the loop act.
 pub enum Event {
     /// Somebody wants something changed.
-    Change { change: Box<Change>, id: RequestId, reply: oneshot::Sender<Result<Done, Error>> },
+    Change {
+        change: Box<Change>,
+        id: RequestId,
+        prepared: Prepared,
+        reply: oneshot::Sender<Result<Done, Error>>,
+    },
     /// A container's process ended.
     Exited { container: ContainerId, shim: Arc<Shim> },
     /// A port's TAP is gone without our doing.
@@ -90,6 +109,8 @@ pub enum Change {
     },
     /// A call of a Docker engine.
     Docker(vswitch_proto::docker::Call),
+    /// What follows from a call after the cluster was asked.
+    DockerState(DockerChange),
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -149,7 +170,8 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         ..FdbConfig::default()
     }));
     let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
-    let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state())));
+    let cluster = start_cluster(&config).await?;
+    let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
@@ -166,12 +188,33 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
+    let joining = shared.config.cluster_store.clone();
+    let joining = joining.map(|store| tokio::spawn(join::keep_joining(cluster.clone(), store)));
+    let leases = tokio::spawn(leases::keep(Arc::clone(&shared)));
     let outcome = turn(&mut control, queue).await;
+    leases.abort();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
+    if let Some(joining) = joining {
+        joining.abort();
+    }
+    if tokio::time::timeout(RETIREMENT, cluster.retire()).await.is_err() {
+        tracing::warn!("the other nodes were not told of the end of this one; they will notice");
+    }
     remove_socket(&shared.config.socket);
     plugin.stop();
     outcome
+}
+
+/// Takes part in the cluster again, if this node is in one.
+async fn start_cluster(config: &Config) -> anyhow::Result<ClusterHandle> {
+    let settings = service::Config {
+        listen: config.listen,
+        advertise: config.advertise,
+        vtep: config.vtep,
+        ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
+    };
+    ClusterHandle::start(settings).await.context("cannot take part in the cluster")
 }
 
 async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
@@ -179,11 +222,15 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut cluster = control.shared.cluster.watch();
+    // What was known before is followed already.
+    cluster.mark_changed();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
+            Ok(()) = cluster.changed() => control.follow_cluster().await,
             event = queue.recv() => match event {
                 Some(event) => control.handle(event).await,
                 None => break,

@@ -2,25 +2,26 @@
 
 use std::time::Instant;
 
-use vswitch_proto::api::{Error, ErrorKind, FdbChange, FdbEntry, FdbKind, Port, Stats};
+use vswitch_proto::api::{Error, ErrorKind, FdbChange, FdbEntry, FdbKind, Port, Stats, TunnelStats};
 use vswitch_proto::id::{Name, PortId, Vni};
 
 use super::handle::{Handle, error};
 use crate::forward::DropReason;
 use crate::forward::fdb::{Place, StaticError};
-use crate::state::{Endpoint, Network, Phase, State, Wire};
+use crate::state::{Endpoint, Network, Phase, View, Wire};
 
 impl Handle {
     pub fn ports(&self) -> Vec<Port> {
-        let state = self.state();
-        let mut ports: Vec<Port> = wired(&state).filter_map(|(e, wire)| self.port(&state, e, wire)).collect();
+        let seen = self.snapshot();
+        let mut ports: Vec<Port> =
+            wired(seen.view()).filter_map(|(e, wire)| self.port(seen.view(), e, wire)).collect();
         ports.sort_by_key(|port| port.id);
         ports
     }
 
-    fn port(&self, state: &State, endpoint: &Endpoint, wire: &Wire) -> Option<Port> {
-        let network = state.network(&endpoint.network)?;
-        let container = state.container(&endpoint.container)?;
+    fn port(&self, view: View<'_>, endpoint: &Endpoint, wire: &Wire) -> Option<Port> {
+        let network = view.network(&endpoint.network)?;
+        let container = view.local.container(&endpoint.container)?;
         let counters = self.shared().dataplane.port_counters(wire.port);
         Some(Port {
             id: wire.port,
@@ -33,39 +34,31 @@ impl Handle {
             mac: wire.mac,
             ipv4: wire.ipv4,
             ipv6: wire.ipv6,
-            mtu: network.mtu().unwrap_or(self.shared().config.mtu),
+            mtu: self.shared().settings().mtu_of(view, network),
             up: counters.is_some(),
             counters: counters.unwrap_or_default(),
         })
     }
 
     pub fn fdb_entries(&self, network: Option<&str>) -> Result<Vec<FdbEntry>, Error> {
-        let state = self.state();
-        let only = network.map(|reference| self.find_network(&state, reference)).transpose()?.map(|n| n.vni);
-        let name_of = |vni: Vni| state.networks().find(|n| n.vni == vni).map(|n| n.name.clone());
-        let mut entries: Vec<FdbEntry> = wired(&state)
-            .filter_map(|(endpoint, wire)| {
-                let network = state.network(&endpoint.network)?;
-                let container = state.container(&endpoint.container).map(|c| c.name.clone());
-                let (mac, port, kind) = (wire.mac, wire.port, FdbKind::Endpoint);
-                let network = (network.vni, network.name.clone());
-                (only.is_none_or(|vni| vni == network.0)).then_some(FdbEntry {
-                    network: network.1,
-                    mac,
-                    port,
-                    container,
-                    kind,
-                    age_s: None,
-                })
-            })
-            .collect();
+        let seen = self.snapshot();
+        let view = seen.view();
+        let only = network.map(|reference| self.find_network(view, reference)).transpose()?.map(|n| n.vni);
+        let networks = view.networks().filter(|network| only.is_none_or(|vni| vni == network.vni));
+        let mut entries: Vec<FdbEntry> = networks.flat_map(|network| registered(view, network)).collect();
+        let name_of = |vni: Vni| view.networks().find(|n| n.vni == vni).map(|n| n.name.clone());
         for row in self.shared().fdb.rows(only, Instant::now()) {
-            let (Some(network), Place::Port(port)) = (name_of(row.vni), row.place) else { continue };
+            let Some(network) = name_of(row.vni) else { continue };
+            let (port, vtep) = match row.place {
+                Place::Port(port) => (Some(port), None),
+                Place::Vtep(vtep) => (None, Some(vtep)),
+            };
             entries.push(FdbEntry {
                 network,
                 mac: row.mac,
                 port,
-                container: container_at(&state, port),
+                vtep,
+                container: port.and_then(|port| container_at(view, port)),
                 kind: if row.age.is_some() { FdbKind::Learned } else { FdbKind::Static },
                 age_s: row.age.map(|age| age.as_secs()),
             });
@@ -75,19 +68,20 @@ impl Handle {
     }
 
     pub fn fdb_add(&self, change: &FdbChange) -> Result<(), Error> {
-        let state = self.state();
-        let network = self.find_network(&state, &change.network)?;
+        let seen = self.snapshot();
+        let view = seen.view();
+        let network = self.find_network(view, &change.network)?;
         let Some(reference) = &change.container else {
             return Err(error(ErrorKind::Invalid, "the container behind which the address is, is missing"));
         };
-        let container = self.find_container(&state, reference)?;
-        let endpoint = state.endpoints_of(&container.id).find(|e| e.network == network.id);
-        let Some(wire) = endpoint.and_then(|e| e.wire.as_ref()) else {
+        let container = self.find_container(view.local, reference)?;
+        let endpoint = view.local.endpoint_at(&container.id, &network.id);
+        let Some(wire) = endpoint.and_then(|endpoint| view.wire(endpoint)) else {
             let message =
                 format!("container {} is not connected to network {}", container.name, network.name);
             return Err(error(ErrorKind::Conflict, message));
         };
-        if let Some(owner) = registered(&state, network, change) {
+        if let Some(owner) = owner(view, network, change) {
             let message = format!("{} is the registered address of container {owner}", change.mac);
             return Err(error(ErrorKind::Conflict, message));
         }
@@ -95,9 +89,9 @@ impl Handle {
     }
 
     pub fn fdb_remove(&self, change: &FdbChange) -> Result<(), Error> {
-        let state = self.state();
-        let network = self.find_network(&state, &change.network)?;
-        if let Some(owner) = registered(&state, network, change) {
+        let seen = self.snapshot();
+        let network = self.find_network(seen.view(), &change.network)?;
+        if let Some(owner) = owner(seen.view(), network, change) {
             let message =
                 format!("{} is the registered address of container {owner}; it goes with it", change.mac);
             return Err(error(ErrorKind::Conflict, message));
@@ -112,13 +106,14 @@ impl Handle {
 
     /// Forgets what was learned. The number of entries that went.
     pub fn fdb_flush(&self, network: Option<&str>) -> Result<u64, Error> {
-        let state = self.state();
-        let only = network.map(|reference| self.find_network(&state, reference)).transpose()?.map(|n| n.vni);
-        Ok(self.shared().fdb.flush(only) as u64)
+        let seen = self.snapshot();
+        let found = network.map(|reference| self.find_network(seen.view(), reference)).transpose()?;
+        Ok(self.shared().fdb.flush(found.map(|network| network.vni)) as u64)
     }
 
     pub fn stats(&self) -> Stats {
-        let state = self.state();
+        let seen = self.snapshot();
+        let (state, wired) = (&seen.local, wired(seen.view()).count());
         let shared = self.shared();
         let totals = shared.dataplane.totals();
         let fdb = &shared.fdb;
@@ -126,10 +121,10 @@ impl Handle {
         Stats {
             uptime_s: shared.started_at.elapsed().as_secs(),
             workers: shared.config.workers,
-            ports: wired(&state).count() as u32,
-            networks: state.networks().count() as u32,
+            ports: wired as u32,
+            networks: seen.view().networks().count() as u32,
             containers_running: state.containers().filter(|c| c.phase == Phase::Running).count() as u32,
-            fdb_entries: (fdb.len() + wired(&state).count()) as u64,
+            fdb_entries: (fdb.len() + wired) as u64,
             fdb_capacity: shared.config.fdb_capacity.into(),
             fdb_learned: learning.learned,
             fdb_moved: learning.moved,
@@ -140,6 +135,16 @@ impl Handle {
             tx_frames: totals.tx_frames,
             tx_bytes: totals.tx_bytes,
             flooded_frames: totals.flooded_frames,
+            tunnel: TunnelStats {
+                rx_datagrams: totals.tunnel.rx_datagrams,
+                rx_bytes: totals.tunnel.rx_bytes,
+                tx_datagrams: totals.tunnel.tx_datagrams,
+                tx_bytes: totals.tunnel.tx_bytes,
+                segmented_sends: totals.tunnel.segmented_sends,
+                refused_sends: totals.tunnel.refused_sends,
+                coalesced_frames: totals.tunnel.coalesced_frames,
+                rx_overflows: totals.tunnel.rx_overflows,
+            },
             drops: DropReason::ALL
                 .iter()
                 .map(|&reason| (reason.name().into(), totals.dropped(reason)))
@@ -157,20 +162,39 @@ fn static_refused(refused: StaticError) -> Error {
     error(kind, refused.to_string())
 }
 
-fn wired(state: &State) -> impl Iterator<Item = (&Endpoint, &Wire)> {
-    let networks = state.networks();
-    networks.flat_map(|n| state.endpoints_in(&n.id)).filter_map(|e| e.wire.as_ref().map(|wire| (e, wire)))
+fn wired<'a>(view: View<'a>) -> impl Iterator<Item = (&'a Endpoint, &'a Wire)> {
+    view.networks().flat_map(move |network| view.wires_in(&network.id))
 }
 
-fn container_at(state: &State, port: PortId) -> Option<Name> {
-    let (endpoint, _) = wired(state).find(|(_, wire)| wire.port == port)?;
-    state.container(&endpoint.container).map(|c| c.name.clone())
+fn container_at(view: View<'_>, port: PortId) -> Option<Name> {
+    let (endpoint, _) = wired(view).find(|(_, wire)| wire.port == port)?;
+    view.local.container(&endpoint.container).map(|c| c.name.clone())
 }
 
-fn registered(state: &State, network: &Network, change: &FdbChange) -> Option<Name> {
-    let owns = |e: &&Endpoint| e.wire.as_ref().is_some_and(|wire| wire.mac == change.mac);
-    let endpoint = state.endpoints_in(&network.id).find(owns)?;
-    state.container(&endpoint.container).map(|c| c.name.clone())
+/// The addresses of endpoints, on all nodes.
+fn registered<'a>(view: View<'a>, network: &'a Network) -> Vec<FdbEntry> {
+    let entry = |mac, port, vtep, container| FdbEntry {
+        network: network.name.clone(),
+        mac,
+        port,
+        vtep,
+        container,
+        kind: FdbKind::Endpoint,
+        age_s: None,
+    };
+    let here = view.wires_in(&network.id).map(|(endpoint, wire)| {
+        let container = view.local.container(&endpoint.container).map(|c| c.name.clone());
+        entry(wire.mac, Some(wire.port), None, container)
+    });
+    let elsewhere = view.shared.leases_in(&network.id).filter(|lease| lease.node != view.me).map(|lease| {
+        let vtep = view.shared.node(lease.node).map(|node| node.info.vtep);
+        entry(lease.addresses.mac, None, vtep, Some(lease.container_name.clone()))
+    });
+    here.chain(elsewhere).collect()
+}
+
+fn owner(view: View<'_>, network: &Network, change: &FdbChange) -> Option<Name> {
+    registered(view, network).into_iter().find(|entry| entry.mac == change.mac)?.container
 }
 
 /// From /proc/self/status, which is always there; 0 if it is not as proc(5) says.

@@ -14,6 +14,7 @@ use vswitch_proto::command::{ContainerKind, Driver};
 use vswitch_proto::id::ContainerId;
 
 use super::control::Control;
+use super::overlay::Prepared;
 use super::random_request_id;
 use crate::container::{self, Found};
 use crate::state::Phase;
@@ -52,7 +53,8 @@ impl Control {
                     let phase = self.state().container(&id).map(|c| c.phase.clone());
                     if begun
                         && phase == Some(Phase::Created)
-                        && let Err(error) = self.propose(random_request_id(), self.start_command(&id))
+                        && let Err(error) =
+                            self.propose(random_request_id(), self.start_command(&id, &Prepared::default()))
                     {
                         tracing::warn!(error = %error.message, "cannot note that a container runs");
                     }

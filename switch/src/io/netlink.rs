@@ -161,6 +161,18 @@ pub fn set_default_routes(ns: &NetNs, routes: &[(String, IpAddr)]) -> Result<(),
     })
 }
 
+/// The MTU of the interface that has this address, bytes.
+pub fn mtu_at(ns: &NetNs, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    visit(ns, async |handle| {
+        let found = collect(handle.address().get().set_address_filter(address).execute()).await;
+        let found = found.map_err(request(|| format!("looking for {address}")))?;
+        let Some(index) = found.first().map(|message| message.header.index) else { return Ok(None) };
+        let links = collect(handle.link().get().match_index(index).execute()).await;
+        let links = links.map_err(request(|| "looking at an interface".into()))?;
+        Ok(links.into_iter().next().map(|link| link_of(link).mtu))
+    })
+}
+
 /// Prefixes that the namespace has a route to, connected ones included: what a new subnet must not overlap. Default
 /// routes, loopback, link-local and multicast prefixes are left out. Ascending, each once.
 pub fn routes(ns: &NetNs) -> Result<Vec<IpNet>, NetlinkError> {

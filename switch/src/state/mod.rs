@@ -71,7 +71,7 @@ pub use rejected::{Holder, NotAHost, Rejected, ReservedRange};
 pub use sharded::Change;
 pub use shared::Shared;
 pub use snapshot::SnapshotError;
-pub use view::View;
+pub use view::{Snapshot, View};
 
 use docker::Docker;
 use ledger::Ledger;

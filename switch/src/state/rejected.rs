@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::command::Driver;
-use vswitch_proto::id::{ContainerId, MacAddr, Name, NetworkId, NodeId, Vni};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, NodeId, Vni};
 
 use super::docker::POOLS_MAX;
 use super::shared::{LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
@@ -229,6 +229,8 @@ pub enum Rejected {
     AddressesExhausted(IpNet),
     #[error("there are {POOLS_MAX} address pools already: remove a network first")]
     TooManyPools,
+    #[error("the cluster has no lease for endpoint {}: it was released", .0.short())]
+    UnknownLease(EndpointId),
 }
 
 /// Who stands in the way.
@@ -296,7 +298,7 @@ impl Rejected {
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
-            UnknownNetwork(_) | UnknownContainer(_) | UnknownPool(_) | NetworkGone { .. } | NotAMember(_) => {
+            UnknownNetwork(_) | UnknownContainer(_) | UnknownPool(_) | UnknownLease(_) | NetworkGone { .. } | NotAMember(_) => {
                 ErrorKind::NotFound
             }
             EndpointIds { .. }

@@ -4,6 +4,8 @@
 //! for this node. Without one (the node was removed, or its lease was released by hand) its interface is none, so it
 //! cannot use an address that may be another one's by now.
 
+use std::sync::Arc;
+
 use vswitch_proto::id::{ContainerId, NetworkId, NodeId};
 
 use super::shared::Lease;
@@ -17,13 +19,32 @@ pub struct View<'a> {
     pub me: NodeId,
 }
 
+/// Both states at one time, kept for as long as somebody looks at them.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub local: Arc<State>,
+    /// Empty in no cluster.
+    pub shared: Arc<Shared>,
+    /// This node's number in the cluster, if it is in one.
+    pub node: Option<NodeId>,
+}
+
+impl Snapshot {
+    pub fn view(&self) -> View<'_> {
+        View { local: &self.local, shared: &self.shared, me: self.node.unwrap_or(ALONE) }
+    }
+}
+
+/// The number of a node in no cluster, where there are no leases to tell apart.
+const ALONE: NodeId = NodeId(1);
+
 /// A cluster that does not exist.
 static NOBODY: Shared = Shared::new();
 
 impl<'a> View<'a> {
     /// Of a daemon without a cluster.
     pub fn alone(local: &'a State) -> View<'a> {
-        View { local, shared: &NOBODY, me: NodeId(1) }
+        View { local, shared: &NOBODY, me: ALONE }
     }
 
     /// Those of this node, then those of the cluster.

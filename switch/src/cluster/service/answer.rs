@@ -55,6 +55,7 @@ impl Serve for Member {
                     tracing::warn!(node = by.0, "this node is refused: {refusal}");
                 }
                 *refused = Some((refusal, applied));
+                self.refusals.notify_one();
             }
             Refusal::OtherCluster { .. } | Refusal::NoCertificate | Refusal::Busy => {
                 tracing::warn!(node = by.0, "this node is refused: {refusal}");

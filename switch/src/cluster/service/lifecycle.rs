@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
-use vswitch_proto::api::{ClusterFounded, ClusterJoin, ClusterJoined, JoinToken};
+use vswitch_proto::api::{ClusterFounded, ClusterJoin, ClusterJoined, ClusterToken, JoinToken};
 use vswitch_proto::command::Role;
 use vswitch_proto::id::{ClusterId, NodeId, RequestId};
 use vswitch_proto::peer::Payload;
@@ -44,6 +44,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// For the cluster's state to come, after a join.
 const STATE_PATIENCE: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(5);
+/// Of a node that listens for nobody.
+const UNREACHED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A request to join whose answer may get lost: repeated, it gives the same node.
 #[derive(Serialize, Deserialize)]
@@ -84,12 +86,14 @@ impl Running {
         identity: Identity,
         revision: watch::Sender<u64>,
     ) -> Result<Running, ClusterError> {
-        let listen = config.listen.ok_or(ClusterError::NotListening)?;
-        let listener = TcpListener::bind(listen).await;
-        let listener = listener.map_err(|source| ClusterError::Listen { address: listen, source })?;
+        let listen = config.listen.unwrap_or(UNREACHED);
+        let failed = |source| ClusterError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let config = Arc::new(Config { listen: Some(bound), ..Config::clone(config) });
         let credentials = Credentials::new(Arc::new(identity.clone()), &config.clock)?;
         let authority = Authority::load(&config.dir)?;
-        let group = open_group(config, &identity).await?;
+        let group = open_group(&config, &identity).await?;
 
         let slot = Slot::default();
         let outgoing = slot.clone();
@@ -114,6 +118,7 @@ impl Running {
             identity: RwLock::new(Arc::new(identity)),
             authority: RwLock::new(authority.map(Arc::new)),
             refused: RwLock::default(),
+            refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
@@ -197,9 +202,30 @@ impl ClusterHandle {
         }
     }
 
-    /// Founds a cluster with this node as its first.
+    /// Founds a cluster with this node as its first, or makes known the one that it is alone in.
     pub async fn init(&self) -> Result<ClusterFounded, ClusterError> {
-        self.found(Shared::new()).await
+        if self.0.config.listen.is_none() {
+            return Err(ClusterError::NotListening);
+        }
+        let Ok(member) = self.member() else { return self.found(Shared::new()).await };
+        let identity = member.identity();
+        if member.state().nodes().any(|node| node.id != member.node) {
+            return Err(ClusterError::InACluster(identity.cluster));
+        }
+        let ClusterToken { token, address, .. } = self.token(Role::Voter).await?;
+        Ok(ClusterFounded { cluster: identity.cluster, node: member.node, address, token })
+    }
+
+    /// Sees to it that this node is in a cluster, if only one of its own that nobody can join.
+    pub async fn found_alone(&self) -> Result<(), ClusterError> {
+        if self.member().is_ok() {
+            return Ok(());
+        }
+        match self.found(Shared::new()).await {
+            // Somebody else was faster.
+            Ok(_) | Err(ClusterError::InACluster(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Founds a cluster with the networks of a snapshot. Nodes join anew. Where the snapshot has a node of this one's
@@ -213,9 +239,6 @@ impl ClusterHandle {
         let config = &self.0.config;
         if let Ok(member) = self.member() {
             return Err(ClusterError::InACluster(member.identity().cluster));
-        }
-        if config.listen.is_none() {
-            return Err(ClusterError::NotListening);
         }
         let now_ms = (config.clock)();
         let node =

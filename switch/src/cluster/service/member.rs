@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub(super) authority: RwLock<Option<Arc<Authority>>>,
     /// Somebody refused this node; with what was applied here then.
     pub(super) refused: RwLock<Option<(Refusal, u64)>>,
+    /// That `refused` was set.
+    pub(super) refusals: tokio::sync::Notify,
     /// Held while the membership is changed in several steps.
     pub(super) managing: tokio::sync::Mutex<()>,
 }
@@ -80,6 +82,15 @@ impl Member {
             return Some(Refusal::Fenced(self.node));
         }
         refused.filter(|(_, applied)| *applied == view.status.applied).map(|(refusal, _)| refusal)
+    }
+
+    /// Whether what the state says of this node's leases holds. It does not once the node is removed, or is refused and
+    /// hears of no leader: others may have its addresses by now. A single node that refuses it while the others go on
+    /// with it does not count.
+    pub(super) fn is_in_effect(&self) -> bool {
+        let view = self.view();
+        let is_removed = view.state.membership(self.node) == Membership::Removed;
+        !is_removed && (view.status.leader.is_some() || self.fenced().is_none())
     }
 
     pub(super) fn is_leader(&self) -> bool {
@@ -239,7 +250,8 @@ impl Member {
             | SharedChange::CreateNetwork(_)
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)
-            | SharedChange::Release { .. } => Ok(()),
+            | SharedChange::Release { .. }
+            | SharedChange::Describe { .. } => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@
 //! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `lifecycle`, `report`, `snapshot`.
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub struct Config {
     /// `D/cluster`; made when there is something to put there.
     pub dir: PathBuf,
     pub name: Name,
-    /// Where other nodes are answered. `None`: this node can be in no cluster.
+    /// Where other nodes are answered. `None`: nowhere, this node can be in no cluster but one of its own.
     pub listen: Option<SocketAddr>,
     /// Where other nodes reach this one, if that is not `listen`.
     pub advertise: Option<SocketAddr>,
@@ -81,6 +81,9 @@ pub struct Config {
     /// Milliseconds since the Unix epoch.
     pub clock: Clock,
 }
+
+/// Of a node that is alone in its cluster and listens for nobody.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7946);
 
 impl Config {
     pub fn new(dir: PathBuf, name: Name) -> Config {
@@ -100,8 +103,7 @@ impl Config {
 
     /// Where others reach this node.
     fn address(&self) -> SocketAddr {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.advertise.or(self.listen).unwrap_or(nowhere)
+        self.advertise.or(self.listen).unwrap_or(NOWHERE)
     }
 
     fn info(&self) -> NodeInfo {
@@ -152,7 +154,13 @@ impl ClusterHandle {
         self.member().map_or_else(|_| self.0.nothing.clone(), |member| member.state())
     }
 
-    /// Changes whenever [`ClusterHandle::state`] does.
+    /// The state and this node's number, while this node may act by it: not in no cluster, nor once it was removed.
+    pub fn in_effect(&self) -> Option<(Arc<Shared>, NodeId)> {
+        let member = self.member().ok()?;
+        member.is_in_effect().then(|| (member.state(), member.node))
+    }
+
+    /// Changes whenever [`ClusterHandle::state`] or [`ClusterHandle::in_effect`] does.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.revision.subscribe()
     }

@@ -35,19 +35,22 @@ const CALL: Duration = Duration::from_secs(2);
 /// Passes on what changes, until the member stops.
 pub(super) async fn follow(member: Arc<Member>, revision: watch::Sender<u64>) {
     let mut views = member.engine.watch();
-    let mut last: Option<Arc<Shared>> = None;
+    let mut last: Option<(Arc<Shared>, bool)> = None;
     loop {
         let state = views.borrow_and_update().state.clone();
-        let same_nodes = last.as_ref().is_some_and(|last| last.shares_nodes(&state));
-        if !same_nodes {
+        let is_in_effect = member.is_in_effect();
+        if !last.as_ref().is_some_and(|(last, _)| last.shares_nodes(&state)) {
             note_nodes(&member, &state);
         }
-        if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &state)) {
+        if !last.as_ref().is_some_and(|(last, was)| Arc::ptr_eq(last, &state) && *was == is_in_effect) {
             revision.send_modify(|revision| *revision += 1);
         }
-        last = Some(state);
-        if views.changed().await.is_err() {
-            return;
+        last = Some((state, is_in_effect));
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() {
+                return;
+            },
+            () = member.refusals.notified() => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The address driver: pools and addresses.
+//! The address driver: pools and addresses of this node. Those of the cluster are leased, see [`bound`](super::bound).
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,24 +7,29 @@ use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{AddressHolder, DockerChange};
 use vswitch_proto::docker::{self, Address, Answer, Pool};
-use vswitch_proto::id::RequestId;
+use vswitch_proto::id::{NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
-use super::super::random_bytes;
+use super::super::{host, random_bytes};
 use super::{command, invalid};
 use crate::state::Applied;
 
 /// Where addresses come from, as the engine keeps it for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PoolId {
+pub enum PoolId {
     Local(IpNet),
+    /// A subnet of a network of the cluster.
+    Cluster { network: NetworkId, ipv6: bool },
 }
 
 impl std::fmt::Display for PoolId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             PoolId::Local(subnet) => write!(f, "local/{subnet}"),
+            PoolId::Cluster { network, ipv6 } => {
+                write!(f, "cluster/{network}/{}", if *ipv6 { "6" } else { "4" })
+            }
         }
     }
 }
@@ -33,9 +38,23 @@ impl FromStr for PoolId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<PoolId, Error> {
-        let local = text.strip_prefix("local/").and_then(|subnet| subnet.parse().ok());
-        local.map(PoolId::Local).ok_or_else(|| invalid(format!("{text:?} is no pool of vswitch")))
+        let parsed = match text.split_once('/') {
+            Some(("local", subnet)) => subnet.parse().ok().map(PoolId::Local),
+            Some(("cluster", rest)) => cluster_pool(rest),
+            _ => None,
+        };
+        parsed.ok_or_else(|| invalid(format!("{text:?} is no pool of vswitch")))
     }
+}
+
+fn cluster_pool(text: &str) -> Option<PoolId> {
+    let (network, family) = text.split_once('/')?;
+    let ipv6 = match family {
+        "4" => false,
+        "6" => true,
+        _ => return None,
+    };
+    Some(PoolId::Cluster { network: network.parse().ok()?, ipv6 })
 }
 
 impl Control {
@@ -44,15 +63,14 @@ impl Control {
         request: docker::RequestPool,
         id: RequestId,
     ) -> Result<Answer, Error> {
-        let docker::RequestPool { pool, sub_pool, options, v6 } = request;
-        if let Some(name) = options.network {
-            return Err(invalid(format!("there is no cluster to have a network {name}")));
-        }
+        let mut occupied = host::routes().await?;
+        let cluster = self.snapshot().shared;
+        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let request = DockerChange::RequestPool {
-            subnet: pool,
-            ip_range: sub_pool,
-            ipv6: v6,
-            occupied: self.host.routes().await?,
+            subnet: request.pool,
+            ip_range: request.sub_pool,
+            ipv6: request.v6,
+            occupied,
             seed: random_bytes(),
         };
         match self.propose(id, command(request))? {
@@ -63,9 +81,11 @@ impl Control {
         }
     }
 
-    pub(super) fn docker_release_pool(&mut self, pool: &str, id: RequestId) -> Result<Answer, Error> {
-        let PoolId::Local(subnet) = pool.parse()?;
-        if self.state().address_pool(&subnet).is_some() {
+    /// A network of the cluster stays: other hosts may use it.
+    pub(super) fn docker_release_pool(&mut self, pool: &PoolId, id: RequestId) -> Result<Answer, Error> {
+        if let PoolId::Local(subnet) = *pool
+            && self.state().address_pool(&subnet).is_some()
+        {
             self.propose(id, command(DockerChange::ReleasePool { subnet }))?;
         }
         Ok(Answer::NOTHING)
@@ -76,7 +96,7 @@ impl Control {
         request: &docker::RequestAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
-        let PoolId::Local(subnet) = request.pool.parse()?;
+        let subnet = local(&request.pool)?;
         let holder = match request.options.mac {
             _ if request.options.is_gateway() => AddressHolder::Gateway,
             Some(mac) => AddressHolder::Interface(mac),
@@ -94,7 +114,7 @@ impl Control {
         request: &docker::ReleaseAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
-        let PoolId::Local(subnet) = request.pool.parse()?;
+        let subnet = local(&request.pool)?;
         let Some(address) = request.address else { return Ok(Answer::NOTHING) };
         if self.state().address_pool(&subnet).is_some() {
             self.propose(id, command(DockerChange::ReleaseAddress { subnet, address }))?;
@@ -103,7 +123,15 @@ impl Control {
     }
 }
 
-fn given(address: IpAddr, subnet: IpNet) -> Answer {
+/// The subnet of a pool whose requests are the loop's.
+fn local(pool: &str) -> Result<IpNet, Error> {
+    match pool.parse()? {
+        PoolId::Local(subnet) => Ok(subnet),
+        PoolId::Cluster { .. } => Err(invalid(format!("{pool} is a pool of the cluster"))),
+    }
+}
+
+pub fn given(address: IpAddr, subnet: IpNet) -> Answer {
     let address = IpNet::new(address, subnet.prefix_len()).expect("an address is of its pool's family");
     Answer::Address(Address { address })
 }
@@ -118,10 +146,13 @@ mod tests {
 
     #[test]
     fn pool_ids_round_trip() {
-        for text in ["local/172.18.0.0/16", "local/fd00::/64"] {
+        let network = NetworkId([7; 32]);
+        for text in
+            ["local/172.18.0.0/16", "local/fd00::/64", &format!("cluster/{network}/4"), &format!("cluster/{network}/6")]
+        {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
         }
-        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16"] {
+        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//"] {
             assert!(text.parse::<PoolId>().unwrap_err().message.contains("is no pool of vswitch"), "{text}");
         }
     }

@@ -9,7 +9,7 @@ use vswitch_proto::command::{
     Addresses, Attachment, ContainerKind, CreateContainer, DockerChange, DockerSpec, NewEndpoint, Scope,
 };
 use vswitch_proto::docker::{self, Answer, EndpointCreated, Interface, InterfaceName, Joined};
-use vswitch_proto::id::{ContainerId, EndpointId, RequestId};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
@@ -78,8 +78,9 @@ impl Control {
 
     /// What an endpoint has and the engine does not know: giving it back what it gave is an error to it.
     fn missing(&self, given: &Interface, container: &ContainerId) -> Option<Interface> {
-        let endpoint = self.state().endpoints_of(container).next()?;
-        let network = self.state().network(&endpoint.network)?;
+        let seen = self.snapshot();
+        let endpoint = seen.local.endpoints_of(container).next()?;
+        let network = seen.view().network(&endpoint.network)?;
         let wire = endpoint.wire.as_ref()?;
         let ipv4 = wire.ipv4.filter(|_| given.ipv4.is_none()).map(IpAddr::V4);
         let ipv6 = wire.ipv6.filter(|_| given.ipv6.is_none()).map(IpAddr::V6);
@@ -103,12 +104,12 @@ impl Control {
         let found = self.state().container(&container).and_then(|c| c.docker());
         let unknown = || error(ErrorKind::NotFound, format!("vswitch has no endpoint {}; start the container again", endpoint.short()));
         let joined = found.ok_or_else(unknown)?.sandbox.as_ref() == Some(&sandbox);
-        let docker = self.state().docker_network(&network).ok_or_else(|| unknown_network(&network))?.clone();
+        let seen = self.snapshot();
+        let (docker, network) = seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
         if !joined {
             let join = DockerChange::Join { endpoint: container, sandbox };
             self.commit(id, command(join), None).await?;
         }
-        let network = self.state().network(&docker.network).ok_or_else(|| unknown_network(&docker.id))?;
         let internal = docker.internal || network.internal;
         Ok(Answer::Joined(Joined {
             interface_name: InterfaceName { src_name: interface::name(&container), dst_prefix: "eth" },
@@ -134,7 +135,7 @@ impl Control {
 }
 
 /// What a container is called until the engine tells whose the endpoint is.
-fn provisional_name(endpoint: &EndpointId) -> vswitch_proto::id::Name {
+pub(super) fn provisional_name(endpoint: &EndpointId) -> Name {
     format!("docker-{}", endpoint.short()).parse().expect("letters, digits and a dash make a name")
 }
 

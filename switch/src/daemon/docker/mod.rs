@@ -19,6 +19,7 @@ use super::control::Control;
 use super::handle::error;
 
 mod address;
+mod bound;
 mod endpoint;
 pub(super) mod interface;
 mod network;
@@ -41,11 +42,17 @@ impl Control {
                 self.docker_end(&request.endpoint, id, |endpoint| DockerChange::Leave { endpoint }).await?
             }
             Call::RequestPool(request) => self.docker_request_pool(request, id).await?,
-            Call::ReleasePool(request) => self.docker_release_pool(&request.pool, id)?,
+            Call::ReleasePool(request) => self.docker_release_pool(&request.pool.parse()?, id)?,
             Call::RequestAddress(request) => self.docker_request_address(&request, id)?,
             Call::ReleaseAddress(request) => self.docker_release_address(&request, id)?,
         };
         Ok(Done::Docker(answer))
+    }
+
+    /// What was settled without this loop.
+    pub(super) async fn docker_state(&mut self, change: DockerChange, id: RequestId) -> Result<Done, Error> {
+        self.commit(id, command(change), None).await?;
+        Ok(Done::Nothing)
     }
 }
 

@@ -239,7 +239,7 @@ pub fn receive(
         *place = Received {
             source: names[i].ip(),
             bytes: (messages[i].msg_len as usize).min(slot_bytes),
-            segment_bytes: controls[i].coalesced(messages[i].msg_hdr.msg_controllen as usize),
+            segment_bytes: controls[i].coalesced(messages[i].msg_hdr.msg_controllen),
         };
     }
     Ok(got)

@@ -38,8 +38,6 @@ use super::{
 };
 
 mod pool;
-#[cfg(test)]
-mod tests;
 
 pub use pool::AddressPool;
 
@@ -266,9 +264,9 @@ impl Docker {
     }
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// The network here that a network of the engine's is.
-    pub fn docker_network(&self, id: &NetworkId) -> Option<(&DockerNetwork, &Network)> {
+    pub fn docker_network(&self, id: &NetworkId) -> Option<(&'a DockerNetwork, &'a Network)> {
         let docker = self.local.docker_network(id)?;
         Some((docker, self.network(&docker.network)?))
     }

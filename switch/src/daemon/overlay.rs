@@ -1,0 +1,275 @@
+//! What a change needs of the cluster, asked for before the control loop makes it.
+//!
+//! The cluster may take seconds to answer, or not answer at all, and the loop serves one change at a time: so it never
+//! waits for the cluster. Whoever asks for a change does that in a task of its own. Networks of the cluster are made
+//! and removed there altogether; for a container's endpoint in one, addresses are leased, and the loop gets them with
+//! the change as [`Prepared`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
+use vswitch_proto::command::{Attachment, CreateNetwork, Driver, NewEndpoint, Reserve, Scope, SharedChange};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
+
+use super::changes::{attachment, pool};
+use super::control::rejected;
+use super::handle::{Done, Handle, error};
+use super::leases::{self, Held};
+use super::names::random_name;
+use super::{Change, host, random_bytes, random_request_id};
+use crate::cluster::service::ClusterError;
+use crate::state::shared::Applied;
+use crate::state::{Network, Rejected, Snapshot};
+
+/// How long the end of an endpoint waits for its addresses to be free for others.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Names that are made up and taken before they are used.
+const NAME_ATTEMPTS: usize = 16;
+
+/// What was settled before the loop makes a change.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Of a container that is to be made.
+    pub container: Option<(ContainerId, Name)>,
+    /// What the cluster leased, by network.
+    pub leases: BTreeMap<NetworkId, NewEndpoint>,
+    held: Vec<Held>,
+}
+
+fn failed(failed: ClusterError) -> Error {
+    error(failed.kind(), failed.to_string())
+}
+
+impl Handle {
+    /// Has it done: by the cluster what is the cluster's, by the control loop, in its turn, the rest.
+    pub async fn change(&self, change: Change, id: Option<RequestId>) -> Result<Done, Error> {
+        let id = id.unwrap_or_else(random_request_id);
+        if self.state().outcome(&id).is_some() {
+            return self.enqueue(change, id, Prepared::default()).await;
+        }
+        match change {
+            Change::CreateNetwork(request) if request.driver.as_deref() == Some("overlay") => {
+                self.create_overlay(request, id).await
+            }
+            Change::CreateNetwork(_) => self.enqueue(change, id, Prepared::default()).await,
+            Change::RemoveNetwork(reference) => match self.overlay(&reference) {
+                Some(network) => self.remove_overlay(network, id).await,
+                None => self.enqueue(Change::RemoveNetwork(reference), id, Prepared::default()).await,
+            },
+            Change::PruneNetworks => self.prune(id).await,
+            Change::Connect { network, request } => self.connect(network, request, id).await,
+            Change::Run(request) => {
+                let (name, networks) = (request.name.clone(), request.networks.clone());
+                self.make(name, &networks, || Change::Run(request.clone()), id).await
+            }
+            Change::Adopt(request) => {
+                let (name, networks) = (Some(request.name.clone()), request.networks.clone());
+                self.make(name, &networks, || Change::Adopt(request.clone()), id).await
+            }
+            Change::Start(reference) => self.start(reference, id).await,
+            Change::Disconnect { .. } | Change::Remove { .. } => self.end(change, id).await,
+            Change::Docker(call) => self.docker(call, id).await,
+            Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
+        }
+    }
+
+    /// If it is one of the cluster's.
+    fn overlay(&self, reference: &str) -> Option<NetworkId> {
+        let seen = self.snapshot();
+        let found = seen.view().find_network(reference).ok().filter(|n| n.driver == Driver::Overlay);
+        found.map(|network| network.id)
+    }
+
+    pub(super) async fn create_overlay(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
+        let cluster = self.cluster();
+        cluster.found_alone().await.map_err(failed)?;
+        let seen = self.snapshot();
+        if seen.local.networks().any(|network| network.name == request.name) {
+            return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
+        }
+        let mut occupied = host::routes().await?;
+        occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
+        let network = CreateNetwork {
+            id: NetworkId(random_bytes()),
+            name: request.name,
+            driver: Driver::Overlay,
+            pools: request.pools.into_iter().map(pool).collect(),
+            internal: request.internal,
+            ipv6: request.ipv6,
+            options: request.options,
+            labels: request.labels,
+            occupied,
+            builtin: false,
+        };
+        match cluster.propose(SharedChange::CreateNetwork(network), id).await.map_err(failed)? {
+            Applied::NetworkCreated { network } => {
+                let warnings = self.warnings_of(&network);
+                Ok(Done::Created(Created { id: network.to_string(), warnings }))
+            }
+            _ => Err(failed(ClusterError::Unexpected)),
+        }
+    }
+
+    /// Static remotes that packets of this node cannot reach.
+    fn warnings_of(&self, network: &NetworkId) -> Vec<String> {
+        let seen = self.snapshot();
+        let vtep = seen.node.and_then(|node| seen.shared.node(node)).map(|node| node.info.vtep);
+        let remotes = seen.shared.network(network).map(Network::static_vteps).unwrap_or_default();
+        match vtep.filter(IpAddr::is_loopback) {
+            Some(vtep) if remotes.iter().any(|remote| !remote.is_loopback()) => vec![format!(
+                "this node's tunnels begin at {vtep}, from where no remote is reached: start vswitchd with --vtep IP"
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    async fn remove_overlay(&self, network: NetworkId, id: RequestId) -> Result<Done, Error> {
+        self.cluster().propose(SharedChange::RemoveNetwork { network }, id).await.map_err(failed)?;
+        Ok(Done::Nothing)
+    }
+
+    /// Those of the cluster first: if it cannot be asked, nothing was done.
+    async fn prune(&self, id: RequestId) -> Result<Done, Error> {
+        let seen = self.snapshot();
+        let is_unused = |network: &&Network| seen.shared.leases_in(&network.id).next().is_none();
+        let mut names = Vec::new();
+        for network in seen.shared.networks().filter(is_unused) {
+            let remove = SharedChange::RemoveNetwork { network: network.id };
+            match self.cluster().propose(remove, random_request_id()).await {
+                Ok(_) => names.push(network.name.clone()),
+                // Somebody uses it by now, or has removed it.
+                Err(ClusterError::Rejected(_)) => {}
+                Err(other) => return Err(failed(other)),
+            }
+        }
+        names.extend(self.enqueue(Change::PruneNetworks, id, Prepared::default()).await?.pruned());
+        Ok(Done::Pruned(names))
+    }
+
+    async fn connect(&self, network: String, request: Connect, id: RequestId) -> Result<Done, Error> {
+        let mut prepared = Prepared::default();
+        let seen = self.snapshot();
+        let container = seen.local.find_container(&request.container).ok();
+        if let (Some(network), Some(container)) = (self.overlay(&network), container) {
+            let wanted = attachment(network, Scope::Cluster, request.endpoint.clone());
+            seen.shared.check_wanted(&wanted).map_err(|e| rejected(&e))?;
+            let has_one = seen.local.endpoint_at(&container.id, &network).is_some();
+            if container.is_live() && !has_one {
+                self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
+            }
+        }
+        self.enqueue_leased(Change::Connect { network, request }, id, prepared).await
+    }
+
+    async fn start(&self, reference: String, id: RequestId) -> Result<Done, Error> {
+        let mut prepared = Prepared::default();
+        let seen = self.snapshot();
+        if let Ok(container) = seen.local.find_container(&reference) {
+            let needed = container.attachments.iter().filter(|a| {
+                a.scope == Scope::Cluster && seen.local.endpoint_at(&container.id, &a.network).is_none()
+            });
+            for wanted in needed.cloned() {
+                self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
+            }
+        }
+        self.enqueue_leased(Change::Start(reference), id, prepared).await
+    }
+
+    /// A new container. A name that was made up and is taken meanwhile is another one's: then it gets another.
+    async fn make(
+        &self,
+        name: Option<Name>,
+        networks: &[RunNetwork],
+        change: impl Fn() -> Change,
+        id: RequestId,
+    ) -> Result<Done, Error> {
+        let mut id = id;
+        for _ in 0..NAME_ATTEMPTS {
+            let (chosen, is_random) = match &name {
+                Some(name) => (name.clone(), false),
+                None => (self.free_name(), true),
+            };
+            let prepared = self.prepare(chosen.clone(), networks).await?;
+            let made = self.enqueue_leased(change(), id, prepared).await;
+            let is_taken = || self.state().containers().any(|container| container.name == chosen);
+            let lost = made.as_ref().is_err_and(|e| e.kind == ErrorKind::Conflict) && is_random && is_taken();
+            if !lost {
+                return made;
+            }
+            id = random_request_id();
+        }
+        Err(error(
+            ErrorKind::Conflict,
+            "every name that was made up was taken meanwhile: give one with --name",
+        ))
+    }
+
+    fn free_name(&self) -> Name {
+        let state = self.state();
+        random_name(|name| state.containers().any(|container| container.name.as_str() == name))
+    }
+
+    async fn prepare(&self, name: Name, networks: &[RunNetwork]) -> Result<Prepared, Error> {
+        let container = (ContainerId(random_bytes()), name);
+        let mut prepared = Prepared { container: Some(container.clone()), ..Prepared::default() };
+        let is_taken = self.state().containers().any(|c| c.name == container.1);
+        for wanted in networks.iter().filter(|_| !is_taken) {
+            if let Some(network) = self.overlay(&wanted.network) {
+                let wanted = attachment(network, Scope::Cluster, wanted.endpoint.clone());
+                self.lease(&mut prepared, container.clone(), wanted).await?;
+            }
+        }
+        Ok(prepared)
+    }
+
+    async fn lease(
+        &self,
+        prepared: &mut Prepared,
+        (container, container_name): (ContainerId, Name),
+        attachment: Attachment,
+    ) -> Result<(), Error> {
+        let (network, endpoint) = (attachment.network, EndpointId(random_bytes()));
+        prepared.held.push(self.shared().leases.hold(endpoint));
+        let request = Reserve { endpoint, container, container_name, attachment };
+        let reserved = self.cluster().propose(SharedChange::Reserve(request), random_request_id()).await;
+        match reserved.map_err(failed)? {
+            Applied::Reserved { endpoint, addresses } => {
+                prepared.leases.insert(network, NewEndpoint { id: endpoint, lease: Some(addresses) });
+                Ok(())
+            }
+            _ => Err(failed(ClusterError::Unexpected)),
+        }
+    }
+
+    /// If it fails, what was leased for it is free again when this returns.
+    async fn enqueue_leased(&self, change: Change, id: RequestId, prepared: Prepared) -> Result<Done, Error> {
+        let has_leases = !prepared.leases.is_empty();
+        let done = self.enqueue(change, id, prepared).await;
+        if done.is_err() && has_leases {
+            self.settle().await;
+        }
+        done
+    }
+
+    /// Afterwards the addresses that became free are free everywhere, if the cluster answers.
+    async fn end(&self, change: Change, id: RequestId) -> Result<Done, Error> {
+        // Ending a container takes as long as it takes: that is waited for here, not in the loop.
+        if let Change::Remove { reference, force: true } = &change {
+            self.kill_and_wait(reference).await?;
+        }
+        let done = self.enqueue(change, id, Prepared::default()).await;
+        self.settle().await;
+        done
+    }
+
+    /// What is not settled in time is by [`leases::keep`].
+    pub async fn settle(&self) {
+        let Snapshot { node, .. } = self.snapshot();
+        if node.is_some() {
+            _ = tokio::time::timeout(RELEASE_PATIENCE, leases::settle(self.shared())).await;
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Overlay networks: what a user gets with hosts that are joined.
+
+use std::net::UdpSocket;
+
+use anyhow::ensure;
+use vswitch_proto::api::{FdbEntry, FdbKind, Stats};
+use vswitch_tests::cluster::address;
+use vswitch_tests::wait::eventually;
+use vswitch_tests::{Cluster, netns};
+
+/// Of IANA.
+const VXLAN_PORT: u16 = 4789;
+
+/// Until a name means something in a container.
+fn wait_for_name(cluster: &Cluster, host: usize, container: &str, name: &str) {
+    eventually(&format!("{container} knows {name}"), || {
+        let hosts = cluster.labs[host].exec_ok(container, &["cat", "/etc/hosts"]);
+        ensure!(hosts.lines().any(|line| line.ends_with(&format!("\t{name}"))), "{hosts}");
+        Ok(())
+    });
+}
+
+#[test]
+fn containers_on_three_hosts_are_in_one_network() {
+    let cluster = Cluster::joined(3);
+    let [one, two, three] = &cluster.labs[..] else { panic!("there are three") };
+    let id = one.ok(&["network", "create", "-d", "overlay", "multi-host-network"]);
+    one.run_idle("c1", &["--net=multi-host-network"]);
+    two.run_idle("c2", &["--net=multi-host-network"]);
+    three.run_idle("c3", &["--net=multi-host-network"]);
+    for (host, container) in ["c1", "c2", "c3"].into_iter().enumerate() {
+        for name in ["c1", "c2", "c3", "c1.multi-host-network"] {
+            wait_for_name(&cluster, host, container, name);
+            cluster.labs[host].assert_reaches(container, name);
+        }
+    }
+    // Each host shows the same network, with the containers of all.
+    for lab in &cluster.labs {
+        let network = lab.inspect_network("multi-host-network");
+        assert_eq!((network.id.as_str(), network.scope.as_str()), (id.trim_end(), "global"));
+        let mut rows: Vec<_> =
+            network.containers.values().map(|c| (c.name.as_str(), c.ipv4_address.as_str())).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, [("c1", "10.0.0.2/24"), ("c2", "10.0.0.3/24"), ("c3", "10.0.0.4/24")]);
+        let table =
+            lab.ok(&["network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}} {{.Scope}}"]);
+        assert_eq!(table, "multi-host-network global\n");
+    }
+    // The underlay takes 1500 bytes, of which the tunnel needs 50.
+    assert_eq!(one.exec_ok("c1", &["cat", "/sys/class/net/eth0/mtu"]), "1450\n");
+    // Who is where is known, not learned.
+    let entries: Vec<FdbEntry> = one.http("GET", "/v1/fdb?network=multi-host-network", "").parsed();
+    let places: Vec<_> = entries.iter().map(|e| (e.kind, e.vtep.map(|v| v.to_string()))).collect();
+    let far = |index: usize| (FdbKind::Endpoint, Some(address(index).to_string()));
+    assert_eq!(places, [(FdbKind::Endpoint, None), far(1), far(2)]);
+    let error = two.fails(&["network", "rm", "multi-host-network"], 4);
+    assert!(error.contains("c1 on node host0") && error.contains("c3 on node host2"), "{error}");
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn a_container_that_moves_takes_its_address_along() {
+    let cluster = Cluster::joined(3);
+    let [one, two, three] = &cluster.labs[..] else { panic!("there are three") };
+    one.ok(&["network", "create", "-d", "overlay", "--subnet=10.9.0.0/24", "net"]);
+    one.run_idle("watcher", &["--net=net"]);
+    two.run_idle("service", &["--net=net", "--ip=10.9.0.77"]);
+    wait_for_name(&cluster, 0, "watcher", "service");
+    one.assert_reaches("watcher", "service");
+    for (from, to) in [(two, three), (three, two)] {
+        from.ok(&["rm", "-f", "service"]);
+        to.run_idle("service", &["--net=net", "--ip=10.9.0.77"]);
+        // By its address: the watcher has it among its neighbours.
+        one.assert_reaches("watcher", "10.9.0.77");
+    }
+    let taken = one.fails(&["run", "-d", "--net=net", "--ip=10.9.0.77", "--name=thief", "--", "true"], 4);
+    assert!(taken.contains("10.9.0.77") && taken.contains("service on node host1"), "{taken}");
+    // Nothing of the attempt is left: the same name and another address are free.
+    one.run_idle("thief", &["--net=net", "--ip=10.9.0.78"]);
+}
+
+#[test]
+fn containers_connect_and_disconnect_while_they_run() {
+    let cluster = Cluster::joined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&["network", "create", "-d", "overlay", "net"]);
+    one.run_idle("a", &[]);
+    two.run_idle("b", &["--net=net"]);
+    one.ok(&["network", "connect", "--ip=10.0.0.9", "--alias=db", "net", "a"]);
+    wait_for_name(&cluster, 1, "b", "db.net");
+    two.assert_reaches("b", "db");
+    one.ok(&["stop", "-t", "0", "a"]);
+    eventually("the names of a stopped container go", || {
+        let hosts = two.exec_ok("b", &["cat", "/etc/hosts"]);
+        ensure!(!hosts.contains("db"), "{hosts}");
+        Ok(())
+    });
+    // A stopped container holds no address.
+    two.run_idle("c", &["--net=net", "--ip=10.0.0.9"]);
+    let error = one.fails(&["start", "a"], 4);
+    assert!(error.contains("10.0.0.9") && error.contains("c on node host1"), "{error}");
+    two.ok(&["rm", "-f", "c"]);
+    one.ok(&["start", "a"]);
+    wait_for_name(&cluster, 1, "b", "db");
+    two.assert_reaches("b", "db");
+    one.ok(&["network", "disconnect", "net", "a"]);
+    two.ok(&["network", "disconnect", "net", "b"]);
+    two.ok(&["network", "rm", "net"]);
+    let error = one.fails(&["network", "connect", "net", "a"], 3);
+    assert!(error.contains("network net not found"), "{error}");
+}
+
+#[test]
+fn a_host_alone_has_overlay_networks_too() {
+    let cluster = Cluster::unjoined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&["network", "create", "-d", "overlay", "-o", "vxlan.id=5000", "net"]);
+    let error = one.fails(&["network", "create", "-d", "overlay", "-o", "vxlan.id=5000", "other"], 4);
+    assert!(error.contains("5000") && error.contains("net"), "{error}");
+    let error = one.fails(&["network", "create", "net"], 4);
+    assert!(error.contains("net"), "{error}");
+    one.run_idle("a", &["--net=net"]);
+    one.run_idle("b", &["--net=net"]);
+    one.assert_reaches("a", "b");
+    // It has founded a cluster of one by that, which others can join.
+    let init = one.ok(&["cluster", "init"]);
+    assert!(init.contains("10.8.0.1:7946"), "{init}");
+    two.ok(&["network", "create", "-d", "overlay", "mine"]);
+    let token = cluster.token();
+    let file = two.path("/tmp/token");
+    std::fs::write(file, token).unwrap();
+    let join = ["cluster", "join", "10.8.0.1:7946", "--token-file=/tmp/token"];
+    let error = two.fails(&join, 4);
+    assert!(error.contains("mine") && error.contains("--discard"), "{error}");
+    two.ok(&[&join[..], &["--discard"]].concat());
+    two.run_idle("c", &["--net=net"]);
+    two.assert_reaches("c", "b");
+    two.fails(&["network", "inspect", "mine"], 3);
+}
+
+#[test]
+fn the_containers_of_other_hosts_are_found_again_by_a_new_daemon() {
+    let mut cluster = Cluster::joined(3);
+    cluster.labs[0].ok(&["network", "create", "-d", "overlay", "net"]);
+    cluster.labs[0].run_idle("a", &["--net=net"]);
+    cluster.labs[1].run_idle("b", &["--net=net"]);
+    wait_for_name(&cluster, 0, "a", "b");
+    cluster.labs[0].kill9();
+    cluster.labs[0].start();
+    cluster.labs[0].assert_reaches("a", "b");
+    assert_eq!(cluster.labs[0].term(), 0);
+    cluster.labs[0].start();
+    cluster.labs[1].assert_reaches("b", "a");
+    cluster.wait_until_settled();
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn nothing_is_answered_on_the_vxlan_port_without_a_cluster() {
+    let cluster = Cluster::joined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&["network", "create", "-d", "overlay", "net"]);
+    one.run_idle("a", &["--net=net"]);
+    two.run_idle("b", &["--net=net"]);
+    wait_for_name(&cluster, 0, "a", "b");
+    one.assert_reaches("a", "b");
+    let stranger = cluster.plug(5);
+    let drops = |name: &str| one.http("GET", "/v1/stats", "").parsed::<Stats>().drops[name];
+    let before = drops("unknown_vtep");
+    // A VXLAN header with the VNI of the network, and a frame of zeros.
+    let packet = [&[8, 0, 0, 0, 0, 0x10, 0, 0], &[0; 60][..]].concat();
+    let namespace = stranger.path("/proc/1/ns/net");
+    let sender = netns::inside(&namespace, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    sender.send_to(&packet, (address(0), VXLAN_PORT)).unwrap();
+    eventually("packets of strangers are counted", || {
+        ensure!(drops("unknown_vtep") == before + 1);
+        Ok(())
+    });
+}
