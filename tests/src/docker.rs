@@ -110,6 +110,18 @@ impl Docker {
         self.past.push_str(&engine.output());
     }
 
+    /// Ends the engine with its containers, and takes away all that it knew.
+    pub fn lose_engine(&mut self) {
+        let pids = self.sh("docker ps -q | xargs docker inspect --format '{{.State.Pid}}'");
+        self.kill9_engine();
+        for pid in pids.split_whitespace() {
+            self.sh(&format!("kill -9 {pid}"));
+        }
+        self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid)");
+        self.sh("umount /run/docker/netns/*; rm -rf /run/docker-engine /run/docker/netns");
+        self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
+    }
+
     pub fn engine_log(&self) -> String {
         let now = self.engine.as_ref().map(Process::output).unwrap_or_default();
         format!("{}{now}", self.past)

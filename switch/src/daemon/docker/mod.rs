@@ -20,8 +20,11 @@ use super::handle::error;
 
 mod address;
 mod bound;
+mod census;
 mod endpoint;
+mod engine;
 pub(super) mod interface;
+mod leftovers;
 mod network;
 mod plugin;
 

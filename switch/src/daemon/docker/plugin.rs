@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::super::handle::Handle;
 use super::super::{remove_socket, socket};
+use super::census;
 use crate::io::listeners;
 
 /// What runs for the engine, if anything does.
@@ -47,6 +48,7 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
     let at = listener.local_addr().ok();
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
     tracing::info!(socket = at.unwrap_or_default(), "serving the Docker engine");
+    plugin.tasks.push(tokio::spawn(census::keep(handle.clone())));
     plugin.tasks.push(tokio::spawn(crate::api::docker::serve(listener, handle)));
     Ok(plugin)
 }

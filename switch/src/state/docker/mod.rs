@@ -38,6 +38,8 @@ use super::{
 };
 
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use pool::AddressPool;
 
