@@ -8,6 +8,7 @@
 //! | [`host`] | a machine: namespaces with a pid 1 of their own |
 //! | [`process`] | a process on a machine, and what running one to its end gave |
 //! | [`lab`] | a machine with a daemon that can be killed and started again |
+//! | [`docker`] | a machine with a Docker engine besides |
 //! | [`cluster`] | machines with daemons, joined by a bridge, whose cables can be pulled out |
 //! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
 //! | [`pinging`] | a ping that goes on while something happens |
@@ -26,6 +27,7 @@
 
 pub mod cluster;
 pub mod ctl;
+pub mod docker;
 pub mod footprint;
 pub mod fuzz;
 pub mod host;

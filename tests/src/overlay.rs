@@ -145,6 +145,7 @@ impl Pair {
             ports: vec![PORT],
             endpoints: [(mac(host), PORT)].into_iter().collect(),
             gateway: None,
+            names: Default::default(),
             overlay: Some(Overlay {
                 vtep: self.cable.vtep(host),
                 remotes: (!is_static).then(|| (mac(other), self.cable.vtep(other))).into_iter().collect(),

@@ -56,6 +56,13 @@ pub enum SharedChange {
     RotateToken {
         role: Role,
     },
+    /// Whose a lease of the asking node is, where that was not known when it was made.
+    Describe {
+        endpoint: EndpointId,
+        container: ContainerId,
+        container_name: Name,
+        aliases: Vec<Name>,
+    },
 }
 
 /// What a node tells of itself.

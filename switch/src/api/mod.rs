@@ -21,6 +21,7 @@ use crate::daemon::Handle;
 
 mod cluster;
 mod containers;
+pub mod docker;
 mod failure;
 mod feed;
 mod networks;

@@ -26,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vswitch_proto::api::{self, Error};
+use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
@@ -38,6 +39,7 @@ use crate::worker::{Dataplane, DataplaneConfig};
 mod changes;
 mod cluster;
 mod control;
+mod docker;
 mod feed;
 mod handle;
 mod host;
@@ -109,6 +111,10 @@ pub enum Change {
         reference: String,
         force: bool,
     },
+    /// A call of a Docker engine.
+    Docker(vswitch_proto::docker::Call),
+    /// What follows from a call after the cluster was asked.
+    DockerState(DockerChange),
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -174,7 +180,9 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
     control.recover().await?;
-    let server = tokio::spawn(crate::api::serve(listener, Handle::new(events, Arc::clone(&shared))));
+    let handle = Handle::new(events, Arc::clone(&shared));
+    let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
+    let plugin = docker::start(handle).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %shared.config.socket.display(),
@@ -198,6 +206,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
+    plugin.stop();
     outcome
 }
 

@@ -6,8 +6,10 @@
 //! 4. [`underlay`]: the sockets through which hosts are joined.
 //! 5. [`process`], [`mount`], [`pty`]: what a container is made of.
 //! 6. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 7. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 7. [`listeners`]: sockets of the service manager.
+//! 8. [`sys`]: what needs `unsafe`; the only place that has any.
 
+pub mod listeners;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -94,7 +94,7 @@ pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<
     Ok([Some(ipv4), ipv6].into_iter().flatten().collect())
 }
 
-fn default_ipv4() -> impl Iterator<Item = IpNet> {
+pub(super) fn default_ipv4() -> impl Iterator<Item = IpNet> {
     let large = (17..=31).map(|second| v4([172, second, 0, 0], 16));
     large.chain((0..=15).map(|third| v4([192, 168, third * 16, 0], 20)))
 }
@@ -121,7 +121,7 @@ fn first_free_overlay(unavailable: impl Iterator<Item = IpNet>) -> Option<IpNet>
     Some(IpNet::V4(Ipv4Net::new_assert(start.into(), 24)))
 }
 
-fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> {
+pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> + use<> {
     let [a, b, c, d, e, f, g, ..] = network.0;
     let first = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
     (0..ULA_TRIES).map(move |i| {
@@ -136,7 +136,7 @@ fn plain_pool(subnet: IpNet) -> Pool {
     Pool { subnet, gateway, ip_range: None, aux_addresses: BTreeMap::new() }
 }
 
-fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
+pub(super) fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
     if subnet.trunc() != subnet {
         return Err(Rejected::SubnetHostBits { subnet, meant: subnet.trunc() });
     }
@@ -153,6 +153,13 @@ fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
     }
 }
 
+pub(super) fn check_range(range: IpNet, subnet: IpNet) -> Result<(), Rejected> {
+    if range.trunc() != range {
+        return Err(Rejected::RangeHostBits { range, meant: range.trunc() });
+    }
+    if subnet.contains(&range) { Ok(()) } else { Err(Rejected::RangeOutside { range, subnet }) }
+}
+
 fn asked_pool(asked: &PoolRequest) -> Result<Pool, Rejected> {
     let mut pool = plain_pool(asked.subnet);
     if let Some(gateway) = asked.gateway {
@@ -160,12 +167,7 @@ fn asked_pool(asked: &PoolRequest) -> Result<Pool, Rejected> {
         pool.gateway = gateway;
     }
     if let Some(range) = asked.ip_range {
-        if range.trunc() != range {
-            return Err(Rejected::RangeHostBits { range, meant: range.trunc() });
-        }
-        if !asked.subnet.contains(&range) {
-            return Err(Rejected::RangeOutside { range, subnet: asked.subnet });
-        }
+        check_range(range, asked.subnet)?;
         pool.ip_range = Some(range);
     }
     if asked.aux_addresses.len() > AUX_ADDRESSES_MAX {
@@ -253,7 +255,7 @@ pub(super) fn successor(ip: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 

@@ -291,7 +291,8 @@ impl Member {
             | SharedChange::CreateNetwork(_)
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)
-            | SharedChange::Release { .. } => Ok(()),
+            | SharedChange::Release { .. }
+            | SharedChange::Describe { .. } => Ok(()),
         }
     }
 

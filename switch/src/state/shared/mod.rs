@@ -93,6 +93,7 @@ pub enum Applied {
     Reserved { endpoint: EndpointId, addresses: Addresses },
     Released { released: usize },
     TokenRotated { role: Role, epoch: u64 },
+    Described { endpoint: EndpointId },
 }
 
 impl Shared {
@@ -154,6 +155,9 @@ impl Shared {
             SharedChange::Reserve(request) => self.reserve(from, request),
             SharedChange::Release { endpoints } => self.release(from, endpoints),
             SharedChange::RotateToken { role } => self.rotate_token(*role),
+            SharedChange::Describe { endpoint, container, container_name, aliases } => {
+                self.describe(from, endpoint, *container, (container_name, aliases))
+            }
         }
     }
 

@@ -50,7 +50,8 @@ impl Shared {
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Shared, SnapshotError> {
-        rebuild(snapshot::read(Kind::Shared, bytes)?)
+        let (state, ()) = snapshot::read(Kind::Shared, bytes)?;
+        rebuild(state)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
