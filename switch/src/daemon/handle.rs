@@ -247,7 +247,10 @@ impl Handle {
             )),
             ContainerKind::Docker(_) => Err(error(
                 ErrorKind::Invalid,
-                format!("{} is Docker's: use docker for its processes; only its network is ours", container.name),
+                format!(
+                    "{} is Docker's: use docker for its processes; only its network is ours",
+                    container.name
+                ),
             )),
         }
     }

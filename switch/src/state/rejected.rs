@@ -302,9 +302,12 @@ impl Rejected {
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
-            UnknownNetwork(_) | UnknownContainer(_) | UnknownPool(_) | UnknownLease(_) | NetworkGone { .. } | NotAMember(_) => {
-                ErrorKind::NotFound
-            }
+            UnknownNetwork(_)
+            | UnknownContainer(_)
+            | UnknownPool(_)
+            | UnknownLease(_)
+            | NetworkGone { .. }
+            | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)
             | UnknownOption { .. }

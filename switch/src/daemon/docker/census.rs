@@ -61,7 +61,8 @@ async fn follow(
         if note(handle, leftover.change()).await {
             tracing::warn!(what, id, "the Docker engine has forgotten it; it was taken away");
             let attributes = [("what".to_owned(), what.to_owned())].into();
-            let change = feed::Change { kind: "docker", action: "reclaim", id, name: String::new(), attributes };
+            let change =
+                feed::Change { kind: "docker", action: "reclaim", id, name: String::new(), attributes };
             handle.feed().publish(now_ms(), vec![change]);
         }
     }

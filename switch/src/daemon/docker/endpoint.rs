@@ -31,7 +31,8 @@ impl Control {
             let undo = command(DockerChange::RemoveEndpoint { endpoint: container });
             self.commit(id, command(DockerChange::AddEndpoint(create)), Some(undo)).await?;
         }
-        let missing = self.missing(&request.interface, &container).ok_or_else(|| unknown_network(&request.network))?;
+        let missing =
+            self.missing(&request.interface, &container).ok_or_else(|| unknown_network(&request.network))?;
         Ok(Answer::EndpointCreated(EndpointCreated { interface: missing }))
     }
 
@@ -71,7 +72,10 @@ impl Control {
         let mut reserved = self.state().reservations().filter(|r| r.network == wanted.network);
         let found = reserved.find(|reservation| fits(&reservation.addresses));
         let found = found.ok_or_else(|| {
-            error(ErrorKind::Conflict, "its address was not reserved in the cluster; start the container again")
+            error(
+                ErrorKind::Conflict,
+                "its address was not reserved in the cluster; start the container again",
+            )
         })?;
         Ok(NewEndpoint { id: found.endpoint, lease: Some(found.addresses) })
     }
@@ -102,10 +106,16 @@ impl Control {
         }
         let container = container_of(&endpoint);
         let found = self.state().container(&container).and_then(|c| c.docker());
-        let unknown = || error(ErrorKind::NotFound, format!("vswitch has no endpoint {}; start the container again", endpoint.short()));
+        let unknown = || {
+            error(
+                ErrorKind::NotFound,
+                format!("vswitch has no endpoint {}; start the container again", endpoint.short()),
+            )
+        };
         let joined = found.ok_or_else(unknown)?.sandbox.as_ref() == Some(&sandbox);
         let seen = self.snapshot();
-        let (docker, network) = seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
+        let (docker, network) =
+            seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
         if !joined {
             let join = DockerChange::Join { endpoint: container, sandbox };
             self.commit(id, command(join), None).await?;

@@ -235,6 +235,7 @@ impl Model {
             SharedChange::Release { endpoints } => {
                 self.leases.iter().filter(|l| endpoints.contains(&l.endpoint)).all(|l| l.node == from)
             }
+            SharedChange::Describe { .. } => unreachable!("the model makes none"),
         }
     }
 
