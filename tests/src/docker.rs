@@ -22,6 +22,12 @@ const ENGINE: &str = "/run/docker.sock";
 /// The plugin's socket, on the machine.
 pub const PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
 
+/// A client that somebody has put before that of the engine may be too new for it.
+const OWN_CLIENT: &str = r#"
+client=$(command -v docker)
+if [ -x /usr/bin/docker ] && [ "$client" != /usr/bin/docker ]; then mount --bind /usr/bin/docker "$client"; fi
+"#;
+
 /// Puts busybox, the libraries it needs and links of its applets below the directory `image`.
 const MAKE_IMAGE: &str = r#"
 mkdir -p /tmp/image/bin /tmp/image/etc
@@ -62,6 +68,7 @@ impl Docker {
     /// With an engine beside this daemon.
     pub fn beside(lab: Lab) -> Docker {
         let mut docker = Docker { engine: None, past: String::new(), lab, group: ControlGroup::new() };
+        docker.sh(OWN_CLIENT);
         docker.start_engine();
         docker.sh(MAKE_IMAGE);
         docker
@@ -117,7 +124,7 @@ impl Docker {
         for pid in pids.split_whitespace() {
             self.sh(&format!("kill -9 {pid}"));
         }
-        self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid)");
+        self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid) 2>/dev/null || true");
         self.sh("umount /run/docker/netns/*; rm -rf /run/docker-engine /run/docker/netns");
         self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
     }

@@ -43,7 +43,7 @@ fn containers_outlive_a_daemon_that_is_killed() {
 
 #[test]
 fn a_container_outlives_nothing_of_what_was_its() {
-    let mut docker = Docker::new();
+    let mut docker = Docker::with(&["--docker-grace-s=2"]);
     pair(&docker);
     // It ends while there is nobody to tell.
     docker.kill9();

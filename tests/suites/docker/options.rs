@@ -52,12 +52,12 @@ fn an_internal_network_has_no_way_out() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "net"]);
     docker.does(&["network", "create", "-d", "vswitch", "--internal", "inner"]);
-    docker.starts("c", &["--net=net"]);
-    docker.starts("i", &["--net=inner"]);
-    assert!(docker.within("c", &["ip", "route"]).contains("default via 172.18.0.1"));
-    let routes = docker.within("i", &["ip", "route"]);
+    docker.starts("outer1", &["--net=net"]);
+    docker.starts("inner1", &["--net=inner"]);
+    assert!(docker.within("outer1", &["ip", "route"]).contains("default via 172.18.0.1"));
+    let routes = docker.within("inner1", &["ip", "route"]);
     assert!(!routes.contains("default"), "{routes}");
-    for container in ["c", "i"] {
+    for container in ["outer1", "inner1"] {
         let links = docker.within(container, &["ip", "-o", "link"]);
         assert_eq!(links.lines().count(), 2, "lo and eth0, and nothing of the engine's, in {links}");
     }
@@ -121,7 +121,7 @@ fn containers_of_docker_are_shown_beside_others() {
         let output = docker.ctl(command);
         assert!(output.code != 0 && output.stderr.contains(part), "{command:?}: {output:?}");
     }
-    docker.ok(&["network", "prune"]);
+    docker.ok(&["network", "prune", "--force"]);
     assert_eq!(docker.inspect_network("red").name, "red");
     // A container of the lab runner is in the same network as any other.
     docker.run_idle("guest", &["--net=blue"]);

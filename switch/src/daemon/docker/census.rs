@@ -8,9 +8,9 @@ use vswitch_proto::id::EndpointId;
 
 use super::super::handle::Handle;
 use super::super::overlay::Prepared;
-use super::super::{Change, feed, now_ms, random_request_id};
+use super::super::{Change, Feed, feed, now_ms, random_request_id};
 use super::engine::{Census, Engine, EngineEndpoint};
-use super::leftovers::{self, Missing};
+use super::leftovers::{self, Leftover, Missing};
 use crate::state::shared::Lease;
 use crate::state::{Container, State};
 
@@ -57,16 +57,20 @@ async fn follow(
     describe_leases(handle).await;
     let state = handle.state();
     for leftover in missing.due(&leftovers::missing(&state, &census), grace, Instant::now()) {
-        let (what, id) = leftover.told();
         if note(handle, leftover.change()).await {
-            tracing::warn!(what, id, "the Docker engine has forgotten it; it was taken away");
-            let attributes = [("what".to_owned(), what.to_owned())].into();
-            let change =
-                feed::Change { kind: "docker", action: "reclaim", id, name: String::new(), attributes };
-            handle.feed().publish(now_ms(), vec![change]);
+            tell_reclaimed(handle.feed(), leftover);
         }
     }
     Ok(())
+}
+
+/// In the log and as an event.
+pub fn tell_reclaimed(feed: &Feed, leftover: Leftover) {
+    let (what, id) = leftover.told();
+    tracing::warn!(what, id, "the Docker engine has forgotten it; it was taken away");
+    let attributes = [("what".to_owned(), what.to_owned())].into();
+    let change = feed::Change { kind: "docker", action: "reclaim", id, name: String::new(), attributes };
+    feed.publish(now_ms(), vec![change]);
 }
 
 /// What the engine calls its networks and the containers that its endpoints are of.

@@ -13,8 +13,11 @@ use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
+use super::super::random_request_id;
+use super::census::tell_reclaimed;
+use super::leftovers::Leftover;
 use super::{command, container_of, interface, invalid, unknown_network};
-use crate::state::Network;
+use crate::state::{Network, Wire};
 
 /// Of a path, as the kernel has it.
 const PATH_BYTES_MAX: usize = 4095;
@@ -28,6 +31,7 @@ impl Control {
         let container = container_of(&request.endpoint);
         if self.state().container(&container).is_none() {
             let create = self.new_endpoint(request)?;
+            self.take_from_forgotten(&create).await?;
             let undo = command(DockerChange::RemoveEndpoint { endpoint: container });
             self.commit(id, command(DockerChange::AddEndpoint(create)), Some(undo)).await?;
         }
@@ -59,6 +63,33 @@ impl Control {
             kind: ContainerKind::Docker(spec),
             attachments: vec![(attachment, new)],
         })
+    }
+
+    /// An engine that crashed may never have told of the end of an endpoint, and its own address driver hands out the
+    /// address again: nobody else hands out addresses here that this could be in use for.
+    async fn take_from_forgotten(&mut self, create: &CreateContainer) -> Result<(), Error> {
+        let asked = create.attachments.iter().map(|(attachment, _)| attachment);
+        let asked = asked.filter(|attachment| attachment.scope == Scope::Local);
+        let state = self.state();
+        let forgotten: Vec<ContainerId> = asked
+            .flat_map(|wanted| state.endpoints_in(&wanted.network).map(move |endpoint| (endpoint, wanted)))
+            .filter(|(endpoint, wanted)| {
+                let wire = endpoint.wire.as_ref();
+                let same = |w: &Wire| {
+                    w.ipv4.is_some_and(|ip| wanted.ipv4 == Some(ip))
+                        || w.ipv6.is_some_and(|ip| wanted.ipv6 == Some(ip))
+                };
+                wire.is_some_and(same)
+                    && state.container(&endpoint.container).is_some_and(|c| c.docker().is_some())
+            })
+            .map(|(endpoint, _)| endpoint.container)
+            .collect();
+        for endpoint in forgotten {
+            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
+                .await?;
+            tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));
+        }
+        Ok(())
     }
 
     /// The one that the address driver reserved the address for.
