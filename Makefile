@@ -16,7 +16,7 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,11 @@ test-nextest:
 
 test-cargo:
 	$(LAB) $(CARGO) test --locked --offline --workspace
+
+docker-test: ## run the tests with real Docker engines
+	@packaging/setup test docker
+	$(CARGO) build --locked -p vswitch -p vswitch-ctl -p vswitch-tests --bins
+	$(LAB) $(CARGO) test --locked -p vswitch-tests --test docker
 
 lint: ## formatting, clippy and documentation, warnings denied
 	@packaging/setup lint
