@@ -126,9 +126,8 @@ fn unfinished(v6: bool) -> Vec<u8> {
 }
 
 fn ipv4(source: Ipv4Addr, destination: Ipv4Addr) -> etherparse::IpHeaders {
-    let mut header =
-        etherparse::Ipv4Header::new(0, 64, IpNumber::TCP, source.octets(), destination.octets())
-            .expect("nothing is too long");
+    let mut header = etherparse::Ipv4Header::new(0, 64, IpNumber::TCP, source.octets(), destination.octets())
+        .expect("nothing is too long");
     header.identification = IDENTIFICATION;
     header.ecn = ECT0.try_into().expect("two bits");
     etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
@@ -282,7 +281,10 @@ fn flags_are_right_behind_the_tunnel() {
         let transport = 14 + if v6 { 40 } else { 20 };
         let flags: Vec<u16> = arrived.iter().map(|frame| frame[transport + 13].into()).collect();
         let (last, before) = flags.split_last().expect("something arrived");
-        assert!(before.iter().all(|flags| flags & (FIN | PSH) == 0) && last & (FIN | PSH) == FIN | PSH, "{flags:?}");
+        assert!(
+            before.iter().all(|flags| flags & (FIN | PSH) == 0) && last & (FIN | PSH) == FIN | PSH,
+            "{flags:?}"
+        );
         assert!(flags[0] & CWR != 0 && flags[1..].iter().all(|flags| flags & CWR == 0), "{flags:?}");
         let bytes: Vec<u8> = arrived.iter().flat_map(|frame| frame[transport + 20..].to_vec()).collect();
         assert!(unfinished(v6).ends_with(&bytes), "{} frames do not hold what was sent", arrived.len());

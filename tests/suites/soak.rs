@@ -52,13 +52,16 @@ fn soak_traffic() {
 
 fn soak(duration: Duration) {
     let cluster = Cluster::joined(2);
-    let create = ["network", "create", "-d", "overlay", "--ipv6", "--subnet=10.9.0.0/24", "--subnet=fd09::/64"];
+    let create =
+        ["network", "create", "-d", "overlay", "--ipv6", "--subnet=10.9.0.0/24", "--subnet=fd09::/64"];
     cluster.labs[0].ok(&[&create[..], &[NETWORK]].concat());
     for (name, host) in RESIDENTS {
         cluster.labs[host].run_idle(name, &["--net=net"]);
     }
     for (name, host) in RESIDENTS {
-        RESIDENTS.iter().for_each(|(other, _)| cluster.labs[host].assert_reaches(name, &address(&cluster, other, false).to_string()));
+        RESIDENTS.iter().for_each(|(other, _)| {
+            cluster.labs[host].assert_reaches(name, &address(&cluster, other, false).to_string())
+        });
     }
     let before = Account::of(&cluster);
     let outcome = traffic(&cluster, duration);

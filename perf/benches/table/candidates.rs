@@ -284,7 +284,8 @@ impl<T: Table> Cached<T> {
 
     fn slot(key: Key) -> usize {
         let [mac, vni] = words(key);
-        ((mac ^ vni << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CACHE_SLOTS.trailing_zeros())) as usize
+        ((mac ^ vni << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CACHE_SLOTS.trailing_zeros()))
+            as usize
     }
 
     fn known(&self, key: Key) -> Option<u32> {

@@ -73,11 +73,7 @@ fn work<T: Table>(table: &mut T, order: &[candidates::Key], from: usize, frames:
 }
 
 /// The time in which `threads` workers do their frames, from when all are ready.
-fn all_workers<T: Table>(
-    workers: &mut [T],
-    order: &[candidates::Key],
-    frames: u64,
-) -> Duration {
+fn all_workers<T: Table>(workers: &mut [T], order: &[candidates::Key], frames: u64) -> Duration {
     let barrier = Barrier::new(workers.len());
     let stride = order.len() / workers.len() + 1;
     thread::scope(|scope| {

@@ -89,9 +89,7 @@ impl PeerKind {
             PeerKind::VswitchVxlan => {
                 "two hosts with vswitchd, joined, a container each in an overlay network; the wire passes GSO"
             }
-            PeerKind::VswitchVxlanSeg => {
-                "two hosts with vswitchd, joined; segments are cut before the wire"
-            }
+            PeerKind::VswitchVxlanSeg => "two hosts with vswitchd, joined; segments are cut before the wire",
             PeerKind::KernelVxlan => {
                 "two hosts with the kernel's bridge and vxlan; the wire between passes GSO"
             }

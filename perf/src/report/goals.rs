@@ -28,9 +28,7 @@ enum Measure {
     Flatness(Metric, u64),
 }
 
-use PeerKind::{
-    Bare, Bridge, KernelVxlan, KernelVxlanSeg, Ovs, Vde, Vswitch, VswitchVxlan, VswitchVxlanSeg,
-};
+use PeerKind::{Bare, Bridge, KernelVxlan, KernelVxlanSeg, Ovs, Vde, Vswitch, VswitchVxlan, VswitchVxlanSeg};
 
 const fn at_least(bound: f64, aim: f64) -> Bound {
     Bound::AtLeast { bound, aim }
