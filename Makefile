@@ -15,8 +15,9 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 # As root the suites make their own namespaces; anybody else runs them in a user namespace.
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
+SECONDS ?= 600
 
-.PHONY: help build demo test docker-test lint no-std audit bench bench-full soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -83,9 +84,17 @@ bench-full: ## the same with every figure
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
 
-soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
+bench-publish: ## put the tables of the last bench-full into docs/performance.md
+	$(RELEASE)/vswitch-perf publish bench-out docs/performance.md
+
+# The simulator runs alone, so that its time is not the traffic's.
+soak: ## mixed traffic and the cluster's simulator for SECONDS (600) each, and every size and offload
 	@packaging/setup test
-	$(CARGO) test --locked --release -p vswitch-tests --test simulator soak -- --ignored --nocapture
+	$(CARGO) build --locked --release --workspace --bins
+	SOAK_SECONDS=$(SECONDS) $(LAB) $(CARGO) test --locked --offline --release -p vswitch-tests \
+	  --test soak --test offloads soak_ -- --ignored --nocapture --test-threads 1
+	SOAK_SECONDS=$(SECONDS) $(CARGO) test --locked --release -p vswitch-tests --test simulator soak_simulator \
+	  -- --ignored --nocapture
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build

@@ -33,7 +33,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("worker", &["frame", "forward", "gateway", "publish", "counters", "io"]),
     ("cluster", &["state"]),
     ("container", &["io"]),
-    ("api", &["state", "container", "cluster::service", "daemon::Change", "daemon::Done", "daemon::Handle"]),
+    ("api", &["state", "container", "cluster::service", "daemon::Change", "daemon::Handle"]),
     (
         "daemon",
         &[

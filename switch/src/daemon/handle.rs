@@ -66,6 +66,13 @@ impl Done {
         }
     }
 
+    pub fn docker(self) -> Answer {
+        match self {
+            Done::Docker(answer) => answer,
+            other => unreachable!("a call is answered as one, not with {other:?}"),
+        }
+    }
+
     pub fn pruned(self) -> Vec<Name> {
         match self {
             Done::Pruned(names) => names,
