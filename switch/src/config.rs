@@ -91,6 +91,12 @@ struct Raw {
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
+    /// How frames are moved: epoll, uring (io_uring), or auto for the better of those that work [default: auto]
+    #[arg(long, value_name = "ENGINE", env = "VSWITCH_ENGINE")]
+    engine: Option<Engine>,
+    /// Do not use io_uring, even where it works
+    #[arg(long, env = "VSWITCH_NO_URING", num_args = 0..=1, default_missing_value = "true")]
+    no_uring: Option<bool>,
     /// MTU of containers' interfaces in bytes, unless their network says otherwise [default: 1500]
     #[arg(long, value_name = "BYTES", env = "VSWITCH_MTU")]
     mtu: Option<u32>,
@@ -140,6 +146,14 @@ pub enum LogLevel {
     Trace,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Auto,
+    Epoll,
+    Uring,
+}
+
 /// Checked, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -159,6 +173,7 @@ pub struct Config {
     /// What is to be joined at the start.
     pub cluster_store: Option<ClusterStore>,
     pub workers: u32,
+    pub engine: Engine,
     /// Bytes.
     pub mtu: u32,
     pub fdb_ageing_s: u32,
@@ -182,6 +197,8 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
     #[error("workers is {0}, it must be between 1 and 64")]
     Workers(u32),
+    #[error("engine is uring and no-uring is set; leave out one of them")]
+    NoEngine,
     #[error("mtu is {0}, it must be between 68 and 65521 bytes")]
     Mtu(u32),
     #[error("fdb-capacity is {0}, it must be between 1 and 16777216 addresses")]
@@ -219,6 +236,11 @@ impl Config {
             underlay_mtu: raw.underlay_mtu,
             cluster_store,
             workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
+            engine: match (raw.engine.unwrap_or(Engine::Auto), raw.no_uring) {
+                (Engine::Uring, Some(true)) => return Err(ConfigError::NoEngine),
+                (Engine::Auto, Some(true)) => Engine::Epoll,
+                (engine, _) => engine,
+            },
             mtu: raw.mtu.unwrap_or(1500),
             fdb_ageing_s: raw.fdb_ageing_s.unwrap_or(300),
             fdb_capacity: raw.fdb_capacity.unwrap_or(65_536),
@@ -264,6 +286,8 @@ impl Raw {
             cluster_store: self.cluster_store.or(below.cluster_store),
             join_token_file: self.join_token_file.or(below.join_token_file),
             workers: self.workers.or(below.workers),
+            engine: self.engine.or(below.engine),
+            no_uring: self.no_uring.or(below.no_uring),
             mtu: self.mtu.or(below.mtu),
             fdb_ageing_s: self.fdb_ageing_s.or(below.fdb_ageing_s),
             fdb_capacity: self.fdb_capacity.or(below.fdb_capacity),
@@ -324,10 +348,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn io_uring_has_a_kill_switch() {
+        let engine = |flags: &[&str], file| load(flags, file).map(|config| config.engine);
+        assert_eq!(engine(&[], None).unwrap(), Engine::Auto);
+        assert_eq!(engine(&["--engine", "uring"], None).unwrap(), Engine::Uring);
+        assert_eq!(engine(&["--no-uring"], None).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&["--engine", "auto"], Some("no-uring = true")).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&["--no-uring", "false"], Some("engine = \"uring\"")).unwrap(), Engine::Uring);
+        assert!(engine(&["--engine", "uring"], Some("no-uring = true")).is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (flags, file, part) in [
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
+            (&["--engine", "uring", "--no-uring"], None, "engine is uring and no-uring is set"),
             (&["--node-name", "host 1"], None, "node-name is \"host 1\": a name starts with"),
             (&[], Some("mut = 1500"), "unknown field `mut`"),
             (&[], Some("mtu = \"big\""), "invalid type"),

@@ -167,6 +167,7 @@ impl Pair {
         let workers = NonZeroUsize::new(2).expect("it is not 0");
         let dataplane = Dataplane::start(DataplaneConfig {
             workers,
+            engine: None,
             burst_frames: DataplaneConfig::BURST_FRAMES,
             forward: ForwardConfig::default(),
             fdb: Arc::new(Fdb::new(FdbConfig::default())),

@@ -29,11 +29,11 @@ use vswitch_proto::api::{self, Error};
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
-use crate::config::{Config, LogFormat, LogLevel};
+use crate::config::{Config, Engine, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
-use crate::worker::{Dataplane, DataplaneConfig};
+use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
 mod changes;
 mod cluster;
@@ -226,6 +226,11 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
     let storm = limit.map(|limit| StormLimit { frames_per_s: limit, burst: limit });
     let config = DataplaneConfig {
         workers: NonZeroUsize::new(config.workers as usize).context("there must be a worker")?,
+        engine: match config.engine {
+            Engine::Auto => None,
+            Engine::Epoll => Some(EngineKind::Epoll),
+            Engine::Uring => Some(EngineKind::Uring),
+        },
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
         forward: ForwardConfig { storm },
