@@ -44,6 +44,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use vswitch_proto::api::PortCounters;
 use vswitch_proto::id::PortId;
 
@@ -74,6 +76,10 @@ pub struct DataplaneConfig {
     pub workers: NonZeroUsize,
     /// `None`: the best that works here.
     pub engine: Option<EngineKind>,
+    /// The processor of each worker; none for workers that run anywhere.
+    pub pin_cpus: Vec<usize>,
+    /// For how long a worker looks for more frames before it sleeps.
+    pub poll: Duration,
     /// Frames that one port may send before others have their turn.
     pub burst_frames: NonZeroUsize,
     pub forward: ForwardConfig,
@@ -158,9 +164,13 @@ impl Dataplane {
         let (commands, inbox) = mpsc::sync_channel(1);
         let tables = self.publisher.subscribe();
         let fabric = Fabric::new(index, config, Arc::clone(&self.counters), tables);
-        let turns = Turns { index, workers: config.workers.get(), inbox, engine, fabric };
-        let thread =
-            thread::Builder::new().name(format!("vswitch-worker-{index}")).spawn(move || turns.run())?;
+        let turns = Turns { index, workers: config.workers.get(), poll: config.poll, inbox, engine, fabric };
+        let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
+        let start = || builder.spawn(move || turns.run());
+        let thread = match config.pin_cpus.get(index) {
+            Some(&cpu) => pinned(cpu, start)?,
+            None => start()?,
+        };
         Ok(Worker { commands: Some(commands), wake, thread: Some(thread) })
     }
 
@@ -289,6 +299,19 @@ impl Dataplane {
             RecvTimeoutError::Disconnected => WorkerError::Ended(index),
         })
     }
+}
+
+/// Starts a thread on one processor. Threads inherit where they may run.
+fn pinned<T>(cpu: usize, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let mut only = CpuSet::new();
+    only.set(cpu)
+        .and_then(|()| sched_setaffinity(this_thread, &only))
+        .map_err(|e| io::Error::other(format!("a worker cannot be bound to processor {cpu}: {e}")))?;
+    let started = start();
+    sched_setaffinity(this_thread, &before)?;
+    started
 }
 
 impl Drop for Dataplane {

@@ -231,6 +231,8 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
             Engine::Epoll => Some(EngineKind::Epoll),
             Engine::Uring => Some(EngineKind::Uring),
         },
+        pin_cpus: config.pin_cpus.clone(),
+        poll: Duration::from_micros(config.poll_us.into()),
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
         forward: ForwardConfig { storm },

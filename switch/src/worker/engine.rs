@@ -42,6 +42,15 @@ pub(super) enum Source {
     Receiver(usize),
 }
 
+/// What a turn was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Somebody has ended the wait.
+    pub(super) is_woken: bool,
+    /// There was something to read.
+    pub(super) has_moved: bool,
+}
+
 /// Ends a worker's wait, from any thread.
 pub(super) type Wake = Arc<EventFd>;
 
@@ -98,11 +107,11 @@ impl Engine {
         }
     }
 
-    /// Waits until there is something to do, and does a bounded part of it. True if the worker was woken.
-    pub(super) fn turn(&mut self, fabric: &mut Fabric) -> io::Result<bool> {
+    /// If it may sleep, waits until there is something to do, and does a bounded part of what there is.
+    pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
         match self {
-            Engine::Polled(polled) => polled.turn(fabric),
-            Engine::Ringed(ringed) => ringed.turn(fabric),
+            Engine::Polled(polled) => polled.turn(fabric, may_sleep),
+            Engine::Ringed(ringed) => ringed.turn(fabric, may_sleep),
         }
     }
 

@@ -45,6 +45,7 @@ macro_rules! with_each_engine {
 with_each_engine!(
     tcp_arrives_whole_and_in_large_frames,
     tcp_arrives_whole_without_offloads_too,
+    workers_that_poll_on_a_processor_of_their_own_do_the_same,
     the_gateway_answers_a_ping,
     ports_come_and_go_while_traffic_flows,
     an_interface_that_somebody_removed_is_reported_once,
@@ -60,15 +61,22 @@ struct Rig {
 
 impl Rig {
     fn new(engine: EngineKind, workers: usize) -> Rig {
+        Rig::with(engine, workers, |_| {})
+    }
+
+    fn with(engine: EngineKind, workers: usize, change: impl FnOnce(&mut DataplaneConfig)) -> Rig {
         let (died, deaths) = mpsc::channel();
-        let config = DataplaneConfig {
+        let mut config = DataplaneConfig {
             workers: NonZeroUsize::new(workers).unwrap(),
             engine: Some(engine),
+            pin_cpus: Vec::new(),
+            poll: Duration::ZERO,
             burst_frames: DataplaneConfig::BURST_FRAMES,
             forward: ForwardConfig::default(),
             fdb: Arc::new(Fdb::new(FdbConfig::default())),
             on_port_death: Arc::new(move |port| died.send(port).unwrap()),
         };
+        change(&mut config);
         Rig { dataplane: Dataplane::start(config).unwrap(), deaths }
     }
 
@@ -203,6 +211,37 @@ fn tcp_arrives_whole_without_offloads_too(engine: EngineKind) {
     transfer(&a, &b, ip(2), 32);
     let sent = rig.dataplane.port_counters(PortId(1)).unwrap();
     assert!(sent.rx_bytes / sent.rx_frames <= 1514, "{sent:?}");
+}
+
+fn workers_that_poll_on_a_processor_of_their_own_do_the_same(engine: EngineKind) {
+    // Any that this thread may run on.
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let cpu = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
+    let rig = Rig::with(engine, 1, |config| {
+        config.pin_cpus = vec![cpu];
+        config.poll = Duration::from_micros(20);
+    });
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    transfer(&a, &b, ip(2), 64);
+    let processors = processors_of_workers();
+    assert!(processors.contains(&cpu.to_string()), "{cpu} is in none of {processors:?}");
+    assert_eq!(sched_getaffinity(Pid::from_raw(0)).unwrap(), allowed);
+}
+
+/// Where each worker of this process, of other tests too, may run, as the kernel writes it.
+fn processors_of_workers() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let workers = tasks.filter(|task| {
+        let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+        name.starts_with("vswitch-worker")
+    });
+    let of_worker = |task: std::path::PathBuf| {
+        let status = std::fs::read_to_string(task.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Some(line?.trim().to_owned())
+    };
+    workers.filter_map(of_worker).collect()
 }
 
 fn the_gateway_answers_a_ping(engine: EngineKind) {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
 
 use vswitch_proto::id::PortId;
 
@@ -34,6 +35,8 @@ pub(super) enum Command {
 pub(super) struct Turns {
     pub(super) index: usize,
     pub(super) workers: usize,
+    /// For how long it looks for more frames before it sleeps.
+    pub(super) poll: Duration,
     pub(super) inbox: Receiver<Command>,
     pub(super) engine: Engine,
     pub(super) fabric: Fabric,
@@ -49,10 +52,15 @@ impl Turns {
 
     fn serve(&mut self) -> io::Result<()> {
         self.engine.start()?;
+        let mut sleeps_after = None;
         loop {
-            let is_woken = self.engine.turn(&mut self.fabric)?;
-            if is_woken && self.follow_commands()?.is_break() {
+            let may_sleep = sleeps_after.is_none_or(|then| Instant::now() >= then);
+            let turn = self.engine.turn(&mut self.fabric, may_sleep)?;
+            if turn.is_woken && self.follow_commands()?.is_break() {
                 return Ok(());
+            }
+            if !self.poll.is_zero() && (turn.has_moved || may_sleep) {
+                sleeps_after = Some(Instant::now() + self.poll);
             }
         }
     }

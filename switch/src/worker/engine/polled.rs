@@ -11,7 +11,7 @@ use vswitch_proto::id::PortId;
 
 use super::super::fabric::{Fabric, Rest};
 use super::super::path::Raw;
-use super::{Source, Wake};
+use super::{Source, Turn, Wake};
 use crate::frame;
 
 /// Above all ports, which are tokens by their number.
@@ -82,15 +82,16 @@ impl Polled {
         })
     }
 
-    pub(super) fn turn(&mut self, fabric: &mut Fabric) -> io::Result<bool> {
-        let timeout = if self.ready.is_empty() { None } else { Some(Duration::ZERO) };
+    pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
+        let timeout = if may_sleep && self.ready.is_empty() { None } else { Some(Duration::ZERO) };
         let is_woken = match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => false,
             Err(e) => return Err(e),
             Ok(()) => self.note_events(fabric),
         };
+        let has_moved = !self.ready.is_empty();
         self.take_turns(fabric);
-        Ok(is_woken)
+        Ok(Turn { is_woken, has_moved })
     }
 
     /// True if the worker was woken.

@@ -24,7 +24,7 @@ use vswitch_proto::id::PortId;
 
 use super::super::fabric::{Fabric, Rest};
 use super::super::path::Raw;
-use super::{EngineError, Source, Wake};
+use super::{EngineError, Source, Turn, Wake};
 use crate::frame;
 use crate::io::ring::{Completion, Ring};
 
@@ -70,13 +70,15 @@ impl Ringed {
         self.ring.poll(self.wake.as_raw_fd(), WAKE)
     }
 
-    pub(super) fn turn(&mut self, fabric: &mut Fabric) -> io::Result<bool> {
+    pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
         self.write_lone(fabric);
         self.renew()?;
-        self.ring.enter(self.sources.ready.is_empty())?;
-        let is_woken = self.complete(fabric)?;
+        let is_idle = self.sources.ready.is_empty() && self.sources.idle.is_empty();
+        self.ring.enter(may_sleep && is_idle)?;
+        let mut turn = self.complete(fabric)?;
+        turn.has_moved |= !self.sources.ready.is_empty();
         self.receive(fabric);
-        Ok(is_woken)
+        Ok(turn)
     }
 
     fn write_lone(&self, fabric: &Fabric) {
@@ -103,14 +105,15 @@ impl Ringed {
         }
     }
 
-    /// Deals with what is completed. True if the worker was woken.
-    fn complete(&mut self, fabric: &mut Fabric) -> io::Result<bool> {
+    /// Deals with what is completed.
+    fn complete(&mut self, fabric: &mut Fabric) -> io::Result<Turn> {
         let Ringed { ring, wake, sources } = self;
         let now = Instant::now();
-        let mut is_woken = false;
+        let mut turn = Turn::default();
         while let Some(completion) = ring.next() {
             match completion {
                 Completion::Read { key, result, more } => {
+                    turn.has_moved = true;
                     let port = PortId(key);
                     let error = match result {
                         Ok(filled) => {
@@ -127,7 +130,7 @@ impl Ringed {
                 }
                 Completion::Written { key, result } => fabric.egress.written(PortId(key), result),
                 Completion::Polled { key: WAKE, more } => {
-                    is_woken = true;
+                    turn.is_woken = true;
                     // It is an event each time that somebody wakes, whatever the number in it.
                     let _ = wake.read();
                     if !more {
@@ -138,7 +141,7 @@ impl Ringed {
                 Completion::Cancelled => {}
             }
         }
-        Ok(is_woken)
+        Ok(turn)
     }
 
     /// One batch for each receiver that is ready now.
