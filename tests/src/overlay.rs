@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::ensure;
 use vswitch::forward::tables::{Network, Overlay, Port, Tables};
@@ -19,12 +20,22 @@ use vswitch::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{self, Tap, TapConfig};
 use vswitch::io::underlay::{Underlay, UnderlayConfig};
-use vswitch::worker::{Dataplane, DataplaneConfig};
+use vswitch::worker::{Dataplane, DataplaneConfig, EngineKind};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 use vswitch_proto::wire::vxlan;
 
+use crate::host::ENGINE;
 use crate::ovs::Ovs;
 use crate::wait::{DEADLINE, eventually};
+
+fn engine() -> Option<EngineKind> {
+    match std::env::var(ENGINE).as_deref() {
+        Err(_) | Ok("auto") => None,
+        Ok("epoll") => Some(EngineKind::Epoll),
+        Ok("uring") => Some(EngineKind::Uring),
+        Ok(other) => panic!("{ENGINE} is {other}, it can be epoll, uring or auto"),
+    }
+}
 
 /// The only container of each host.
 pub const PORT: PortId = PortId(1);
@@ -170,6 +181,9 @@ impl Pair {
         let workers = NonZeroUsize::new(2).expect("it is not 0");
         let dataplane = Dataplane::start(DataplaneConfig {
             workers,
+            engine: engine(),
+            pin_cpus: Vec::new(),
+            poll: Duration::ZERO,
             burst_frames: DataplaneConfig::BURST_FRAMES,
             forward: ForwardConfig::default(),
             fdb: Arc::new(Fdb::new(FdbConfig::default())),

@@ -32,7 +32,6 @@ pub trait Table: Send {
     fn learn(&mut self, key: Key, refresh: bool) -> Option<u32>;
 }
 
-#[derive(Debug)]
 pub struct InDash<S>(Arc<DashMap<Key, Location, S>>);
 
 pub type Dash = InDash<RandomState>;
@@ -66,7 +65,6 @@ impl<S: BuildHasher + Clone + Send + Sync> Table for InDash<S> {
     }
 }
 
-#[derive(Debug)]
 pub struct InPapaya<S>(Arc<papaya::HashMap<Key, Location, S>>);
 
 pub type Papaya = InPapaya<RandomState>;
