@@ -16,7 +16,7 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
+.PHONY: help build demo test lint no-std audit bench bench-full bench-cluster soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -77,6 +77,12 @@ bench-full: ## the same with every figure
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
+
+# No lab: loopback is enough, and the logs are to be on the real disk.
+bench-cluster: ## measure the cluster's control plane: commits, a killed leader, 10,000 endpoints, 200 hosts (2 minutes)
+	@packaging/setup build
+	$(CARGO) build --locked --release -p vswitch-perf
+	$(RELEASE)/vswitch-perf cluster --suite quick --out bench-out $(BENCH_ARGS)
 
 soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
 	@packaging/setup test

@@ -215,6 +215,14 @@ pub enum Rejected {
         "the request is so late that it may have been carried out before: look whether it was, and ask anew if not"
     )]
     TooLate,
+    #[error(
+        "the cluster's authority is being rotated already: `vswitchctl cluster health` says which nodes are waited for"
+    )]
+    AuthorityRotates,
+    #[error("the certificate of the authority is none, or too large, or the present one")]
+    InvalidAuthority,
+    #[error("there is no former authority that is trusted still")]
+    NoFormerAuthority,
 }
 
 /// Who stands in the way.

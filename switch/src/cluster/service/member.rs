@@ -189,7 +189,9 @@ impl Member {
         loop {
             match timeout_at(deadline, self.try_manage(&manage)).await {
                 Ok(Some(Response::Denied(denied))) => return Err(denied.into()),
-                Ok(Some(response @ (Response::Done | Response::Token(_)))) => return Ok(response),
+                Ok(Some(response @ (Response::Done | Response::Token(_) | Response::Rotated(_)))) => {
+                    return Ok(response);
+                }
                 _ => self.pause(deadline).await?,
             }
         }
@@ -265,11 +267,14 @@ impl Member {
             SharedChange::AddNode { .. }
             | SharedChange::SetRole { .. }
             | SharedChange::RemoveNode { .. }
-            | SharedChange::RotateToken { .. } => Err(Denied::NotAllowed),
+            | SharedChange::RotateToken { .. }
+            | SharedChange::RotateAuthority { .. }
+            | SharedChange::DropAuthority { .. } => Err(Denied::NotAllowed),
             SharedChange::UpdateNode { node: of, .. } if *of != node && !self.is_voter(node) => {
                 Err(Denied::NotAllowed)
             }
             SharedChange::UpdateNode { .. }
+            | SharedChange::TakeAuthority { .. }
             | SharedChange::CreateNetwork(_)
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)

@@ -35,6 +35,7 @@ use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Change, Network, Rejected};
 
+mod authority;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -46,6 +47,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use authority::{Authorities, CERTIFICATE_BYTES_MAX};
 pub use lease::Lease;
 pub use node::{Membership, Node};
 
@@ -71,6 +73,7 @@ pub struct Shared {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
+    authorities: Option<Arc<Authorities>>,
     requests: Requests<Applied, GENERATION>,
 }
 
@@ -93,6 +96,9 @@ pub enum Applied {
     Reserved { endpoint: EndpointId, addresses: Addresses },
     Released { released: usize },
     TokenRotated { role: Role, epoch: u64 },
+    AuthorityRotated { generation: u64 },
+    AuthorityTaken { node: NodeId },
+    AuthorityDropped { generation: u64 },
 }
 
 impl Shared {
@@ -106,6 +112,7 @@ impl Shared {
             last_node: 0,
             next_vni: 0,
             tokens: TokenEpochs { voter: 0, learner: 0 },
+            authorities: None,
             requests: Requests::new(),
         }
     }
@@ -154,6 +161,11 @@ impl Shared {
             SharedChange::Reserve(request) => self.reserve(from, request),
             SharedChange::Release { endpoints } => self.release(from, endpoints),
             SharedChange::RotateToken { role } => self.rotate_token(*role),
+            SharedChange::RotateAuthority { certificate, cross } => {
+                self.rotate_authority(certificate, cross, at_ms)
+            }
+            SharedChange::TakeAuthority { generation } => self.take_authority(from, *generation),
+            SharedChange::DropAuthority { generation } => self.drop_authority(*generation),
         }
     }
 
