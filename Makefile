@@ -17,7 +17,7 @@ LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 
-.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -86,6 +86,12 @@ bench-full: ## the same with every figure
 
 bench-publish: ## put the tables of the last bench-full into docs/performance.md
 	$(RELEASE)/vswitch-perf publish bench-out docs/performance.md
+
+# No lab: loopback is enough, and the logs are to be on the real disk.
+bench-cluster: ## measure the cluster's control plane: commits, a killed leader, 10,000 endpoints, 200 hosts (2 minutes)
+	@packaging/setup build
+	$(CARGO) build --locked --release -p vswitch-perf
+	$(RELEASE)/vswitch-perf cluster --suite quick --out bench-out $(BENCH_ARGS)
 
 # The simulator runs alone, so that its time is not the traffic's.
 soak: ## mixed traffic and the cluster's simulator for SECONDS (600) each, and every size and offload
