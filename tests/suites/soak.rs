@@ -60,7 +60,7 @@ fn soak(duration: Duration) {
     }
     for (name, host) in RESIDENTS {
         RESIDENTS.iter().for_each(|(other, _)| {
-            cluster.labs[host].assert_reaches(name, &address(&cluster, other, false).to_string())
+            cluster.labs[host].assert_reaches(name, &address(&cluster, other, false).to_string());
         });
     }
     let before = Account::of(&cluster);

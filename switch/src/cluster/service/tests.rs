@@ -442,8 +442,8 @@ async fn the_authority_is_rotated_while_all_goes_on() {
     voters(&hosts, 4).await;
 
     // Every voter has the key: whoever leads goes on signing, after a start too.
-    for at in 0..4 {
-        eventually("the key", async || hosts[at].member().unwrap().present_authority().is_some()).await;
+    for host in &hosts {
+        eventually("the key", async || host.member().unwrap().present_authority().is_some()).await;
     }
     for host in &mut hosts {
         host.stop().await;
