@@ -515,6 +515,7 @@ async fn a_key_and_a_token_are_for_voters_by_the_word_of_a_majority() {
     let not_a_voter = Response::Denied(Denied::NotAVoter);
     for host in &hosts {
         assert_eq!(ask(host, Request::Authority).await, not_a_voter);
+        eventually("the key", async || host.member().unwrap().authority().is_some()).await;
         let key = host.member().unwrap().authority().unwrap().key();
         assert_eq!(ask(host, Request::NextAuthority(key)).await, Response::Denied(Denied::NotAllowed));
     }
