@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vswitch_tests::simulator::{Bug, Report, SECOND, Setup, grow, run};
 
 /// Seeds of one test.
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 24;
 
 fn run_seeds(seeds: impl Iterator<Item = u64>) {
     let mut all = Report::default();
