@@ -16,7 +16,7 @@
 //! - What clients asked and were answered is linearizable ([`linear`], [`history`]), also where some of them gave up.
 //! - No address, MAC or VNI is given twice, in whatever a client reads.
 //! - A term has one leader; what was applied up to an index is the same on all nodes, across restarts too.
-//! - No node votes twice in a term, speaks in a lower one, or lacks what it confirmed ([`promises`]).
+//! - No node votes twice in a term, speaks in a lower one, or lacks what it confirmed (`promises`).
 //! - After a crash a store opens. No honest node's message is taken for nonsense, no panic is caught.
 //! - When everything is healed, all requests are answered, all members have the same state, and that is one that all
 //!   acknowledged writes lead to.
