@@ -156,6 +156,8 @@ fn the_containers_of_other_hosts_are_found_again_by_a_new_daemon() {
     wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].kill9();
     cluster.labs[0].start();
+    // What was agreed on in the last moment, the others have to tell.
+    wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].assert_reaches("a", "b");
     assert_eq!(cluster.labs[0].term(), 0);
     cluster.labs[0].start();

@@ -26,18 +26,20 @@ use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vswitch_proto::api::{self, Error};
+use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
-use crate::config::{Config, LogFormat, LogLevel};
+use crate::config::{Config, Engine, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
-use crate::worker::{Dataplane, DataplaneConfig};
+use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
 mod changes;
 mod cluster;
 mod control;
+mod docker;
 mod feed;
 mod handle;
 mod host;
@@ -109,6 +111,10 @@ pub enum Change {
         reference: String,
         force: bool,
     },
+    /// A call of a Docker engine.
+    Docker(vswitch_proto::docker::Call),
+    /// What follows from a call after the cluster was asked.
+    DockerState(DockerChange),
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -174,7 +180,9 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
     control.recover().await?;
-    let server = tokio::spawn(crate::api::serve(listener, Handle::new(events, Arc::clone(&shared))));
+    let handle = Handle::new(events, Arc::clone(&shared));
+    let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
+    let plugin = docker::start(handle).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %shared.config.socket.display(),
@@ -198,6 +206,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
+    plugin.stop();
     outcome
 }
 
@@ -237,6 +246,13 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
     let storm = limit.map(|limit| StormLimit { frames_per_s: limit, burst: limit });
     let config = DataplaneConfig {
         workers: NonZeroUsize::new(config.workers as usize).context("there must be a worker")?,
+        engine: match config.engine {
+            Engine::Auto => None,
+            Engine::Epoll => Some(EngineKind::Epoll),
+            Engine::Uring => Some(EngineKind::Uring),
+        },
+        pin_cpus: config.pin_cpus.clone(),
+        poll: Duration::from_micros(config.poll_us.into()),
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
         forward: ForwardConfig { storm },
