@@ -9,6 +9,7 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 pub const CONFLICT: u8 = 4;
+pub const NO_QUORUM: u8 = 5;
 pub const UNREACHABLE: u8 = 6;
 
 #[derive(Debug, thiserror::Error)]

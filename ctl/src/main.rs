@@ -14,6 +14,7 @@ mod failure;
 mod filter;
 mod listing;
 mod pools;
+mod private_file;
 mod session;
 mod table;
 mod template;

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`run`] | a run from beginning to end |
+//! | [`cluster`] | the replicated control plane, apart from the rest |
 //! | [`mod@compare`] | two runs, judged |
 //! | [`peers`] | the switches, each set up in namespaces of its own |
 //! | [`measure`] | what is measured of them |
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
 
 use results::Results;
 
+mod cluster;
 mod compare;
 mod lab;
 mod machine;
@@ -58,6 +60,11 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Measure the cluster's control plane: three nodes as processes on loopback, and simulated ones
+    #[command(after_help = "Example: vswitch-perf cluster --suite quick --only commit,failover")]
+    Cluster(cluster::Cluster),
+    #[command(hide = true)]
+    Member(cluster::member::Member),
     #[command(hide = true)]
     Inside(lab::inside::Inside),
     #[command(hide = true)]
@@ -93,6 +100,11 @@ fn act(command: Command) -> anyhow::Result<bool> {
             return run::run(&args);
         }
         Command::Compare { before, after, strict } => return compare(&before, &after, strict),
+        Command::Cluster(args) => {
+            stop::watch()?;
+            return cluster::run(&args);
+        }
+        Command::Member(args) => cluster::member::run(&args),
         Command::Inside(args) => lab::inside::become_command(args),
         Command::Hold { count } => lab::inside::hold(count),
         Command::Bare(args) => probe::bare::run(&args),

@@ -25,7 +25,8 @@ const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
     long_about = "vswitchd owns a TAP interface per container, learns MAC addresses and forwards Ethernet frames per \
                   network. vswitchctl is its command.",
     after_help = "A flag beats its VSWITCH_* variable, which beats the file given with --config.\n\
-                  Stop it with SIGTERM: containers go on, and the next start finds them again."
+                  Stop it with SIGTERM: containers go on, and the next start finds them again.\n\
+                  After most nodes of a cluster are lost for good: vswitchd recover --help"
 )]
 pub struct Arguments {
     /// TOML file whose keys are the names of these flags
@@ -33,6 +34,23 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     raw: Raw,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "vswitchd recover",
+    bin_name = "vswitchd recover",
+    about = "Goes on with this node alone, after the others are lost for good; vswitchd must be stopped",
+    after_help = "Takes all flags of vswitchd, of which the data directory is needed. The node keeps its networks, the \
+                  addresses of its containers and the authority of the cluster. Nodes that come back are refused: \
+                  they leave with 'vswitchctl cluster leave --force' and join again."
+)]
+pub struct RecoverArguments {
+    /// Yes: the other nodes, and what only they know, are given up
+    #[arg(long)]
+    pub force_new_cluster: bool,
+    #[command(flatten)]
+    pub daemon: Arguments,
 }
 
 /// What may be said, in whichever of the three places.

@@ -1,10 +1,11 @@
 //! vswitchd: arguments to [`Config`] to [`daemon::run`].
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use vswitch::config::{Arguments, Config};
+use vswitch::config::{Arguments, Config, RecoverArguments};
 use vswitch::{container, daemon};
 
 fn main() -> ExitCode {
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
             None => fail("shim: the container's directory is missing"),
         },
         Some("man") => print_manual(),
+        Some("recover") => recover(words),
         _ => run(),
     }
 }
@@ -26,13 +28,38 @@ fn run() -> ExitCode {
         Err(error) if error.use_stderr() => return usage(&error.to_string()),
         Err(help) => help.exit(),
     };
-    let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = Config::load(arguments, &host_name.unwrap_or_else(|_| "localhost".into()), processors);
-    match config.map_err(anyhow::Error::from).and_then(daemon::run) {
+    match load(arguments).and_then(daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+/// `vswitchd recover`, which vswitchctl runs, too.
+fn recover(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match RecoverArguments::try_parse_from(std::iter::once("recover".into()).chain(words)) {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return usage(&error.to_string()),
+        Err(help) => help.exit(),
+    };
+    if !arguments.force_new_cluster {
+        return usage(
+            "recover gives up the other nodes, and what only they know: say so with --force-new-cluster",
+        );
+    }
+    match load(arguments.daemon).and_then(|config| daemon::recover_cluster(&config)) {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn load(arguments: Arguments) -> anyhow::Result<Config> {
+    let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = Config::load(arguments, &host_name.unwrap_or_else(|_| "localhost".into()), processors);
+    Ok(config?)
 }
 
 /// For the installation: the page of section 8, to standard output.

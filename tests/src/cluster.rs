@@ -3,7 +3,7 @@
 //! The cable of a machine can be pulled out, and packets of one machine to another can be made to go nowhere while the
 //! other direction works.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::ensure;
 use vswitch_proto::api::{
@@ -31,14 +31,19 @@ impl Cluster {
 
     /// With further arguments for every daemon.
     pub fn with(count: usize, arguments: &[&str]) -> Cluster {
-        let fabric = Host::new();
-        fabric.sh("ip link add bridge0 type bridge forward_delay 0 && ip link set bridge0 up");
-        let mut cluster = Cluster { labs: Vec::new(), fabric };
+        let mut cluster = Cluster::without_daemons();
         for index in 0..count {
             let host = cluster.plug(index);
             cluster.labs.push(daemon(host, index, arguments));
         }
         cluster
+    }
+
+    /// A bridge to plug machines in.
+    pub fn without_daemons() -> Cluster {
+        let fabric = Host::new();
+        fabric.sh("ip link add bridge0 type bridge forward_delay 0 && ip link set bridge0 up");
+        Cluster { labs: Vec::new(), fabric }
     }
 
     /// All in one cluster that the first has founded; the others may vote.
@@ -66,8 +71,10 @@ impl Cluster {
             "ip link add port{index} netns {fabric} type veth peer name u0 netns {machine}\n\
              nsenter -t {fabric} -n ip link set port{index} master bridge0 up\n\
              nsenter -t {machine} -n ip address add {}/24 dev u0\n\
+             nsenter -t {machine} -n ip address add {}/64 dev u0 nodad\n\
              nsenter -t {machine} -n ip link set u0 up",
-            address(index)
+            address(index),
+            address_v6(index)
         );
         let done = Output::of(shell(&script), b"");
         assert_eq!(done.code, 0, "{done:?}");
@@ -138,9 +145,18 @@ pub fn address(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 8, 0, index as u8 + 1)
 }
 
+/// Of the same machine.
+pub fn address_v6(index: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, index as u16 + 1)
+}
+
 /// Of the cluster that the first machine is in.
 pub fn join_request(token: &str) -> String {
-    serde_json::json!({ "addresses": [format!("{}:{PORT}", address(0))], "token": token }).to_string()
+    join_request_to(SocketAddr::new(address(0).into(), PORT), token)
+}
+
+pub fn join_request_to(node: SocketAddr, token: &str) -> String {
+    serde_json::json!({ "addresses": [node], "token": token }).to_string()
 }
 
 fn shell(script: &str) -> std::process::Command {

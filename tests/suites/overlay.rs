@@ -1,12 +1,13 @@
 //! Overlay networks: what a user gets with hosts that are joined.
 
+use std::collections::HashSet;
 use std::net::UdpSocket;
 
 use anyhow::ensure;
-use vswitch_proto::api::{FdbEntry, FdbKind, Stats};
-use vswitch_tests::cluster::address;
+use vswitch_proto::api::{ClusterFounded, ClusterJoined, FdbEntry, FdbKind, Stats};
+use vswitch_tests::cluster::{address, address_v6, join_request_to};
 use vswitch_tests::wait::eventually;
-use vswitch_tests::{Cluster, netns};
+use vswitch_tests::{Cluster, Lab, netns};
 
 /// Of IANA.
 const VXLAN_PORT: u16 = 4789;
@@ -92,7 +93,7 @@ fn containers_connect_and_disconnect_while_they_run() {
     one.ok(&["stop", "-t", "0", "a"]);
     eventually("the names of a stopped container go", || {
         let hosts = two.exec_ok("b", &["cat", "/etc/hosts"]);
-        ensure!(!hosts.contains("db"), "{hosts}");
+        ensure!(!hosts.contains("\tdb"), "{hosts}");
         Ok(())
     });
     // A stopped container holds no address.
@@ -106,6 +107,14 @@ fn containers_connect_and_disconnect_while_they_run() {
     one.ok(&["network", "disconnect", "net", "a"]);
     two.ok(&["network", "disconnect", "net", "b"]);
     two.ok(&["network", "rm", "net"]);
+    let id = one.ok(&["network", "create", "-d", "overlay", "other"]);
+    one.ok(&["network", "connect", "other", "a"]);
+    one.ok(&["stop", "-t", "0", "a"]);
+    two.ok(&["network", "rm", "other"]);
+    let error = one.fails(&["start", "a"], 3);
+    assert!(error.contains(&id[..12]) && error.contains("disconnect"), "{error}");
+    one.ok(&["network", "disconnect", &id[..12], "a"]);
+    one.ok(&["start", "a"]);
     let error = one.fails(&["network", "connect", "net", "a"], 3);
     assert!(error.contains("network net not found"), "{error}");
 }
@@ -147,6 +156,8 @@ fn the_containers_of_other_hosts_are_found_again_by_a_new_daemon() {
     wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].kill9();
     cluster.labs[0].start();
+    // What was agreed on in the last moment, the others have to tell.
+    wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].assert_reaches("a", "b");
     assert_eq!(cluster.labs[0].term(), 0);
     cluster.labs[0].start();
@@ -176,4 +187,85 @@ fn nothing_is_answered_on_the_vxlan_port_without_a_cluster() {
         ensure!(drops("unknown_vtep") == before + 1);
         Ok(())
     });
+}
+
+#[test]
+fn hosts_are_joined_over_ipv6() {
+    let mut cluster = Cluster::without_daemons();
+    for index in 0..2 {
+        let listen = format!("--listen=[{}]", address_v6(index));
+        let lab = Lab::with(cluster.plug(index), &[&listen, &format!("--node-name=host{index}")]);
+        cluster.labs.push(lab);
+    }
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    let founded: ClusterFounded = one.http("POST", "/v1/cluster/init", "{}").parsed();
+    let request = join_request_to(founded.address, &founded.token.0);
+    two.http("POST", "/v1/cluster/join", &request).parsed::<ClusterJoined>();
+    two.ok(&["network", "create", "-d", "overlay", "--ipv6", "--subnet=fd09::/64", "net"]);
+    one.run_idle("a", &["--net=net"]);
+    two.run_idle("b", &["--net=net"]);
+    wait_for_name(&cluster, 0, "a", "b");
+    cluster.labs[0].assert_reaches("a", "b");
+    let inside = &cluster.labs[1].inspect("b").network_settings.networks["net"];
+    assert_eq!(cluster.labs[0].ping6("a", &inside.global_ipv6_address).received, 1);
+    // An IPv6 header more than IPv4's.
+    assert_eq!(cluster.labs[0].exec_ok("a", &["cat", "/sys/class/net/eth0/mtu"]), "1430\n");
+}
+
+#[test]
+fn a_remote_that_is_not_ours_is_in_the_network() {
+    let cluster = Cluster::with(1, &[]);
+    let ours = &cluster.labs[0];
+    let kernel = cluster.plug(7);
+    kernel.sh(&format!(
+        "ip link add vxlan0 type vxlan id 5000 dstport {VXLAN_PORT} local {} remote {} dev u0
+         ip address add 10.9.0.200/24 dev vxlan0
+         ip link set vxlan0 up",
+        address(7),
+        address(0)
+    ));
+    let remote = format!("vxlan.remote={}", address(7));
+    let create = ["network", "create", "-d", "overlay", "--subnet=10.9.0.0/24", "-o", "vxlan.id=5000", "-o"];
+    ours.ok(&[&create[..], &[&remote, "mixed"]].concat());
+    ours.run_idle("a", &["--net=mixed"]);
+    ours.assert_reaches("a", "10.9.0.200");
+    let a = ours.address("a", "mixed");
+    kernel.sh(&format!("busybox ping -c 1 -W 10 {a}"));
+    // Its address was learned from the tunnel.
+    let entries: Vec<FdbEntry> = ours.http("GET", "/v1/fdb?network=mixed", "").parsed();
+    let learned: Vec<_> = entries.iter().filter(|e| e.kind == FdbKind::Learned).map(|e| e.vtep).collect();
+    assert_eq!(learned, [Some(address(7).into())]);
+}
+
+#[test]
+fn many_containers_start_and_end_at_once_on_all_hosts() {
+    const EACH: usize = 8;
+    let cluster = Cluster::joined(3);
+    cluster.labs[0].ok(&["network", "create", "-d", "overlay", "net"]);
+    let everywhere = |work: &(dyn Fn(&Lab, &str) + Sync)| {
+        std::thread::scope(|scope| {
+            for (index, lab) in cluster.labs.iter().enumerate() {
+                for number in 0..EACH {
+                    scope.spawn(move || work(lab, &format!("c{index}-{number}")));
+                }
+            }
+        });
+    };
+    everywhere(&|lab, name| {
+        lab.run_idle(name, &["--net=net"]);
+    });
+    let network = cluster.labs[1].inspect_network("net");
+    let addresses: HashSet<_> = network.containers.values().map(|c| &c.ipv4_address).collect();
+    assert_eq!((network.containers.len(), addresses.len()), (3 * EACH, 3 * EACH));
+    for host in 0..3 {
+        for other in 0..3 {
+            wait_for_name(&cluster, host, &format!("c{host}-0"), &format!("c{other}-{}", EACH - 1));
+        }
+    }
+    cluster.labs[0].assert_reaches("c0-0", "c2-7");
+    everywhere(&|lab, name| {
+        lab.ok(&["rm", "-f", name]);
+    });
+    cluster.labs[2].ok(&["network", "rm", "net"]);
+    cluster.wait_until_equal();
 }

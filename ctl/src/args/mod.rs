@@ -1,10 +1,12 @@
 //! What may be typed: docker's verbs and flags.
 
+mod cluster;
 mod container;
 mod network;
 mod parse;
 mod switch;
 
+pub use cluster::*;
 pub use container::*;
 pub use network::*;
 pub use parse::Socket;
@@ -70,6 +72,12 @@ pub enum Command {
     Wait(References),
     /// Connect a network namespace that somebody else made
     Adopt(AdoptArgs),
+    /// Join hosts, and look after the cluster that they are
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// The nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// The ports of the switch
     #[command(subcommand)]
     Port(PortCommand),

@@ -73,6 +73,17 @@ fn exec_passes_everything_after_the_container() {
 }
 
 #[test]
+fn several_addresses_are_separated_by_commas() {
+    let line = "vswitchctl cluster join --token x 10.8.0.1,host2:80 [fd00::1]:81";
+    let Ok(Command::Cluster(ClusterCommand::Join(join))) = parse(line) else {
+        panic!("{line} is not understood");
+    };
+    let addresses: Vec<String> = join.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.8.0.1:7946", "host2:80", "[fd00::1]:81"]);
+    assert!(!join.discard && join.token.token.as_deref() == Some("x"));
+}
+
+#[test]
 fn bad_values_are_usage_errors() {
     for line in [
         "vswitchctl -H tcp://1.2.3.4:5 ps",
@@ -103,6 +114,18 @@ fn bad_values_are_usage_errors() {
         "vswitchctl adopt --name a --pid 1 --netns /x",
         "vswitchctl adopt --name a --pid 0",
         "vswitchctl fdb add bridge 02:42 c",
+        "vswitchctl cluster join 10.8.0.1",
+        "vswitchctl cluster join --token a --token-file b 10.8.0.1",
+        "vswitchctl cluster join --token a",
+        "vswitchctl cluster join --token a 10.8.0.1,,10.8.0.2",
+        "vswitchctl cluster join --token a 10.8.0.1:0",
+        "vswitchctl cluster token show --role boss",
+        "vswitchctl cluster update-addr host3",
+        "vswitchctl cluster remove",
+        "vswitchctl cluster snapshot save",
+        "vswitchctl cluster recover",
+        "vswitchctl cluster hash --format {{nope}}",
+        "vswitchctl node rm",
         "vswitchctl completion tcsh",
         "vswitchctl nope",
         "vswitchctl",

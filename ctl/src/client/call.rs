@@ -14,6 +14,7 @@ pub struct Call {
     pub method: Method,
     pub uri: String,
     pub body: Bytes,
+    pub content_type: &'static str,
     /// `None` for what lasts as long as a container does.
     pub timeout: Option<Duration>,
     /// Repeated with this key, it is applied once.
@@ -29,7 +30,15 @@ impl Call {
             encode(segment, &mut uri);
         }
         let key = (method != Method::GET).then(|| format!("{:032x}", rand::random::<u128>()));
-        Call { method, uri, body: Bytes::new(), timeout: Some(ANSWER_TIMEOUT), key, last_event_id: None }
+        Call {
+            method,
+            uri,
+            body: Bytes::new(),
+            content_type: "application/json",
+            timeout: Some(ANSWER_TIMEOUT),
+            key,
+            last_event_id: None,
+        }
     }
 
     pub fn get(segments: &[&str]) -> Call {
@@ -38,6 +47,10 @@ impl Call {
 
     pub fn post(segments: &[&str]) -> Call {
         Call::new(Method::POST, segments)
+    }
+
+    pub fn put(segments: &[&str]) -> Call {
+        Call::new(Method::PUT, segments)
     }
 
     pub fn delete(segments: &[&str]) -> Call {
@@ -54,6 +67,12 @@ impl Call {
 
     pub fn body<T: Serialize>(mut self, body: &T) -> Call {
         self.body = serde_json::to_vec(body).expect("requests of the API are JSON").into();
+        self
+    }
+
+    /// A body that is not JSON.
+    pub fn bytes(mut self, bytes: Vec<u8>) -> Call {
+        (self.body, self.content_type) = (bytes.into(), "application/octet-stream");
         self
     }
 

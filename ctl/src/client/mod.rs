@@ -65,6 +65,14 @@ impl Client {
         serde_json::from_slice(&answer).map_err(|_| self.foreign("an answer that is not of its API"))
     }
 
+    /// For answers that are not JSON.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub async fn fetch_bytes(&self, call: Call) -> Result<Bytes, Failure> {
+        self.answer(&call).await
+    }
+
     /// For calls whose success says everything.
     ///
     /// # Errors
@@ -108,7 +116,7 @@ impl Client {
             .method(call.method.clone())
             .uri(&call.uri)
             .header(header::HOST, "vswitchd")
-            .header(header::CONTENT_TYPE, "application/json");
+            .header(header::CONTENT_TYPE, call.content_type);
         if let Some(key) = &call.key {
             request = request.header("Idempotency-Key", key);
         }

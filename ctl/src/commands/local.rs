@@ -6,11 +6,10 @@ use clap::CommandFactory;
 use serde::Serialize;
 use vswitch_proto::api::Version;
 
+use super::show;
 use crate::args::{Cli, Shell, VersionArgs};
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, print};
-use crate::listing::{ItemFormat, pretty};
-use crate::template::Value;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -47,14 +46,7 @@ pub async fn version(client: &Client, args: VersionArgs) -> Result<u8, Failure> 
     };
     let own = ClientVersion { version: env!("CARGO_PKG_VERSION"), api_version: "v1" };
     let versions = Versions { client: own, server };
-    print(match &args.format {
-        None => for_people(&versions),
-        Some(ItemFormat::Json) => pretty(&versions),
-        Some(ItemFormat::Template(template)) => {
-            let value = Value::of(&versions).expect("versions are texts");
-            template.render(&value)? + "\n"
-        }
-    })?;
+    print(show(args.format.as_ref(), &versions, for_people)?)?;
     failure.map_or(Ok(0), Err)
 }
 

@@ -1,9 +1,11 @@
 //! What each command does: ask the daemon, print the answer.
 
+mod cluster;
 mod container;
 mod inspect;
 mod local;
 mod network;
+mod node;
 mod run;
 mod stream;
 mod switch;
@@ -11,9 +13,13 @@ mod switch;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use serde::Serialize;
+
 use crate::args::{Cli, Command};
 use crate::client::{Call, Client};
 use crate::failure::{Failure, Outcomes, print};
+use crate::listing::{ItemFormat, pretty};
+use crate::template::Value;
 
 /// The exit code.
 ///
@@ -49,6 +55,8 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Wait(references) => container::wait(&client, references).await,
         Command::Adopt(args) => container::adopt(&client, args).await,
+        Command::Cluster(command) => cluster::execute(&client, command).await,
+        Command::Node(command) => node::execute(&client, command).await,
         Command::Port(command) => switch::ports(&client, command).await,
         Command::Fdb(command) => switch::fdb(&client, command).await,
         Command::Stats(args) => switch::stats(&client, args).await,
@@ -69,6 +77,22 @@ async fn each(client: &Client, names: Vec<String>, call: impl Fn(&str) -> Call) 
         }
     }
     Ok(outcomes.code())
+}
+
+/// One thing as `--format` has it; without a format for people.
+fn show<T: Serialize>(
+    format: Option<&ItemFormat>,
+    thing: &T,
+    for_people: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    match format {
+        None => Ok(for_people(thing)),
+        Some(ItemFormat::Json) => Ok(pretty(thing)),
+        Some(ItemFormat::Template(template)) => {
+            let value = Value::of(thing).expect("answers of the API are JSON");
+            Ok(template.render(&value)? + "\n")
+        }
+    }
 }
 
 /// As docker's listings show labels.

@@ -4,13 +4,13 @@
 use serde::Serialize;
 use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Port, Stats};
 
+use super::show;
 use crate::age::duration;
 use crate::args::{FdbCommand, PortCommand, StatsArgs};
 use crate::client::{Call, Client};
 use crate::failure::{Failure, print};
-use crate::listing::{ItemFormat, Listing, pretty};
+use crate::listing::Listing;
 use crate::table::layout;
-use crate::template::Value;
 
 const PORTS: Listing = Listing {
     columns: &[
@@ -110,14 +110,7 @@ pub async fn stats(client: &Client, args: StatsArgs) -> Result<u8, Failure> {
     let stats = client.fetch(Call::get(&["stats"])).await?;
     let by_port = client.fetch(Call::get(&["ports"])).await?;
     let report = Report { stats, by_port };
-    print(match &args.format {
-        None => tables(&report),
-        Some(ItemFormat::Json) => pretty(&report),
-        Some(ItemFormat::Template(template)) => {
-            let value = Value::of(&report).expect("answers of the API are JSON");
-            template.render(&value)? + "\n"
-        }
-    })?;
+    print(show(args.format.as_ref(), &report, tables)?)?;
     Ok(0)
 }
 
@@ -180,6 +173,7 @@ fn tables(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::listing::ListFormat;
+    use crate::template::Value;
     use vswitch_proto::api::{FdbKind, PortCounters};
     use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId};
 

@@ -14,7 +14,7 @@ use document::{Block, Chart};
 use table::Table;
 
 mod chart;
-mod document;
+pub mod document;
 mod goals;
 mod html;
 pub mod number;

@@ -15,6 +15,9 @@ pub struct SharedCommand {
     /// Whoever forwards a command sets this to the peer that its certificate names. Only members are heard; before
     /// there is any, everybody is, who can only add the first.
     pub from: NodeId,
+    /// How many requests the state had answered when this one was first asked, or earlier: it cannot have been carried
+    /// out before that. Where the state does not remember so far back, it is refused.
+    pub asked_at: u64,
     pub change: SharedChange,
 }
 

@@ -125,18 +125,17 @@ impl Control {
 
     /// Brings the host and the data plane to the present state.
     pub(super) async fn follow(&mut self) -> Result<(), Error> {
-        self.bring_host(false).await
+        self.bring_host(self.snapshot(), false).await
     }
 
     /// The same for a host of which nothing is known but that an earlier daemon may have left things on it.
-    pub(super) async fn follow_from_nothing(&mut self) -> Result<(), Error> {
+    pub(super) async fn follow_from_nothing(&mut self, to: Snapshot) -> Result<(), Error> {
         self.followed = Snapshot::default();
         self.tables = Tables::default();
-        self.bring_host(true).await
+        self.bring_host(to, true).await
     }
 
-    async fn bring_host(&mut self, recovering: bool) -> Result<(), Error> {
-        let new = self.snapshot();
+    async fn bring_host(&mut self, new: Snapshot, recovering: bool) -> Result<(), Error> {
         self.tunnels.follow(&new, &self.shared).await;
         let settings = self.tunnels.settings(&self.shared.config);
         if settings != self.shared.settings() {

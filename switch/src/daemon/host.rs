@@ -18,7 +18,7 @@ use crate::io::netlink::{self, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
-use crate::state::{Container, State, Wire};
+use crate::state::{Container, State, View};
 
 pub struct Host {
     shared: Arc<Shared>,
@@ -151,16 +151,16 @@ impl Host {
         opened.map_err(|error| HostError::Namespace { name: name(), error })
     }
 
-    /// Interfaces that a crash has left between a change's being true and the host's following it: TAPs of our names
-    /// that no endpoint has, and that no process is attached to.
-    pub async fn remove_unknown_interfaces(&self, state: &State) {
-        let endpoints = state.docker_endpoints().map(|(container, _)| interface::name(&container.id));
+    /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
+    /// went while no daemon ran: TAPs of our names that no endpoint has, and that no process is attached to.
+    pub async fn remove_unknown_interfaces(&self, view: View<'_>) {
+        let endpoints = view.local.docker_endpoints().map(|(container, _)| interface::name(&container.id));
         let known: Vec<String> = endpoints.collect();
         blocking(move || interface::remove_unknown(&known)).await;
-        for container in state.containers().filter(|c| c.is_live() && c.docker().is_none()) {
+        for container in view.local.containers().filter(|c| c.is_live() && c.docker().is_none()) {
             let Ok(ns) = self.netns(container) else { continue };
-            let wires = state.endpoints_of(&container.id).filter_map(|endpoint| endpoint.wire.as_ref());
-            let known: Vec<String> = wires.map(Wire::interface_name).collect();
+            let known: Vec<String> =
+                view.wires_of(&container.id).map(|(_, wire)| wire.interface_name()).collect();
             let name = container.name.clone();
             blocking(move || {
                 for link in netlink::links(&ns).unwrap_or_default() {

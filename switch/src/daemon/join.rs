@@ -34,13 +34,13 @@ enum Setback {
     Cluster(#[from] ClusterError),
 }
 
-/// Until this node is in a cluster, or is refused.
+/// Until this node is in the cluster, or is refused.
 pub async fn keep_joining(cluster: ClusterHandle, store: ClusterStore) {
     let mut pause = RETRY_MIN;
-    // By hand is as good.
-    while cluster.node().is_none() {
+    // By hand is as good. One of this node's own, in which it is alone, may be in the way or may be given up.
+    while cluster.state().nodes().count() < 2 {
         match attempt(&cluster, &store).await {
-            Ok(()) => return,
+            Ok(()) | Err(Setback::Cluster(ClusterError::InACluster(_))) => return,
             Err(setback) if setback.is_final() => {
                 tracing::error!("this node cannot join the cluster: {setback}");
                 return;
@@ -59,14 +59,26 @@ pub async fn keep_joining(cluster: ClusterHandle, store: ClusterStore) {
 
 async fn attempt(cluster: &ClusterHandle, store: &ClusterStore) -> Result<(), Setback> {
     let token = read_token(&store.token_file)?;
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for node in &store.nodes {
-        let found = tokio::net::lookup_host((node.host.as_str(), node.port)).await;
-        addresses.extend(found.map_err(|error| Setback::Lookup { node: node.clone(), error })?);
-    }
+    let addresses = look_up(&store.nodes).await?;
     let joined = cluster.join(&ClusterJoin { addresses, token, discard: false }).await?;
     tracing::info!(cluster = %joined.cluster, node = joined.node.0, "this node has joined the cluster");
     Ok(())
+}
+
+/// One that is found is enough.
+async fn look_up(nodes: &[HostPort]) -> Result<Vec<SocketAddr>, Setback> {
+    let mut addresses = Vec::new();
+    let mut setback = None;
+    for node in nodes {
+        match tokio::net::lookup_host((node.host.as_str(), node.port)).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => setback = Some(Setback::Lookup { node: node.clone(), error }),
+        }
+    }
+    match setback {
+        Some(setback) if addresses.is_empty() => Err(setback),
+        _ => Ok(addresses),
+    }
 }
 
 fn read_token(path: &Path) -> Result<JoinToken, Setback> {
@@ -111,6 +123,15 @@ mod tests {
         assert_eq!(read_token(file.path()).unwrap().0, "vswitch-1-voter-00");
         let missing = read_token(Path::new("/nonexistent/token")).unwrap_err();
         assert!(!missing.is_final() && missing.to_string().contains("check --join-token-file"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn one_of_the_names_is_enough() {
+        let nodes = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let found = look_up(&nodes(&["no-such-host.invalid", "127.0.0.1"])).await.unwrap();
+        assert_eq!(found, [SocketAddr::from(([127, 0, 0, 1], 7946))]);
+        let setback = look_up(&nodes(&["no-such-host.invalid:1"])).await.unwrap_err();
+        assert!(!setback.is_final() && setback.to_string().contains("no-such-host.invalid:1"), "{setback}");
     }
 
     #[test]

@@ -30,7 +30,6 @@ use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
-use crate::cluster::service::{self, ClusterHandle};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
@@ -54,6 +53,7 @@ mod recover;
 mod socket;
 mod tunnels;
 
+pub use cluster::recover_cluster;
 pub use feed::Feed;
 pub use handle::{Done, Handle};
 
@@ -66,6 +66,10 @@ const QUEUE_MAX: usize = 256;
 
 /// How often addresses are aged and adopted namespaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks at what the cluster changed, each of which may take some milliseconds: it changes by the thousand
+/// when many hosts start.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
 
 /// For handing over to other nodes, at the end.
 const RETIREMENT: Duration = Duration::from_secs(3);
@@ -170,7 +174,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         ..FdbConfig::default()
     }));
     let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
-    let cluster = start_cluster(&config).await?;
+    let cluster = cluster::start(&config).await?;
     let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
@@ -206,31 +210,27 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     outcome
 }
 
-/// Takes part in the cluster again, if this node is in one.
-async fn start_cluster(config: &Config) -> anyhow::Result<ClusterHandle> {
-    let settings = service::Config {
-        listen: config.listen,
-        advertise: config.advertise,
-        vtep: config.vtep,
-        ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
-    };
-    ClusterHandle::start(settings).await.context("cannot take part in the cluster")
-}
-
 async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cluster = control.shared.cluster.watch();
-    // What was known before is followed already.
+    // What has changed since the recovery looked is followed now.
     cluster.mark_changed();
+    let mut due = tokio::time::Instant::now();
+    let mut is_due = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
-            Ok(()) = cluster.changed() => control.follow_cluster().await,
+            Ok(()) = cluster.changed(), if !is_due => is_due = true,
+            () = tokio::time::sleep_until(due), if is_due => {
+                cluster.mark_unchanged();
+                control.follow_cluster().await;
+                (due, is_due) = (tokio::time::Instant::now() + FOLLOW_PAUSE, false);
+            }
             event = queue.recv() => match event {
                 Some(event) => control.handle(event).await,
                 None => break,

@@ -172,6 +172,10 @@ impl Handle {
                 a.scope == Scope::Cluster && seen.local.endpoint_at(&container.id, &a.network).is_none()
             });
             for wanted in needed.cloned() {
+                if seen.shared.network(&wanted.network).is_none() {
+                    let (container, network) = (container.name.clone(), wanted.network);
+                    return Err(rejected(&Rejected::NetworkGone { container, network }));
+                }
                 self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
             }
         }
@@ -265,7 +269,7 @@ impl Handle {
         done
     }
 
-    /// What is not settled in time is by [`leases::keep`].
+    /// What is not settled in time is settled later.
     pub async fn settle(&self) {
         let Snapshot { node, .. } = self.snapshot();
         if node.is_some() {

@@ -33,8 +33,10 @@ impl Control {
         self.find_shims().await;
         self.remove_unknown().await?;
         self.check_adopted().await;
-        self.host.remove_unknown_interfaces(self.state()).await;
-        if let Err(error) = self.follow_from_nothing().await {
+        // One and the same for both: what is left now goes when it is followed that its lease went.
+        let seen = self.snapshot();
+        self.host.remove_unknown_interfaces(seen.view()).await;
+        if let Err(error) = self.follow_from_nothing(seen).await {
             tracing::warn!(error = %error.message, "part of the host is not as it should be");
         }
         Ok(())

@@ -3,13 +3,20 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
+
+#[derive(Debug, thiserror::Error)]
+#[error("another vswitchd (pid {pid}) uses {}; stop it, or give this one its own --data-dir", dir.display())]
+pub struct InUse {
+    pub pid: String,
+    pub dir: PathBuf,
+}
 
 /// Held until the daemon ends, however it ends.
 pub fn lock_data_dir(dir: &Path) -> anyhow::Result<Flock<File>> {
@@ -36,8 +43,7 @@ pub fn lock_data_dir(dir: &Path) -> anyhow::Result<Flock<File>> {
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
             let _ = file.read_to_string(&mut pid);
-            let (pid, dir) = (pid.trim(), dir.display());
-            bail!("another vswitchd (pid {pid}) uses {dir}; stop it, or give this one its own --data-dir")
+            Err(InUse { pid: pid.trim().into(), dir: dir.into() }.into())
         }
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }

@@ -90,6 +90,9 @@ pub const ALIASES_MAX: usize = 64;
 /// Of one subnet.
 pub const AUX_ADDRESSES_MAX: usize = 256;
 
+/// Of the requests that are remembered: 4,096 to 4,608. Only this node asks, one after the other.
+const GENERATION: usize = 512;
+
 /// Of one overlay network.
 pub const REMOTES_MAX: usize = 64;
 
@@ -115,7 +118,7 @@ pub struct State {
     docker: Arc<Docker>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests<Applied>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 /// What a command made.
@@ -169,7 +172,7 @@ impl State {
     /// Applies one entry of the log. A request id seen before is answered as then and changes nothing.
     pub fn apply(&mut self, envelope: &Envelope) -> Result<Applied, Rejected> {
         if let Some(outcome) = self.requests.get(&envelope.request_id) {
-            return outcome.clone();
+            return outcome.cloned().map_err(Clone::clone);
         }
         let outcome = self.apply_command(&envelope.command, envelope.at_ms);
         self.requests.put(envelope.request_id, outcome.clone());
@@ -177,7 +180,7 @@ impl State {
     }
 
     /// What was answered to a request that is still remembered.
-    pub fn outcome(&self, request: &RequestId) -> Option<&Result<Applied, Rejected>> {
+    pub fn outcome(&self, request: &RequestId) -> Option<Result<&Applied, &Rejected>> {
         self.requests.get(request)
     }
 

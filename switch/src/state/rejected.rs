@@ -212,6 +212,10 @@ pub enum Rejected {
     AlreadyLeased { holder: Holder, network: Name },
     #[error("the lease belongs to container {0}: only its own node can release it")]
     LeaseOfAnother(Holder),
+    #[error(
+        "the request is so late that it may have been carried out before: look whether it was, and ask anew if not"
+    )]
+    TooLate,
 
     #[error("network {0} belongs to Docker: use docker network rm")]
     NetworkOfDocker(Name),

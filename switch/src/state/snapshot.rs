@@ -19,7 +19,7 @@ use super::endpoint::Endpoint;
 use super::ledger::{Cursors, Ledger, Member};
 use super::requests::Requests;
 use super::sharded::Sharded;
-use super::{Applied, Container, NETWORKS_MAX, Network, State};
+use super::{Applied, Container, GENERATION, NETWORKS_MAX, Network, State};
 
 /// Which state a snapshot is of: its first four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ struct Written<'a> {
     endpoints: Vec<&'a Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: &'a Requests<Applied>,
+    requests: &'a Requests<Applied, GENERATION>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +108,7 @@ struct Read {
     endpoints: Vec<Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests<Applied>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 impl State {

@@ -73,8 +73,8 @@ fn ip(port: u32) -> Ipv4Addr {
 fn tables(ports: &[u32]) -> Tables {
     let vni = Vni::new(1).unwrap();
     let mut tables = Tables::default();
-    let mut network = Network::default();
-    network.gateway = Some(Gateway { mac: MacAddr::from_ipv4(GATEWAY), ipv4: Some(GATEWAY), ipv6: None });
+    let gateway = Gateway { mac: MacAddr::from_ipv4(GATEWAY), ipv4: Some(GATEWAY), ipv6: None };
+    let mut network = Network { gateway: Some(gateway), ..Network::default() };
     for &port in ports {
         let mac = MacAddr::from_ipv4(ip(port));
         network.ports.push(PortId(port));

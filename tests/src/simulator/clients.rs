@@ -82,12 +82,19 @@ impl World {
         self.trace(|| format!("client {client} of {from}: {request:?}"));
         let operation = self.history.call(client, from, request.clone());
         let request_id = self.new_request_id();
-        let command = request.command(from);
+        let command = request.command(from, self.requests_somewhere());
         let command = command.map(|command| SharedEnvelope { request_id, at_ms: self.now / 1000, command });
         let asking = Asking { operation, request_id, command, attempt: 1, hint: None, token: 0, host: None };
         self.clients[client].asking = Some(asking);
         self.clients[client].last = None;
         self.attempt(client);
+    }
+
+    /// What some host knows, which may be little.
+    fn requests_somewhere(&mut self) -> u64 {
+        let groups = self.hosts.values().filter_map(|host| host.group.as_ref());
+        let counts: Vec<u64> = groups.map(|group| group.machine().shared.requests()).collect();
+        counts.choose(&mut self.rng).copied().unwrap_or(0)
     }
 
     fn new_request_id(&mut self) -> RequestId {

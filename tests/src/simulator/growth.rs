@@ -1,6 +1,6 @@
 //! How much a cluster says, by its size: healthy hosts, links of one millisecond, and disks that take no time.
 //!
-//! Five vote and all others learn, so it is the leader that talks to everybody.
+//! As many vote as can, and all others learn, so it is the leader that talks to everybody.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -16,14 +16,13 @@ use vswitch_proto::command::{
     SharedCommand, SharedEnvelope,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, NodeId, RequestId};
-use vswitch_proto::peer::{MemberChange, Message};
+use vswitch_proto::peer::{MemberChange, Message, VOTERS_MAX};
 
 use super::history::id32;
 use super::{MILLISECOND, SECOND, Time};
 
 const LINK: Time = MILLISECOND;
 const TICK: Time = 50 * MILLISECOND;
-const VOTERS: usize = 5;
 /// Changes that are measured one by one.
 const CHANGES: u64 = 50;
 /// Proposals at once while the state is filled.
@@ -192,7 +191,7 @@ impl Cluster {
         }
         let learners: Vec<_> = others.iter().copied().map(MemberChange::AddLearner).collect();
         self.change(&learners)?;
-        let voters = others.iter().take(VOTERS - 1);
+        let voters = others.iter().take(VOTERS_MAX - 1);
         self.change(&voters.copied().map(MemberChange::AddVoter).collect::<Vec<_>>())
     }
 
@@ -247,9 +246,9 @@ impl Cluster {
     fn propose(&mut self, from: NodeId, change: SharedChange) -> anyhow::Result<()> {
         self.requests += 1;
         let request_id = RequestId(u128::from(self.requests).to_be_bytes());
-        let command = SharedCommand { from, change };
-        let envelope = SharedEnvelope { request_id, at_ms: self.now / MILLISECOND, command };
         let leader = self.groups.get_mut(&LEADER).context("the leader is there")?;
+        let command = SharedCommand { from, asked_at: leader.machine().requests(), change };
+        let envelope = SharedEnvelope { request_id, at_ms: self.now / MILLISECOND, command };
         leader.propose(&envelope)?;
         Ok(())
     }

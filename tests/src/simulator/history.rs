@@ -105,7 +105,7 @@ fn number(id: &[u8; 32]) -> u32 {
 
 impl Request {
     /// `None`: a read.
-    pub fn command(&self, from: u64) -> Option<SharedCommand> {
+    pub fn command(&self, from: u64, asked_at: u64) -> Option<SharedCommand> {
         let change = match *self {
             Request::AddNode { number } => {
                 let [high, low] = (number as u16).to_be_bytes();
@@ -154,7 +154,7 @@ impl Request {
             }
             Request::Read => return None,
         };
-        Some(SharedCommand { from: NodeId(from), change })
+        Some(SharedCommand { from: NodeId(from), asked_at, change })
     }
 }
 

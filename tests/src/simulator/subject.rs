@@ -34,7 +34,7 @@ impl Machine for Subject {
     }
 
     fn outcome(&self, request: &RequestId) -> Option<Result<Applied, Rejected>> {
-        self.shared.outcome(request).cloned()
+        Machine::outcome(&self.shared, request)
     }
 
     fn to_bytes(&self) -> Vec<u8> {

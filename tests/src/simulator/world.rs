@@ -23,7 +23,7 @@ use super::{Bug, MILLISECOND, Report, SECOND, Setup, Time};
 const SETTLING: Time = 60 * SECOND;
 const CLIENTS: usize = 5;
 /// Small, so that snapshots are made and sent all the time.
-const LIMITS: Limits = Limits { entries: 40, bytes: 1 << 20, trailing: 12 };
+const LIMITS: Limits = Limits { entries: 40, worth_percent: 0, bytes: 1 << 20, trailing: 12 };
 
 pub type Outcome = <Subject as vswitch::cluster::Machine>::Outcome;
 

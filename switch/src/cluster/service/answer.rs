@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vswitch_proto::command::{Role as Vote, SharedChange};
-use vswitch_proto::id::{NodeId, RequestId};
+use vswitch_proto::id::NodeId;
 use vswitch_proto::peer::Message;
 
 use super::super::group::{NotProposed, Role};
 use super::super::identity::PublicKey;
 use super::super::transport::wire::{
-    Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
+    Asked, Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
 };
 use super::super::transport::{Caller, Serve};
 use super::engine::{Input, Proposed};
@@ -71,7 +71,7 @@ impl Serve for Member {
 impl Member {
     async fn answer_node(&self, node: NodeId, request: Request) -> Response {
         match request {
-            Request::Propose { request, change } => self.propose_for(node, request, change).await,
+            Request::Propose { asked, change } => self.propose_for(node, asked, change).await,
             Request::Renew { public_key } => self.renew(node, &public_key),
             Request::Authority => match self.authority() {
                 _ if !self.is_voter(node) => Response::Denied(Denied::NotAVoter),
@@ -85,11 +85,11 @@ impl Member {
         }
     }
 
-    async fn propose_for(&self, node: NodeId, request: RequestId, change: SharedChange) -> Response {
+    async fn propose_for(&self, node: NodeId, asked: Asked, change: SharedChange) -> Response {
         if let Err(denied) = self.may_propose(node, &change) {
             return Response::Denied(denied);
         }
-        match self.engine.propose(self.envelope(node, change, request)).await {
+        match self.engine.propose(self.envelope(node, asked, change)).await {
             Proposed::Applied(outcome) => Response::Proposed(outcome),
             other => self.not_proposed(other),
         }
@@ -127,7 +127,8 @@ impl Member {
             return Response::Denied(Denied::Token);
         }
         let change = SharedChange::AddNode { info, role };
-        let node = match self.engine.propose(self.envelope(self.node, change, request)).await {
+        let node = match self.engine.propose(self.envelope(self.node, self.asked_now(request), change)).await
+        {
             Proposed::Applied(Ok(Applied::NodeAdded { node })) => node,
             other => return self.not_proposed(other),
         };

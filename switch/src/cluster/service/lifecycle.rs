@@ -27,11 +27,11 @@ use super::super::machine::{Machine, decode};
 use super::super::store::Store;
 use super::super::token::Token;
 use super::super::transport::tls::Credentials;
-use super::super::transport::wire::{Denied, Join, Joined, Manage, Request, Response};
+use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
-use super::member::{Member, Slot};
+use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
 use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
 use crate::state::shared::Shared;
@@ -44,6 +44,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// For the cluster's state to come, after a join.
 const STATE_PATIENCE: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(5);
+/// At the start. Nothing is forwarded meanwhile.
+const CATCH_UP_PATIENCE: Duration = Duration::from_millis(500);
 /// Of a node that listens for nobody.
 const UNREACHED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -120,6 +122,7 @@ impl Running {
             refused: RwLock::default(),
             refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
+            unsettled: Unsettled::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
@@ -170,10 +173,22 @@ impl ClusterHandle {
         let _moving = self.0.moving.lock().await;
         let config = &self.0.config;
         match Identity::load(&config.dir)? {
-            Some(identity) => self.run(identity).await,
+            Some(identity) => {
+                self.run(identity).await?;
+                self.catch_up().await
+            }
             // What is left of an attempt to found or join one.
             None => remove_files(&config.dir, false),
         }
+    }
+
+    /// What was agreed on in the last moment before the end is in the log, but not known to be agreed on. The others tell,
+    /// if they are there.
+    async fn catch_up(&self) -> Result<(), ClusterError> {
+        let member = self.member()?;
+        let last = member.view().status.last;
+        _ = member.wait_for(Instant::now() + CATCH_UP_PATIENCE, |view| view.status.applied >= last).await;
+        Ok(())
     }
 
     async fn run(&self, identity: Identity) -> Result<(), ClusterError> {
@@ -440,7 +455,8 @@ fn check_joined(joined: &Joined, token: &Token) -> Result<(), ClusterError> {
 /// Goes on with this node alone from what it has, after the others are lost for good. The daemon must not be running.
 ///
 /// What was on the disk of this node counts, also what it did not know to be agreed on: it may have been answered.
-/// The others have to join anew; whoever of them comes back with what it had is refused.
+/// The others have to join anew; whoever of them comes back with what it had is refused. Without an address in
+/// `config` the node stays where it was.
 pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     let dir = &config.dir;
     let mut identity = Identity::load(dir)?.ok_or(ClusterError::NotInACluster)?;
@@ -449,7 +465,12 @@ pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     }
     let path = dir.join(LOG);
     let mut state = everything(&path)?;
-    let info = config.info();
+    let known = state.node(identity.node).map(|node| node.info.clone());
+    let info = match (config.listen, known) {
+        (Some(_), _) => config.info(),
+        (None, Some(known)) => known,
+        (None, None) => return Err(ClusterError::Fenced(Refusal::Fenced(identity.node))),
+    };
     let reduced = snapshot::reduce(&mut state, Some(identity.node), &info, (config.clock)());
     reduced.map_err(SnapshotFileError::Misfit)?;
 

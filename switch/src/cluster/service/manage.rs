@@ -12,7 +12,7 @@ use vswitch_proto::peer::{MemberChange, VOTERS_MAX};
 
 use super::super::membership::NotChanged;
 use super::super::status::{Peer, PeerState, Status};
-use super::super::transport::wire::{Denied, Manage, Response};
+use super::super::transport::wire::{Asked, Denied, Manage, Response};
 use super::STEP_PATIENCE;
 use super::engine::{Input, Proposed, View};
 use super::member::Member;
@@ -39,7 +39,7 @@ impl Member {
             Manage::Remove { node, force } => self.remove(node, force || leaves).await,
             Manage::Transfer { to } => self.transfer(to).await,
             Manage::ShowToken(role) => self.show_token(role),
-            Manage::RotateToken { role, request } => self.rotate_token(role, request).await,
+            Manage::RotateToken { role, asked } => self.rotate_token(role, asked).await,
         };
         outcome.unwrap_or_else(|response| response)
     }
@@ -148,9 +148,9 @@ impl Member {
         Ok(Response::Token(authority.token(role, self.state().token_epoch(role)).reveal()))
     }
 
-    async fn rotate_token(&self, role: Vote, request: RequestId) -> Result<Response, Response> {
+    async fn rotate_token(&self, role: Vote, asked: Asked) -> Result<Response, Response> {
         let change = SharedChange::RotateToken { role };
-        match self.engine.propose(self.envelope(self.node, change, request)).await {
+        match self.engine.propose(self.envelope(self.node, asked, change)).await {
             Proposed::Applied(Ok(_)) => self.show_token(role),
             other => Err(self.not_proposed(other)),
         }
@@ -158,7 +158,7 @@ impl Member {
 
     /// Proposes a change of the state and waits for it.
     pub(super) async fn settle(&self, change: SharedChange) -> Result<(), Response> {
-        let envelope = self.envelope(self.node, change, RequestId(rand::random()));
+        let envelope = self.envelope(self.node, self.asked_now(RequestId(rand::random())), change);
         match self.engine.propose(envelope).await {
             Proposed::Applied(Ok(_)) => Ok(()),
             other => Err(self.not_proposed(other)),

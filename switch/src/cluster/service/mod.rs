@@ -219,7 +219,8 @@ impl ClusterHandle {
 
     /// The tokens of the role so far are refused from then on.
     pub async fn rotate_token(&self, role: Role) -> Result<ClusterToken, ClusterError> {
-        self.ask_for_token(role, Manage::RotateToken { role, request: RequestId(rand::random()) }).await
+        let asked = self.member()?.asked_now(RequestId(rand::random()));
+        self.ask_for_token(role, Manage::RotateToken { role, asked }).await
     }
 
     async fn ask_for_token(&self, role: Role, manage: Manage) -> Result<ClusterToken, ClusterError> {

@@ -100,7 +100,7 @@ impl ClusterHandle {
         };
         health.problems = problems(&member, &view, &health);
         if let Err(error) = read {
-            health.problems.insert(0, error.to_string());
+            health.problems.insert(0, with_remedy(&error));
         }
         Ok(health)
     }
@@ -161,6 +161,17 @@ fn alone() -> ClusterStatus {
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
+}
+
+/// For somebody who looks at the health already.
+fn with_remedy(error: &ClusterError) -> String {
+    match error {
+        ClusterError::NoQuorum { voters, needed, .. } => format!(
+            "no quorum: {needed} of {voters} voters have to agree: bring nodes back, or, when they are lost for good, \
+             `vswitchctl cluster recover --force-new-cluster`"
+        ),
+        other => other.to_string(),
+    }
 }
 
 fn problems(member: &Member, view: &View, health: &ClusterHealth) -> Vec<String> {

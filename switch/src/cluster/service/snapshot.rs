@@ -102,7 +102,7 @@ pub(super) fn reduce(
     let all: Vec<NodeId> = state.nodes().map(|node| node.id).collect();
     let mut apply = |from: NodeId, change: SharedChange| {
         let request_id = RequestId(rand::random());
-        let command = SharedCommand { from, change };
+        let command = SharedCommand { from, asked_at: state.requests(), change };
         state.apply(&SharedEnvelope { request_id, at_ms, command }).map(drop)
     };
     let Some(own) = node.or(named).or(voters.first().copied()) else {
@@ -151,7 +151,7 @@ mod tests {
 
     fn apply(state: &mut Shared, change: SharedChange) {
         let request_id = RequestId(rand::random());
-        let command = SharedCommand { from: NodeId(1), change };
+        let command = SharedCommand { from: NodeId(1), asked_at: 0, change };
         state.apply(&SharedEnvelope { request_id, at_ms: 1, command }).unwrap();
     }
 

@@ -117,7 +117,9 @@ async fn connection<S: Serve>(shared: Arc<Shared<S>>, tcp: TcpStream, from: Sock
         }
         Err(Failed::Refused(reason)) => {
             shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%from, "a connection was refused: {reason}");
+            if shared.complaints.is_due(&format!("{} {reason}", from.ip())) {
+                tracing::warn!(%from, "connections are refused: {reason}");
+            }
         }
     }
 }

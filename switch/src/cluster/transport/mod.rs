@@ -35,6 +35,7 @@ use tokio::time::timeout;
 use vswitch_proto::id::NodeId;
 use vswitch_proto::peer::{Body, Message};
 
+mod complaints;
 mod dial;
 pub mod frame;
 mod lane;
@@ -44,6 +45,7 @@ mod tests;
 pub mod tls;
 pub mod wire;
 
+use complaints::Complaints;
 pub use dial::{LinkError, join};
 use lane::Item;
 use tls::Credentials;
@@ -136,6 +138,7 @@ pub(super) struct Shared<S> {
     book: Mutex<Book>,
     peers: Mutex<HashMap<NodeId, Peer>>,
     counters: Counters,
+    complaints: Complaints,
     /// Closed to stop everything.
     stop: watch::Receiver<()>,
     /// Held by everything that runs.
@@ -191,6 +194,7 @@ impl<S: Serve> Transport<S> {
             book: Mutex::default(),
             peers: Mutex::default(),
             counters: Counters::default(),
+            complaints: Complaints::default(),
             stop,
             alive: alive.downgrade(),
         });

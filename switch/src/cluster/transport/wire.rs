@@ -119,7 +119,7 @@ pub enum Request {
     Join(Box<Join>),
     /// Answered by the leader, in the name of the asking node.
     Propose {
-        request: RequestId,
+        asked: Asked,
         change: SharedChange,
     },
     Renew {
@@ -164,8 +164,16 @@ pub enum Manage {
     ShowToken(Role),
     RotateToken {
         role: Role,
-        request: RequestId,
+        asked: Asked,
     },
+}
+
+/// The same for every attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub request: RequestId,
+    /// As [`asked_at`](vswitch_proto::command::SharedCommand::asked_at).
+    pub at: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -345,9 +345,10 @@ proptest! {
                 let Step::Again(which) = step else { unreachable!() };
                 if !model.sent.is_empty() {
                     let sent = which.get(&model.sent);
-                    let (digest, first) = (fleet.shared.digest(), fleet.shared.outcome(&sent.request_id).cloned());
-                    prop_assert_eq!(Some(fleet.shared.apply(sent)), first);
-                    prop_assert_eq!(fleet.shared.digest(), digest);
+                    let before = fleet.shared.clone();
+                    let again = fleet.shared.apply(sent);
+                    prop_assert_eq!(Some(again.as_ref()), before.outcome(&sent.request_id));
+                    prop_assert_eq!(fleet.shared.digest(), before.digest());
                 }
                 continue;
             };

@@ -9,7 +9,9 @@ use vswitch_proto::command::Driver;
 use super::super::ledger::Cursors;
 use super::super::requests::Requests;
 use super::super::snapshot::{self, Kind, SnapshotError};
-use super::{Applied, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX};
+use super::{
+    Applied, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX,
+};
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -19,7 +21,7 @@ struct Written<'a> {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
-    requests: &'a Requests<Applied>,
+    requests: &'a Requests<Applied, GENERATION>,
 }
 
 #[derive(Deserialize)]
@@ -30,7 +32,7 @@ struct Read {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
-    requests: Requests<Applied>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 impl Shared {

@@ -361,9 +361,41 @@ fn a_request_applies_once() {
     fleet.release(ONE, endpoint).unwrap();
     let digest = fleet.shared.digest();
     assert_eq!(fleet.shared.apply(&first), answer, "as then, although it is gone");
-    assert_eq!(fleet.shared.outcome(&first.request_id), Some(&answer));
+    assert_eq!(fleet.shared.outcome(&first.request_id), Some(answer.as_ref()));
     assert_eq!(fleet.shared.digest(), digest);
     assert!(fleet.shared.lease(&endpoint).is_none());
+}
+
+#[test]
+fn a_request_that_may_be_forgotten_is_not_applied_again() {
+    let mut fleet = Fleet::new(2);
+    let create = |fleet: &mut Fleet, name: &str| {
+        let request = overlay(fleet.network_id(), name);
+        fleet.envelope(ONE, SharedChange::CreateNetwork(request))
+    };
+    let (first, never) = (create(&mut fleet, "first"), create(&mut fleet, "never"));
+    fleet.shared.apply(&first).unwrap();
+    let blue = fleet.shared.find_network("first").unwrap().id;
+    fleet.apply(ONE, SharedChange::RemoveNetwork { network: blue }).unwrap();
+    let pass = |fleet: &mut Fleet, requests: usize| {
+        for _ in 0..requests {
+            fleet.apply(TWO, SharedChange::Release { endpoints: Vec::new() }).unwrap();
+        }
+    };
+    // Behind `first`'s count there were itself, the removal, and these.
+    pass(&mut fleet, 8 * GENERATION - 2);
+    assert_eq!(fleet.shared.apply(&first), Ok(Applied::NetworkCreated { network: blue }), "remembered");
+    assert_eq!(fleet.shared.networks().count(), 0);
+    pass(&mut fleet, GENERATION);
+    assert!(!fleet.shared.is_settled(&first.request_id));
+    let late = fleet.shared.apply(&first);
+    assert_eq!(late, Err(Rejected::TooLate), "although the name is free");
+    assert!(line(late).contains("look whether it was"));
+    assert_eq!(fleet.shared.apply(&never), Err(Rejected::TooLate), "nobody can tell the two apart");
+    let anew = SharedEnvelope { request_id: RequestId([9; 16]), ..create(&mut fleet, "anew") };
+    fleet.shared.apply(&anew).unwrap();
+    let read = Shared::from_bytes(&fleet.shared.to_bytes()).unwrap();
+    assert_eq!(read.requests(), fleet.shared.requests());
 }
 
 #[test]
