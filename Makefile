@@ -18,7 +18,7 @@ LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 NO_ENGINES := $(if $(LAB),echo 'the suite docker was left out: it starts Docker engines; run it with: sudo make test',true)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
+.PHONY: help build demo test lint no-std audit bench bench-full bench-docker soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -81,6 +81,11 @@ bench-full: ## the same with every figure
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
+
+bench-docker: ## measure Docker with vswitch beside Docker's own bridge (root, 3 minutes)
+	@packaging/setup bench
+	$(CARGO) build --locked --release -p vswitch -p vswitch-perf
+	$(RELEASE)/vswitch-perf docker --out bench-out $(BENCH_ARGS)
 
 soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
 	@packaging/setup test

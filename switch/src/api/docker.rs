@@ -29,7 +29,7 @@ use vswitch_proto::docker::{
     OperInfo,
 };
 
-use crate::daemon::{Change, Done, Handle};
+use crate::daemon::{Change, Handle};
 
 /// More connections than this at a time wait.
 const CONNECTIONS_MAX: usize = 256;
@@ -118,8 +118,7 @@ async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> R
         Asked::Fixed(body) => Ok(body),
         Asked::Call(call) => {
             let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
-            let Done::Docker(answer) = done else { unreachable!("a call is answered as one, not with {done:?}") };
-            Ok(json(&answer))
+            Ok(json(&done.docker()))
         }
     }
 }
