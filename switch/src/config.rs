@@ -16,6 +16,8 @@ pub use cluster::ClusterStore;
 use cluster::{IpPort, RaftStore};
 
 const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
+/// A worker that was not asked to poll for longer sleeps at least now and then.
+const POLL_US_MAX: u32 = 1_000_000;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -93,6 +95,18 @@ struct Raw {
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
+    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works [default: epoll]
+    #[arg(long, value_name = "ENGINE", env = "VSWITCH_ENGINE")]
+    engine: Option<Engine>,
+    /// Do not use io_uring, even where it works
+    #[arg(long, env = "VSWITCH_NO_URING", num_args = 0..=1, default_missing_value = "true")]
+    no_uring: Option<bool>,
+    /// Processors that workers are bound to, the first worker to the first one [default: to none]
+    #[arg(long, value_name = "CPU[,CPU...]", env = "VSWITCH_PIN_CPUS", value_delimiter = ',')]
+    pin_cpus: Option<Vec<usize>>,
+    /// Microseconds for which a worker looks for more frames before it sleeps; needs spare processors [default: 0]
+    #[arg(long, value_name = "US", env = "VSWITCH_POLL_US")]
+    poll_us: Option<u32>,
     /// MTU of containers' interfaces in bytes, unless their network says otherwise [default: 1500]
     #[arg(long, value_name = "BYTES", env = "VSWITCH_MTU")]
     mtu: Option<u32>,
@@ -152,6 +166,14 @@ pub enum LogLevel {
     Trace,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Auto,
+    Epoll,
+    Uring,
+}
+
 /// Checked, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -171,6 +193,10 @@ pub struct Config {
     /// What is to be joined at the start.
     pub cluster_store: Option<ClusterStore>,
     pub workers: u32,
+    pub engine: Engine,
+    /// None, or one for each worker.
+    pub pin_cpus: Vec<usize>,
+    pub poll_us: u32,
     /// Bytes.
     pub mtu: u32,
     pub fdb_ageing_s: u32,
@@ -199,6 +225,17 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
     #[error("workers is {0}, it must be between 1 and 64")]
     Workers(u32),
+    #[error("pin-cpus has {0} processors for {1} workers; give as many as there are workers")]
+    PinCpus(usize, u32),
+    #[error(
+        "poll-us needs a spare processor: with {workers} workers at least {needed}, here are {processors}; \
+         leave it out or lower workers"
+    )]
+    NoSpareProcessor { workers: u32, needed: usize, processors: usize },
+    #[error("poll-us is {0}, it must be at most 1000000")]
+    PollUs(u32),
+    #[error("engine is uring and no-uring is set; leave out one of them")]
+    NoEngine,
     #[error("mtu is {0}, it must be between 68 and 65521 bytes")]
     Mtu(u32),
     #[error("fdb-capacity is {0}, it must be between 1 and 16777216 addresses")]
@@ -238,6 +275,13 @@ impl Config {
             underlay_mtu: raw.underlay_mtu,
             cluster_store,
             workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
+            engine: match (raw.engine.unwrap_or(Engine::Epoll), raw.no_uring) {
+                (Engine::Uring, Some(true)) => return Err(ConfigError::NoEngine),
+                (Engine::Auto, Some(true)) => Engine::Epoll,
+                (engine, _) => engine,
+            },
+            pin_cpus: raw.pin_cpus.unwrap_or_default(),
+            poll_us: raw.poll_us.unwrap_or(0),
             mtu: raw.mtu.unwrap_or(1500),
             fdb_ageing_s: raw.fdb_ageing_s.unwrap_or(300),
             fdb_capacity: raw.fdb_capacity.unwrap_or(65_536),
@@ -258,6 +302,7 @@ impl Config {
         if !(1..=64).contains(&config.workers) {
             return Err(ConfigError::Workers(config.workers));
         }
+        config.check_processors(processors)?;
         if !(68..=65_521).contains(&config.mtu) {
             return Err(ConfigError::Mtu(config.mtu));
         }
@@ -268,6 +313,22 @@ impl Config {
             return Err(ConfigError::EmptyPath);
         }
         Ok(config)
+    }
+
+    fn check_processors(&self, processors: usize) -> Result<(), ConfigError> {
+        let workers = self.workers;
+        if !self.pin_cpus.is_empty() && self.pin_cpus.len() != workers as usize {
+            return Err(ConfigError::PinCpus(self.pin_cpus.len(), workers));
+        }
+        if self.poll_us > POLL_US_MAX {
+            return Err(ConfigError::PollUs(self.poll_us));
+        }
+        // A worker that polls leaves its processor to nobody, and both ends of a conversation need one.
+        let needed = workers as usize + 2;
+        if self.poll_us > 0 && processors < needed {
+            return Err(ConfigError::NoSpareProcessor { workers, needed, processors });
+        }
+        Ok(())
     }
 }
 
@@ -286,6 +347,10 @@ impl Raw {
             cluster_store: self.cluster_store.or(below.cluster_store),
             join_token_file: self.join_token_file.or(below.join_token_file),
             workers: self.workers.or(below.workers),
+            engine: self.engine.or(below.engine),
+            no_uring: self.no_uring.or(below.no_uring),
+            pin_cpus: self.pin_cpus.or(below.pin_cpus),
+            poll_us: self.poll_us.or(below.poll_us),
             mtu: self.mtu.or(below.mtu),
             fdb_ageing_s: self.fdb_ageing_s.or(below.fdb_ageing_s),
             fdb_capacity: self.fdb_capacity.or(below.fdb_capacity),
@@ -365,11 +430,41 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn io_uring_has_a_kill_switch() {
+        let engine = |flags: &[&str], file| load(flags, file).map(|config| config.engine);
+        assert_eq!(engine(&[], None).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&["--engine", "uring"], None).unwrap(), Engine::Uring);
+        assert_eq!(engine(&["--no-uring"], None).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&["--engine", "auto"], Some("no-uring = true")).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&["--no-uring", "false"], Some("engine = \"uring\"")).unwrap(), Engine::Uring);
+        assert!(engine(&["--engine", "uring"], Some("no-uring = true")).is_err());
+    }
+
+    #[test]
+    fn workers_poll_only_beside_spare_processors() {
+        let path = |flags: &[&str], processors| {
+            let arguments = Arguments::try_parse_from([&["vswitchd"], flags].concat()).unwrap();
+            Config::load(arguments, "host1", processors)
+        };
+        let flags = ["--poll-us", "50", "--workers", "2", "--pin-cpus", "1,3"];
+        let config = path(&flags, 4).unwrap();
+        assert_eq!((config.poll_us, config.pin_cpus), (50, vec![1, 3]));
+        let refused = path(&flags, 3).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("poll-us needs a spare processor: with 2 workers at least 4"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (flags, file, part) in [
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
             (&["--docker-host", "tcp://127.0.0.1:2375"], None, "docker-host is"),
+            (&["--pin-cpus", "0,1"], None, "pin-cpus has 2 processors for 1 workers"),
+            (&["--poll-us", "2000000"], None, "poll-us is 2000000"),
+            (&["--engine", "uring", "--no-uring"], None, "engine is uring and no-uring is set"),
             (&["--node-name", "host 1"], None, "node-name is \"host 1\": a name starts with"),
             (&[], Some("mut = 1500"), "unknown field `mut`"),
             (&[], Some("mtu = \"big\""), "invalid type"),

@@ -30,6 +30,8 @@ pub struct Totals {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub flooded_frames: u64,
+    /// Reads that ended because a worker had no buffer for them, and were begun anew.
+    pub buffer_shortages: u64,
     pub tunnel: TunnelTotals,
     drops: [u64; DropReason::COUNT],
 }
@@ -80,6 +82,7 @@ pub struct WorkerCells {
     tx_frames: Cell,
     tx_bytes: Cell,
     flooded_frames: Cell,
+    buffer_shortages: Cell,
     tunnel: TunnelCells,
     drops: [Cell; DropReason::COUNT],
 }
@@ -162,6 +165,7 @@ impl Counters {
             tx_frames: sum(|cells| &cells.tx_frames),
             tx_bytes: sum(|cells| &cells.tx_bytes),
             flooded_frames: sum(|cells| &cells.flooded_frames),
+            buffer_shortages: sum(|cells| &cells.buffer_shortages),
             tunnel: TunnelTotals {
                 rx_datagrams: sum(|cells| &cells.tunnel.rx_datagrams),
                 rx_bytes: sum(|cells| &cells.tunnel.rx_bytes),
@@ -187,6 +191,7 @@ impl WorkerCells {
             tx_frames: Cell::default(),
             tx_bytes: Cell::default(),
             flooded_frames: Cell::default(),
+            buffer_shortages: Cell::default(),
             tunnel: TunnelCells::default(),
             drops: std::array::from_fn(|_| Cell::default()),
         }
@@ -214,6 +219,10 @@ impl WorkerCells {
 
     pub fn flooded(&self) {
         self.flooded_frames.add(1);
+    }
+
+    pub fn ran_out_of_buffers(&self) {
+        self.buffer_shortages.add(1);
     }
 
     /// This many datagrams of together this length came through a tunnel.

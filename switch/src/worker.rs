@@ -3,12 +3,18 @@
 //! # Theory of operation
 //! Each worker is a thread. A port belongs to the worker `port % workers`, which alone reads its TAP; whichever worker
 //! reads a frame writes it to the destination itself, so frames of one flow, which come from one TAP, stay in order.
-//! Every worker therefore knows the TAPs of all ports, and polls (epoll, edge-triggered) only its own.
+//! Every worker therefore knows the TAPs of all ports, and reads only its own.
 //!
-//! A worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in turn, and
-//! looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a new event.
-//! A frame is written out before the next is read, so one buffer serves a worker, and it is written as it came: the
-//! virtio-net header with its partial checksum and segmentation is the receiving kernel's business.
+//! How frames are read and written is the business of the worker's `engine`, of which there are two, for kernels with
+//! and without io_uring. What happens in between is the same code (`fabric`, `path`, `tunnel`).
+//!
+//! With epoll, a worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in
+//! turn, and looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a
+//! new event. A frame is written out before the next is read, so one buffer serves a worker. With io_uring, the kernel
+//! reads ahead into a bounded number of buffers, and what is written leaves together, in its order.
+//!
+//! A frame is written as it came: the virtio-net header with its partial checksum and segmentation is the receiving
+//! kernel's business.
 //!
 //! Frames for and from other hosts pass the [`Underlay`], which may come, change and go at any time: every worker sends
 //! through it, and each reads its share of the receivers, between which the kernel distributes flows. A batch that was
@@ -38,7 +44,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
-use mio::Waker;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use vswitch_proto::api::PortCounters;
 use vswitch_proto::id::PortId;
 
@@ -49,9 +56,15 @@ use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
 use egress::Link;
+use engine::{Engine, Wake};
+use fabric::Fabric;
 use turns::{Command, Turns};
 
+pub use engine::{EngineError, EngineKind};
+
 mod egress;
+mod engine;
+mod fabric;
 mod path;
 mod tunnel;
 mod turns;
@@ -61,6 +74,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct DataplaneConfig {
     pub workers: NonZeroUsize,
+    /// `None`: the best that works here.
+    pub engine: Option<EngineKind>,
+    /// The processor of each worker; none for workers that run anywhere.
+    pub pin_cpus: Vec<usize>,
+    /// For how long a worker looks for more frames before it sleeps.
+    pub poll: Duration,
     /// Frames that one port may send before others have their turn.
     pub burst_frames: NonZeroUsize,
     pub forward: ForwardConfig,
@@ -77,6 +96,7 @@ impl DataplaneConfig {
 pub struct Dataplane {
     publisher: Publisher,
     counters: Arc<Counters>,
+    engine: EngineKind,
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
@@ -86,7 +106,7 @@ pub struct Dataplane {
 struct Worker {
     /// Absent once the worker is to end.
     commands: Option<SyncSender<Command>>,
-    waker: Waker,
+    wake: Wake,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -119,31 +139,44 @@ pub enum WorkerError {
 
 impl Dataplane {
     /// Starts the workers, with no ports and empty tables.
-    pub fn start(config: DataplaneConfig) -> io::Result<Dataplane> {
+    pub fn start(config: DataplaneConfig) -> Result<Dataplane, EngineError> {
         let count = config.workers.get();
+        let wakes = (0..count).map(|_| engine::new_wake()).collect::<io::Result<Vec<Wake>>>()?;
+        let (engine, engines) = engine::choose(config.engine, config.burst_frames.get(), &wakes)?;
         let mut dataplane = Dataplane {
             publisher: Publisher::default(),
             counters: Arc::new(Counters::new(count)),
+            engine,
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
             underlay: Mutex::default(),
         };
-        for index in 0..count {
-            let worker = dataplane.start_worker(index, &config)?;
+        for (engine, wake) in engines.into_iter().zip(wakes) {
+            let worker = dataplane.start_worker(&config, engine, wake)?;
             dataplane.workers.push(worker);
         }
         Ok(dataplane)
     }
 
-    fn start_worker(&self, index: usize, config: &DataplaneConfig) -> io::Result<Worker> {
+    fn start_worker(&self, config: &DataplaneConfig, engine: Engine, wake: Wake) -> io::Result<Worker> {
+        let index = self.workers.len();
         // `links` is locked until a command is answered or its worker given up, so one place is enough.
         let (commands, inbox) = mpsc::sync_channel(1);
         let tables = self.publisher.subscribe();
-        let turns = Turns::new(index, config, Arc::clone(&self.counters), tables, inbox)?;
-        let waker = turns.waker()?;
-        let thread =
-            thread::Builder::new().name(format!("vswitch-worker-{index}")).spawn(move || turns.run())?;
-        Ok(Worker { commands: Some(commands), waker, thread: Some(thread) })
+        let fabric = Fabric::new(index, config, Arc::clone(&self.counters), tables);
+        let turns = Turns { index, workers: config.workers.get(), poll: config.poll, inbox, engine, fabric };
+        let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
+        let start = || builder.spawn(move || turns.run());
+        let thread = match config.pin_cpus.get(index) {
+            Some(&cpu) => pinned(cpu, start)?,
+            None => start()?,
+        };
+        Ok(Worker { commands: Some(commands), wake, thread: Some(thread) })
+    }
+
+    /// The engine in use.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
     }
 
     /// From the next burst on, workers forward by these tables.
@@ -260,7 +293,7 @@ impl Dataplane {
             mpsc::TrySendError::Full(_) => WorkerError::Silent(index),
             mpsc::TrySendError::Disconnected(_) => WorkerError::Ended(index),
         })?;
-        worker.waker.wake().map_err(|_| WorkerError::Ended(index))?;
+        worker.wake.write(1).map_err(|_| WorkerError::Ended(index))?;
         answer.recv_timeout(PATIENCE).map_err(|e| match e {
             RecvTimeoutError::Timeout => WorkerError::Silent(index),
             RecvTimeoutError::Disconnected => WorkerError::Ended(index),
@@ -268,11 +301,24 @@ impl Dataplane {
     }
 }
 
+/// Starts a thread on one processor. Threads inherit where they may run.
+fn pinned<T>(cpu: usize, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let mut only = CpuSet::new();
+    only.set(cpu)
+        .and_then(|()| sched_setaffinity(this_thread, &only))
+        .map_err(|e| io::Error::other(format!("a worker cannot be bound to processor {cpu}: {e}")))?;
+    let started = start();
+    sched_setaffinity(this_thread, &before)?;
+    started
+}
+
 impl Drop for Dataplane {
     fn drop(&mut self) {
         for worker in &mut self.workers {
             worker.commands = None;
-            if let Err(e) = worker.waker.wake() {
+            if let Err(e) = worker.wake.write(1) {
                 tracing::error!("a data plane worker cannot be woken to end: {e}");
             }
         }

@@ -265,7 +265,8 @@ impl ControlGroup {
     /// One directory in the unified hierarchy, or one in each of the older ones.
     fn directories(&self) -> Vec<PathBuf> {
         let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        let hierarchies =
+            fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
         let all = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join(&self.name));
         all.filter(|directory| directory.is_dir()).collect()
     }

@@ -9,6 +9,9 @@ use crate::process::Output;
 /// Where a machine sees the binaries of the build.
 const BINARIES: &str = "/mnt";
 
+/// Names the engine of every data plane in a run of the tests, as it does for the daemon: epoll, uring or auto.
+pub(crate) const ENGINE: &str = "VSWITCH_ENGINE";
+
 /// Commands that run to their end are ended after this, seconds: they hang then.
 const COMMAND_S_MAX: &str = "90";
 
@@ -62,9 +65,9 @@ impl Host {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid.to_string(), "-m", "-n", "-p", "-u", "-i", "--"]);
         command.arg(resolve(program)).env("TERM", "xterm");
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VSWITCH_"))
-        {
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        // The engine is to be that of the whole run, the rest is each test's business.
+        for name in variables.filter(|name| name.starts_with("VSWITCH_") && name != ENGINE) {
             command.env_remove(name);
         }
         command

@@ -16,8 +16,10 @@
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`capture`] | what tshark says of frames |
 //! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
 //! | [`ovs`] | Open vSwitch as such another |
+//! | [`flows`] | numbered datagrams that see what is lost or out of order |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
 //! | [`simulator`] | a cluster in one process, with faults, replayed from a seed |
@@ -25,9 +27,11 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod capture;
 pub mod cluster;
 pub mod ctl;
 pub mod docker;
+pub mod flows;
 pub mod footprint;
 pub mod fuzz;
 pub mod host;

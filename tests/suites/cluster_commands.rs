@@ -510,3 +510,28 @@ fn recovery_is_for_a_stopped_voter() {
     lab.inspect_network("net");
     assert_eq!(lab.ok(&["cluster", "token", "show", "-q"]), token, "the authority is the same");
 }
+
+#[test]
+fn the_authority_is_rotated() {
+    let cluster = Cluster::joined(2);
+    let fresh = daemon(cluster.plug(2), 2, &[]);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    let before = cluster.token();
+    let begun = two.ok(&["cluster", "ca", "rotate"]);
+    assert!(value(&begun, "Authority:").ends_with("(generation 2)"), "{begun}");
+    assert!(begun.contains("token show"), "{begun}");
+    eventually("all have new certificates", || {
+        let health = one.ctl(&["cluster", "health"]);
+        ensure!(health.code == 0, "{health:?}");
+        Ok(())
+    });
+    std::fs::write(fresh.path("/tmp/before"), &before).unwrap();
+    let error = fresh.ctl(&["cluster", "join", "--token-file=/tmp/before", "10.8.0.1"]);
+    assert_ne!(error.code, 0, "{error:?}");
+    assert!(only_line(&error.stderr).is_some(), "{error:?}");
+    let after = cluster.token();
+    assert_ne!(after, before);
+    std::fs::write(fresh.path("/tmp/after"), &after).unwrap();
+    fresh.ok(&["cluster", "join", "--token-file=/tmp/after", "10.8.0.1"]);
+    two.ok(&["network", "create", "-d", "overlay", "net"]);
+}

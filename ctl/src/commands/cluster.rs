@@ -16,7 +16,8 @@ use vswitch_proto::command::Role;
 
 use super::each;
 use crate::args::{
-    ClusterCommand, JoinArgs, Nodes, RecoverArgs, RemoveArgs, TokenArgs, TokenCommand, TokenOutputArgs,
+    CaCommand, ClusterCommand, JoinArgs, Nodes, RecoverArgs, RemoveArgs, TokenArgs, TokenCommand,
+    TokenOutputArgs,
 };
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, NOT_FOUND, print};
@@ -57,6 +58,9 @@ pub async fn execute(client: &Client, command: ClusterCommand) -> Result<u8, Fai
         ClusterCommand::TransferLeader { node } => transfer_leader(client, node).await,
         ClusterCommand::Health { format } => report::health(client, format.as_ref()).await,
         ClusterCommand::Token(command) => token(client, command).await,
+        ClusterCommand::Ca(CaCommand::Rotate { finish, format }) => {
+            report::rotation(client, finish, format.as_ref()).await
+        }
         ClusterCommand::Snapshot(command) => snapshot::execute(client, command).await,
         ClusterCommand::Recover(args) => Err(recover(&args)),
         ClusterCommand::Hash { no_trunc, format } => report::hash(client, no_trunc, &format).await,

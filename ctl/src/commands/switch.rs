@@ -120,7 +120,7 @@ fn tables(report: &Report) -> String {
     let uptime = duration(i64::try_from(stats.uptime_s).unwrap_or(i64::MAX));
     let facts = layout(&[
         row(&[&"Uptime:", &uptime]),
-        row(&[&"Workers:", &stats.workers]),
+        row(&[&"Workers:", &format!("{} ({})", stats.workers, stats.engine)]),
         row(&[&"Networks:", &stats.networks]),
         row(&[&"Containers running:", &stats.containers_running]),
         row(&[&"Ports:", &stats.ports]),

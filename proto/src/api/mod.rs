@@ -202,6 +202,9 @@ pub struct Flushed {
 pub struct Stats {
     pub uptime_s: u64,
     pub workers: u32,
+    /// How workers move frames: `epoll` or `uring`.
+    #[serde(default)]
+    pub engine: String,
     pub ports: u32,
     pub networks: u32,
     pub containers_running: u32,
@@ -222,6 +225,9 @@ pub struct Stats {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub flooded_frames: u64,
+    /// Reads that waited because a worker's buffers were all in use.
+    #[serde(default)]
+    pub buffer_shortages: u64,
     #[serde(default)]
     pub tunnel: TunnelStats,
     /// By the name of the reason; every reason is present.

@@ -63,6 +63,21 @@ pub enum SharedChange {
         container_name: Name,
         aliases: Vec<Name>,
     },
+    /// Another authority signs certificates from then on; the one so far is trusted until it is dropped.
+    RotateAuthority {
+        /// X.509 in DER, signed by itself.
+        certificate: Vec<u8>,
+        /// The same key, certified by the authority so far; empty where there was none.
+        cross: Vec<u8>,
+    },
+    /// The asking node has a certificate of the authority of this generation.
+    TakeAuthority {
+        generation: u64,
+    },
+    /// Nobody is trusted any more for a certificate of the authority before this generation.
+    DropAuthority {
+        generation: u64,
+    },
 }
 
 /// What a node tells of itself.

@@ -1,10 +1,10 @@
 //! The plugin side of a Docker engine: HTTP on a unix socket, one path per call, written at [`vswitch_proto::docker`].
 //!
 //! The engine waits for an answer for as long as it takes, and keeps others waiting meanwhile. So every call is answered
-//! within [`DEADLINE`], with an error if need be; what it asked for may still come to pass, and asked again is answered
+//! within `DEADLINE`, with an error if need be; what it asked for may still come to pass, and asked again is answered
 //! as done. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
 //!
-//! Errors have status 200: the engine then shows their text as it is. Bounds: [`CONNECTIONS_MAX`] connections, bodies of
+//! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
 //! [`BODY_BYTES_MAX`].
 
 use std::convert::Infallible;

@@ -139,7 +139,9 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
 
 fn docker(change: &DockerChange, old: View<'_>, new: View<'_>) -> Vec<Change> {
     match change {
-        DockerChange::AddNetwork { local: Some(create), .. } => vec![network(new, &create.id, "create", None)],
+        DockerChange::AddNetwork { local: Some(create), .. } => {
+            vec![network(new, &create.id, "create", None)]
+        }
         DockerChange::RemoveNetwork { network: id } if old.local.belongs_to_docker(id) => {
             vec![network(old, id, "destroy", None)]
         }

@@ -66,6 +66,13 @@ impl Done {
         }
     }
 
+    pub fn docker(self) -> Answer {
+        match self {
+            Done::Docker(answer) => answer,
+            other => unreachable!("a call is answered as one, not with {other:?}"),
+        }
+    }
+
     pub fn pruned(self) -> Vec<Name> {
         match self {
             Done::Pruned(names) => names,
@@ -254,7 +261,10 @@ impl Handle {
             )),
             ContainerKind::Docker(_) => Err(error(
                 ErrorKind::Invalid,
-                format!("{} is Docker's: use docker for its processes; only its network is ours", container.name),
+                format!(
+                    "{} is Docker's: use docker for its processes; only its network is ours",
+                    container.name
+                ),
             )),
         }
     }

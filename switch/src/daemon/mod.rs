@@ -30,11 +30,11 @@ use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
-use crate::config::{Config, LogFormat, LogLevel};
+use crate::config::{Config, Engine, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
-use crate::worker::{Dataplane, DataplaneConfig};
+use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
 mod changes;
 mod cluster;
@@ -246,6 +246,13 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
     let storm = limit.map(|limit| StormLimit { frames_per_s: limit, burst: limit });
     let config = DataplaneConfig {
         workers: NonZeroUsize::new(config.workers as usize).context("there must be a worker")?,
+        engine: match config.engine {
+            Engine::Auto => None,
+            Engine::Epoll => Some(EngineKind::Epoll),
+            Engine::Uring => Some(EngineKind::Uring),
+        },
+        pin_cpus: config.pin_cpus.clone(),
+        poll: Duration::from_micros(config.poll_us.into()),
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
         forward: ForwardConfig { storm },

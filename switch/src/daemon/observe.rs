@@ -121,6 +121,7 @@ impl Handle {
         Stats {
             uptime_s: shared.started_at.elapsed().as_secs(),
             workers: shared.config.workers,
+            engine: shared.dataplane.engine().to_string(),
             ports: wired as u32,
             networks: seen.view().networks().count() as u32,
             containers_running: state.containers().filter(|c| c.phase == Phase::Running).count() as u32,
@@ -135,6 +136,7 @@ impl Handle {
             tx_frames: totals.tx_frames,
             tx_bytes: totals.tx_bytes,
             flooded_frames: totals.flooded_frames,
+            buffer_shortages: totals.buffer_shortages,
             tunnel: TunnelStats {
                 rx_datagrams: totals.tunnel.rx_datagrams,
                 rx_bytes: totals.tunnel.rx_bytes,

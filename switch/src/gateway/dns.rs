@@ -3,9 +3,9 @@
 //! A question is one name; the answer is its addresses, or that there are none of that family, or that there is no such
 //! name. Names of one label and those below the network's own name are this resolver's to answer. All others it refuses,
 //! so that whoever asked goes to the next resolver. Addresses may move at any time, so nobody is to remember them for
-//! longer than [`TTL_S`].
+//! longer than `TTL_S`.
 //!
-//! Answers are shorter than the 512 bytes that any client takes: of a name with many addresses, [`ANSWERS_MAX`] are told.
+//! Answers are shorter than the 512 bytes that any client takes: of a name with many addresses, `ANSWERS_MAX` are told.
 
 use std::net::IpAddr;
 
@@ -54,7 +54,8 @@ pub fn answer(names: &Names, query: &[u8]) -> Option<Vec<u8>> {
         Err(code) => code,
     };
     let is_asked = |ip: &&IpAddr| question.kind == if ip.is_ipv4() { TYPE_A } else { TYPE_AAAA };
-    let addresses: Vec<&IpAddr> = found.unwrap_or_default().iter().filter(is_asked).take(ANSWERS_MAX).collect();
+    let addresses: Vec<&IpAddr> =
+        found.unwrap_or_default().iter().filter(is_asked).take(ANSWERS_MAX).collect();
 
     let authority = if code == REFUSED { 0 } else { AUTHORITATIVE };
     let flags = RESPONSE | authority | (question.flags & RECURSION_DESIRED) | code;
@@ -156,8 +157,8 @@ mod tests {
     fn a_name_of_the_network_in_full() {
         let reply = answer(&names(), &query("WEB", TYPE_A)).unwrap();
         let expected: &[u8] = &[
-            0xab, 0xcd, 0x85, 0, 0, 1, 0, 1, 0, 0, 0, 0, 3, b'W', b'E', b'B', 0, 0, 1, 0, 1, 0xc0, 12, 0, 1, 0, 1,
-            0, 0, 0, 5, 0, 4, 10, 0, 0, 2,
+            0xab, 0xcd, 0x85, 0, 0, 1, 0, 1, 0, 0, 0, 0, 3, b'W', b'E', b'B', 0, 0, 1, 0, 1, 0xc0, 12, 0, 1,
+            0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 2,
         ];
         assert_eq!(reply, expected);
     }

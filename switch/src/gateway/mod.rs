@@ -177,7 +177,9 @@ fn answer_ipv6(network: &Network, gateway: &Gateway, frame: &Frame<'_>, reply: &
     let payload_at = ethernet::HEADER_BYTES + header.buffer_len();
     match header.next_header {
         IpProtocol::Icmpv6 => {}
-        IpProtocol::Udp if frame.ethernet().destination() == gateway.mac && !header.src_addr.is_unspecified() => {
+        IpProtocol::Udp
+            if frame.ethernet().destination() == gateway.mac && !header.src_addr.is_unspecified() =>
+        {
             let ends = (header.src_addr.into(), header.dst_addr.into());
             let query = Query { frame, payload_at, ends };
             let (answer, udp) = resolve(network, &query, packet.payload())?;

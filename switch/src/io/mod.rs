@@ -4,10 +4,11 @@
 //! 2. [`netlink`]: links, addresses and routes of a namespace.
 //! 3. [`tap`]: the interface of a container, as the switch reads and writes it.
 //! 4. [`underlay`]: the sockets through which hosts are joined.
-//! 5. [`process`], [`mount`], [`pty`]: what a container is made of.
-//! 6. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 7. [`listeners`]: sockets of the service manager.
-//! 8. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 5. [`ring`]: reads and writes in batches, by io_uring.
+//! 6. [`process`], [`mount`], [`pty`]: what a container is made of.
+//! 7. [`replace`]: a file's new content, seen as a whole or not at all.
+//! 8. [`listeners`]: sockets of the service manager.
+//! 9. [`sys`]: what needs `unsafe`; the only place that has any.
 
 pub mod listeners;
 pub mod mount;
@@ -16,6 +17,7 @@ pub mod netns;
 pub mod process;
 pub mod pty;
 pub mod replace;
+pub mod ring;
 pub mod sys;
 pub mod tap;
 pub mod underlay;

@@ -214,6 +214,7 @@ impl Model {
             Command::Disconnect { container, network } => {
                 known(container).is_some_and(|c| c.on.iter().any(|a| a.network == *network))
             }
+            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
         }
     }
 
@@ -245,6 +246,7 @@ impl Model {
             Command::Disconnect { container, network } => {
                 self.with(container, |c| c.on.retain(|a| a.network != *network));
             }
+            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
         }
         let expected: Vec<(ContainerId, NetworkId)> = (self.containers.iter().filter(|c| c.live))
             .flat_map(|c| c.on.iter().map(|a| (c.id, a.network)))

@@ -235,6 +235,15 @@ pub enum Rejected {
     TooManyPools,
     #[error("the cluster has no lease for endpoint {}: it was released", .0.short())]
     UnknownLease(EndpointId),
+
+    #[error(
+        "the cluster's authority is being rotated already: `vswitchctl cluster health` says which nodes are waited for"
+    )]
+    AuthorityRotates,
+    #[error("the certificate of the authority is none, or too large, or the present one")]
+    InvalidAuthority,
+    #[error("there is no former authority that is trusted still")]
+    NoFormerAuthority,
 }
 
 /// Who stands in the way.
@@ -302,9 +311,12 @@ impl Rejected {
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
-            UnknownNetwork(_) | UnknownContainer(_) | UnknownPool(_) | UnknownLease(_) | NetworkGone { .. } | NotAMember(_) => {
-                ErrorKind::NotFound
-            }
+            UnknownNetwork(_)
+            | UnknownContainer(_)
+            | UnknownPool(_)
+            | UnknownLease(_)
+            | NetworkGone { .. }
+            | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)
             | UnknownOption { .. }

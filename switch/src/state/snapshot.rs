@@ -45,11 +45,12 @@ impl Kind {
     }
 }
 
-
 /// What is wrong with bytes that should have been a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    #[error("the snapshot has format {0}, this version reads earlier ones: use the newer vswitchd that wrote it")]
+    #[error(
+        "the snapshot has format {0}, this version reads earlier ones: use the newer vswitchd that wrote it"
+    )]
     Newer(u8),
     #[error("this is no snapshot of the kind that is wanted: check which file it came from")]
     Foreign,

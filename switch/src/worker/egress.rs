@@ -2,11 +2,13 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use vswitch_proto::id::PortId;
 use vswitch_proto::wire::vnet_hdr;
 
+use super::path::Raw;
 use crate::counters::{Counters, PortCell, PortCells, WorkerCells};
 use crate::forward::DropReason;
 use crate::forward::tables::Map;
@@ -74,12 +76,31 @@ impl Egress {
         self.write(to, |tap| tap.write_gathered(pieces));
     }
 
+    /// Writes a frame to a port's TAP as it came, at once or with the batch.
+    pub(super) fn pass_on(&self, to: PortId, raw: Raw<'_>) {
+        match raw {
+            Raw::Once(bytes) => self.transmit(to, bytes),
+            Raw::Kept(filled) => {
+                let Some(link) = self.links.get(&to) else { return self.written(to, Ok(0)) };
+                if let Err(e) = filled.write(link.tap.as_raw_fd(), to.0) {
+                    self.written(to, Err(e));
+                }
+            }
+        }
+    }
+
     fn write(&self, to: PortId, write: impl FnOnce(&Tap) -> io::Result<usize>) {
+        let result = self.links.get(&to).map_or(Ok(0), |link| write(&link.tap));
+        self.written(to, result);
+    }
+
+    /// Counts what became of a frame for a port.
+    pub(super) fn written(&self, to: PortId, result: io::Result<usize>) {
         let Some(link) = self.links.get(&to) else {
             return self.cells().not_sent(None, DropReason::TapGone);
         };
         let port = self.cell_of(link);
-        match write(&link.tap) {
+        match result {
             Ok(written) => self.cells().sent(port, frame_bytes(written)),
             Err(e) => self.cells().not_sent(Some(port), refusal(&e)),
         }

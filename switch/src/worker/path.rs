@@ -13,6 +13,25 @@ use crate::forward::tables::Tables;
 use crate::forward::{DropReason, Forwarder, Ingress, Verdict, flood, neighbor};
 use crate::frame::Frame;
 use crate::gateway;
+use crate::io::ring::Filled;
+
+/// A frame as it was read, virtio-net header included.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Raw<'a> {
+    /// In a buffer that is used again for the next frame.
+    Once(&'a [u8]),
+    /// In a buffer of the ring, which is kept until the frame is written.
+    Kept(&'a Filled<'a>),
+}
+
+impl<'a> Raw<'a> {
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Raw::Once(bytes) => bytes,
+            Raw::Kept(filled) => filled.bytes(),
+        }
+    }
+}
 
 /// What the frames of one burst have in common.
 pub(super) struct Path<'a> {
@@ -23,22 +42,25 @@ pub(super) struct Path<'a> {
     pub(super) forwarder: &'a mut Forwarder,
     pub(super) egress: &'a Egress,
     pub(super) cutter: &'a mut Cutter,
+    /// Room for an answer of the gateway.
+    pub(super) reply: &'a mut [u8],
 }
 
 impl Path<'_> {
     /// One frame, from what was read to where it goes.
-    pub(super) fn pass(&mut self, raw: &[u8], reply: &mut [u8]) {
-        self.egress.cells().received(self.cell, frame_bytes(raw.len()));
-        let frame = match Frame::parse(raw) {
+    pub(super) fn pass(&mut self, raw: Raw<'_>) {
+        let bytes = raw.bytes();
+        self.egress.cells().received(self.cell, frame_bytes(bytes.len()));
+        let frame = match Frame::parse(bytes) {
             Ok(frame) => frame,
             Err(e) => return self.drop(e.into()),
         };
         let ingress = Ingress::Port(self.port);
         match self.forwarder.forward(self.tables, &frame, ingress, self.now) {
-            Verdict::Port(to) => self.egress.transmit(to, raw),
+            Verdict::Port(to) => self.egress.pass_on(to, raw),
             Verdict::Flood => {
                 self.egress.cells().flooded();
-                flood::targets(self.tables, ingress).for_each(|to| self.egress.transmit(to, raw));
+                flood::targets(self.tables, ingress).for_each(|to| self.egress.pass_on(to, raw));
                 self.encapsulate(&frame, flood::vteps(self.tables, &frame, ingress));
             }
             Verdict::Tunnel(vtep) => self.encapsulate(&frame, &[vtep]),
@@ -49,8 +71,8 @@ impl Path<'_> {
                     None => self.drop(DropReason::BadNeighbor),
                 }
             }
-            Verdict::Gateway => match self.answer(&frame, reply) {
-                Some(length) => self.egress.transmit(self.port, &reply[..length]),
+            Verdict::Gateway => match self.answer(&frame) {
+                Some(length) => self.egress.transmit(self.port, &self.reply[..length]),
                 None => self.drop(DropReason::GatewayUnhandled),
             },
             Verdict::Drop(reason) => self.drop(reason),
@@ -64,9 +86,9 @@ impl Path<'_> {
         }
     }
 
-    fn answer(&self, frame: &Frame<'_>, reply: &mut [u8]) -> Option<usize> {
+    fn answer(&mut self, frame: &Frame<'_>) -> Option<usize> {
         let (_, network) = self.tables.port(self.port)?;
-        gateway::answer(network, frame, reply)
+        gateway::answer(network, frame, self.reply)
     }
 
     fn drop(&self, reason: DropReason) {

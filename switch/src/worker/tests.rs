@@ -25,21 +25,58 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 
+/// Each test runs with each engine, so that a failure names it.
+macro_rules! with_each_engine {
+    ($($name:ident,)*) => {
+        mod epoll {
+            $(#[test] fn $name() { super::$name(super::EngineKind::Epoll); })*
+        }
+        mod uring {
+            $(#[test] fn $name() {
+                match super::Engine::new(super::EngineKind::Uring, 1, super::engine::new_wake().unwrap()) {
+                    Ok(_) => super::$name(super::EngineKind::Uring),
+                    Err(why) => println!("skipped: {why}"),
+                }
+            })*
+        }
+    };
+}
+
+with_each_engine!(
+    tcp_arrives_whole_and_in_large_frames,
+    tcp_arrives_whole_without_offloads_too,
+    workers_that_poll_on_a_processor_of_their_own_do_the_same,
+    the_gateway_answers_a_ping,
+    ports_come_and_go_while_traffic_flows,
+    an_interface_that_somebody_removed_is_reported_once,
+    persistent_taps_serve_the_next_data_plane,
+    attaching_and_detaching_have_exact_answers,
+    frames_from_a_port_without_a_table_entry_are_counted,
+);
+
 struct Rig {
     dataplane: Dataplane,
     deaths: Receiver<PortId>,
 }
 
 impl Rig {
-    fn new(workers: usize) -> Rig {
+    fn new(engine: EngineKind, workers: usize) -> Rig {
+        Rig::with(engine, workers, |_| {})
+    }
+
+    fn with(engine: EngineKind, workers: usize, change: impl FnOnce(&mut DataplaneConfig)) -> Rig {
         let (died, deaths) = mpsc::channel();
-        let config = DataplaneConfig {
+        let mut config = DataplaneConfig {
             workers: NonZeroUsize::new(workers).unwrap(),
+            engine: Some(engine),
+            pin_cpus: Vec::new(),
+            poll: Duration::ZERO,
             burst_frames: DataplaneConfig::BURST_FRAMES,
             forward: ForwardConfig::default(),
             fdb: Arc::new(Fdb::new(FdbConfig::default())),
             on_port_death: Arc::new(move |port| died.send(port).unwrap()),
         };
+        change(&mut config);
         Rig { dataplane: Dataplane::start(config).unwrap(), deaths }
     }
 
@@ -148,11 +185,10 @@ fn reaches(from: &NetNs, to: &NetNs, to_ip: Ipv4Addr) -> bool {
     })
 }
 
-#[test]
-fn tcp_arrives_whole_and_in_large_frames() {
+fn tcp_arrives_whole_and_in_large_frames(engine: EngineKind) {
     const CHUNKS: usize = 320;
     for workers in [1, 2] {
-        let rig = Rig::new(workers);
+        let rig = Rig::new(engine, workers);
         rig.dataplane.publish(tables(&[1, 2]));
         let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
         transfer(&a, &b, ip(2), CHUNKS);
@@ -166,9 +202,8 @@ fn tcp_arrives_whole_and_in_large_frames() {
     }
 }
 
-#[test]
-fn tcp_arrives_whole_without_offloads_too() {
-    let rig = Rig::new(1);
+fn tcp_arrives_whole_without_offloads_too(engine: EngineKind) {
+    let rig = Rig::new(engine, 1);
     rig.dataplane.publish(tables(&[1, 2]));
     let plain =
         TapConfig { offloads: Offloads { no_csum: true, ..Offloads::default() }, ..TapConfig::default() };
@@ -178,9 +213,39 @@ fn tcp_arrives_whole_without_offloads_too() {
     assert!(sent.rx_bytes / sent.rx_frames <= 1514, "{sent:?}");
 }
 
-#[test]
-fn the_gateway_answers_a_ping() {
-    let rig = Rig::new(1);
+fn workers_that_poll_on_a_processor_of_their_own_do_the_same(engine: EngineKind) {
+    // Any that this thread may run on.
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let cpu = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
+    let rig = Rig::with(engine, 1, |config| {
+        config.pin_cpus = vec![cpu];
+        config.poll = Duration::from_micros(20);
+    });
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    transfer(&a, &b, ip(2), 64);
+    let processors = processors_of_workers();
+    assert!(processors.contains(&cpu.to_string()), "{cpu} is in none of {processors:?}");
+    assert_eq!(sched_getaffinity(Pid::from_raw(0)).unwrap(), allowed);
+}
+
+/// Where each worker of this process, of other tests too, may run, as the kernel writes it.
+fn processors_of_workers() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let workers = tasks.filter(|task| {
+        let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+        name.starts_with("vswitch-worker")
+    });
+    let of_worker = |task: std::path::PathBuf| {
+        let status = std::fs::read_to_string(task.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Some(line?.trim().to_owned())
+    };
+    workers.filter_map(of_worker).collect()
+}
+
+fn the_gateway_answers_a_ping(engine: EngineKind) {
+    let rig = Rig::new(engine, 1);
     rig.dataplane.publish(tables(&[1]));
     let ns = rig.host(1, TapConfig::default());
     let open = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
@@ -198,9 +263,8 @@ fn the_gateway_answers_a_ping() {
     eventually("the answers to ARP and ICMP were not both counted", || sent() >= 2);
 }
 
-#[test]
-fn ports_come_and_go_while_traffic_flows() {
-    let rig = Rig::new(2);
+fn ports_come_and_go_while_traffic_flows(engine: EngineKind) {
+    let rig = Rig::new(engine, 2);
     rig.dataplane.publish(tables(&[1, 2]));
     let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
     let guest = test_netns();
@@ -230,9 +294,8 @@ fn ports_come_and_go_while_traffic_flows() {
     });
 }
 
-#[test]
-fn an_interface_that_somebody_removed_is_reported_once() {
-    let rig = Rig::new(2);
+fn an_interface_that_somebody_removed_is_reported_once(engine: EngineKind) {
+    let rig = Rig::new(engine, 2);
     rig.dataplane.publish(tables(&[1, 2]));
     let persistent = TapConfig { persistent: true, ..TapConfig::default() };
     let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, persistent));
@@ -252,12 +315,11 @@ fn an_interface_that_somebody_removed_is_reported_once() {
     assert!(reaches(&a, &b, ip(2)));
 }
 
-#[test]
-fn persistent_taps_serve_the_next_data_plane() {
+fn persistent_taps_serve_the_next_data_plane(engine: EngineKind) {
     let persistent = TapConfig { persistent: true, ..TapConfig::default() };
     let (a, b) = (test_netns(), test_netns());
     for _ in 0..2 {
-        let rig = Rig::new(2);
+        let rig = Rig::new(engine, 2);
         rig.dataplane.publish(tables(&[1, 2]));
         plug(&rig.dataplane, &a, 1, persistent);
         plug(&rig.dataplane, &b, 2, persistent);
@@ -267,9 +329,8 @@ fn persistent_taps_serve_the_next_data_plane() {
     }
 }
 
-#[test]
-fn attaching_and_detaching_have_exact_answers() {
-    let rig = Rig::new(2);
+fn attaching_and_detaching_have_exact_answers(engine: EngineKind) {
+    let rig = Rig::new(engine, 2);
     let ns = rig.host(1, TapConfig::default());
     let other = Tap::open(&ns, "eth1", TapConfig::default()).unwrap();
     assert!(matches!(rig.dataplane.attach(PortId(1), other), Err(AttachError::Attached(PortId(1)))));
@@ -280,9 +341,8 @@ fn attaching_and_detaching_have_exact_answers() {
     assert!(links(&ns).unwrap().iter().all(|link| link.name == "lo"), "refused and detached TAPs are closed");
 }
 
-#[test]
-fn frames_from_a_port_without_a_table_entry_are_counted() {
-    let rig = Rig::new(1);
+fn frames_from_a_port_without_a_table_entry_are_counted(engine: EngineKind) {
+    let rig = Rig::new(engine, 1);
     let ns = rig.host(1, TapConfig::default());
     let sender = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
     eventually("nothing was dropped", || {

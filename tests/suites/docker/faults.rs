@@ -115,12 +115,10 @@ fn a_container_that_is_killed_while_it_starts_leaves_nothing() {
     let docker = Docker::with(&["--docker-grace-s=2"]);
     docker.does(&["network", "create", "-d", "vswitch", "net"]);
     // Wherever each of them is by then.
-    docker.sh(
-        "for i in 1 2 3 4 5 6; do \
+    docker.sh("for i in 1 2 3 4 5 6; do \
            docker run -d --net=net --name=v$i busybox sleep 1000 >/dev/null 2>&1 & \
            sleep 0.$i; docker rm -f v$i >/dev/null 2>&1 || true; \
-         done; wait; docker ps -aq | xargs -r docker rm -f >/dev/null",
-    );
+         done; wait; docker ps -aq | xargs -r docker rm -f >/dev/null");
     docker.wait_until_nothing_is_left();
     docker.does(&["network", "rm", "net"]);
 }

@@ -79,7 +79,8 @@ fn the_network_is_removed(docker: &Docker) {
     docker.does(&["network", "rm", "isolated_nw"]);
     assert_eq!(networks(docker), ["bridge bridge", "host host", "none null"]);
     docker.wait_until_nothing_is_left();
-    let mut ours: Vec<String> = docker.ok(&["network", "ls", "--format={{.Name}}"]).lines().map(String::from).collect();
+    let mut ours: Vec<String> =
+        docker.ok(&["network", "ls", "--format={{.Name}}"]).lines().map(String::from).collect();
     ours.sort();
     assert_eq!(ours, ["bridge", "host", "none"]);
 }

@@ -34,7 +34,10 @@ fn containers_on_two_hosts_find_each_other_by_name() {
     one.starts("c1", &["--net=blue"]);
     two.starts("c2", &["--net=blue", "--network-alias=second"]);
     let addresses = [one.members("blue"), two.members("blue")].concat();
-    assert!(addresses[0].starts_with("c1 10.0.0.2/24") && addresses[1].starts_with("c2 10.0.0.3/24"), "{addresses:?}");
+    assert!(
+        addresses[0].starts_with("c1 10.0.0.2/24") && addresses[1].starts_with("c2 10.0.0.3/24"),
+        "{addresses:?}"
+    );
     one.assert_pings("c1", "10.0.0.3");
     one.wait_for_ping("c1", "c2");
     two.wait_for_ping("c2", "c1");
@@ -81,7 +84,16 @@ fn containers_on_two_hosts_find_each_other_by_name() {
 fn a_shared_network_says_what_it_needs() {
     let (hosts, _fabric) = engines(&[], 1);
     let docker = &hosts[0];
-    docker.ok(&["network", "create", "-d", "overlay", "--subnet=10.5.0.0/24", "-o", "com.docker.network.driver.mtu=1300", "blue"]);
+    docker.ok(&[
+        "network",
+        "create",
+        "-d",
+        "overlay",
+        "--subnet=10.5.0.0/24",
+        "-o",
+        "com.docker.network.driver.mtu=1300",
+        "blue",
+    ]);
     let create = |options: &[&str]| {
         docker.refuses(&[&["network", "create", "-d", "vswitch"], options, &["blue"]].concat())
     };
@@ -101,7 +113,17 @@ fn a_shared_network_says_what_it_needs() {
         assert!(message.contains(part), "no `{part}` in {message}");
     }
     assert_eq!(docker.does(&["network", "ls", "-q", "--filter=driver=vswitch"]), "");
-    docker.does(&["network", "create", "-d", "vswitch", "--ipam-driver=vswitch", network, ipam, "--subnet=10.5.0.0/24", "blue"]);
+    docker.does(&[
+        "network",
+        "create",
+        "-d",
+        "vswitch",
+        "--ipam-driver=vswitch",
+        network,
+        ipam,
+        "--subnet=10.5.0.0/24",
+        "blue",
+    ]);
     docker.starts("c1", &["--net=blue"]);
     docker.run_idle("lab", &["--net=blue"]);
     assert!(docker.within("c1", &["ifconfig", "eth0"]).contains("MTU:1300"));

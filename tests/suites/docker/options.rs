@@ -20,7 +20,11 @@ fn addresses_and_mtu_are_what_was_asked_for() {
             "--opt=com.docker.network.driver.mtu=1400",
             network,
         ]);
-        let options = [format!("--net={network}"), format!("--ip={}", subnet("9")), "--mac-address=02:11:22:33:44:55".into()];
+        let options = [
+            format!("--net={network}"),
+            format!("--ip={}", subnet("9")),
+            "--mac-address=02:11:22:33:44:55".into(),
+        ];
         docker.starts(&format!("{network}1"), &options.each_ref().map(String::as_str));
         docker.starts(&format!("{network}2"), &[&format!("--net={network}")]);
         let ifconfig = docker.within(&format!("{network}1"), &["ifconfig", "eth0"]);
@@ -36,7 +40,9 @@ fn addresses_and_mtu_are_what_was_asked_for() {
         docker.assert_pings(&format!("{network}1"), &format!("{network}2"));
         docker.assert_pings(&format!("{network}2"), &subnet("254"));
     }
-    assert!(docker.refuses(&["run", "--rm", "--net=net", "--ip=10.7.0.9", "busybox", "true"]).contains("in use"));
+    assert!(
+        docker.refuses(&["run", "--rm", "--net=net", "--ip=10.7.0.9", "busybox", "true"]).contains("in use")
+    );
     docker.sh("docker ps -aq | xargs docker rm -f && docker network rm net own");
     docker.wait_until_nothing_is_left();
 }
@@ -100,7 +106,10 @@ fn containers_of_docker_are_shown_beside_others() {
     let ports = docker.ok(&["port", "ls"]);
     assert!(ports.lines().any(|row| row.contains("web") && row.contains("blue")), "{ports}");
     let shown = docker.inspect(&id[..12]);
-    assert_eq!((shown.name.as_str(), shown.kind.as_str(), shown.network_settings.networks.len()), ("/web", "docker", 2));
+    assert_eq!(
+        (shown.name.as_str(), shown.kind.as_str(), shown.network_settings.networks.len()),
+        ("/web", "docker", 2)
+    );
     assert_eq!(shown.network_settings.networks["blue"].aliases[0], "front");
     // What is Docker's is done with docker.
     for (command, part) in [
@@ -162,7 +171,9 @@ fn a_compose_file_names_the_driver() {
         ))
     };
     compose("up -d");
-    let find = |service: &str| docker.does(&["ps", "-q", "--filter", &format!("label=com.docker.compose.service={service}")]);
+    let find = |service: &str| {
+        docker.does(&["ps", "-q", "--filter", &format!("label=com.docker.compose.service={service}")])
+    };
     let (web, db) = (find("web"), find("db"));
     docker.assert_pings(&db, "site");
     docker.assert_pings(&web, "db");

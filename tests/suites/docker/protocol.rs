@@ -21,7 +21,9 @@ fn endpoint() -> String {
 
 /// Everything that the daemon shows.
 fn shown(docker: &Docker) -> String {
-    ["networks", "containers?all=true", "ports"].map(|path| docker.http("GET", &format!("/v1/{path}"), "").body).concat()
+    ["networks", "containers?all=true", "ports"]
+        .map(|path| docker.http("GET", &format!("/v1/{path}"), "").body)
+        .concat()
 }
 
 #[test]
@@ -32,11 +34,16 @@ fn the_same_call_twice_is_answered_the_same() {
         "Interface": {"Address": "10.7.0.9/24", "AddressIPv6": "", "MacAddress": ""},
     })
     .to_string();
-    let join = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"}).to_string();
+    let join = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"})
+        .to_string();
     let before = shown(&docker);
     for (path, body, expected) in [
         ("NetworkDriver.CreateNetwork", create_network(), json!({})),
-        ("NetworkDriver.CreateEndpoint", create_endpoint, json!({"Interface": {"MacAddress": "02:42:0a:07:00:09"}})),
+        (
+            "NetworkDriver.CreateEndpoint",
+            create_endpoint,
+            json!({"Interface": {"MacAddress": "02:42:0a:07:00:09"}}),
+        ),
         (
             "NetworkDriver.Join",
             join,
@@ -55,7 +62,8 @@ fn the_same_call_twice_is_answered_the_same() {
         }
     }
     assert_eq!(shown(&docker), before);
-    let pool = json!({"AddressSpace": "vswitch", "Pool": "10.8.0.0/24", "SubPool": "", "Options": {}, "V6": false});
+    let pool =
+        json!({"AddressSpace": "vswitch", "Pool": "10.8.0.0/24", "SubPool": "", "Options": {}, "V6": false});
     let address = json!({
         "PoolID": "local/10.8.0.0/24", "Address": "",
         "Options": {"com.docker.network.endpoint.macaddress": "02:42:00:00:00:07"},
@@ -90,7 +98,9 @@ fn nonsense_is_refused_and_changes_nothing() {
     let calls = drivers.iter().map(|call| (format!("/NetworkDriver.{call}"), "Err"));
     let calls = calls.chain(pools.iter().map(|call| (format!("/IpamDriver.{call}"), "Error")));
     for (path, key) in calls {
-        for body in ["", " ", "{}", "{", "null", "[]", "7", r#"{"NetworkID":"x","EndpointID":"y","PoolID":"z"}"#] {
+        for body in
+            ["", " ", "{}", "{", "null", "[]", "7", r#"{"NetworkID":"x","EndpointID":"y","PoolID":"z"}"#]
+        {
             let answer = docker.call(&path, body);
             let message = answer[key].as_str().unwrap_or_else(|| panic!("{path} {body:?}: {answer}"));
             assert!(!message.is_empty() && !message.contains('\n'), "{path} {body:?}: {message}");
@@ -112,7 +122,10 @@ fn nonsense_is_refused_and_changes_nothing() {
         (json!({"IPv4Data": [one, {"Pool": "10.10.0.0/24"}]}), "more than one IPv4 subnet"),
         (json!({"IPv4Data": [{"Pool": "10.7.0.0/25"}]}), "overlaps"),
         (json!({"Options": {"com.docker.network.generic": {"colour": "red"}}}), "unknown driver option"),
-        (json!({"Options": {"com.docker.network.generic": {"vswitch.network": "blue"}}}), "--ipam-driver vswitch"),
+        (
+            json!({"Options": {"com.docker.network.generic": {"vswitch.network": "blue"}}}),
+            "--ipam-driver vswitch",
+        ),
         (json!({"Options": {"com.docker.network.generic": {"com.docker.network.driver.mtu": "x"}}}), "mtu"),
     ] {
         let message = create(change);

@@ -28,6 +28,10 @@ impl Member {
         if !self.is_leader() {
             return self.not_leader();
         }
+        // A leader that was replaced and does not know yet may not know either who was demoted.
+        if self.engine.read().await.is_err() {
+            return self.not_leader();
+        }
         let leaves = matches!(manage, Manage::Remove { node, .. } if node == caller);
         if !leaves && !self.votes(caller) {
             return Response::Denied(Denied::NotAVoter);
@@ -40,6 +44,8 @@ impl Member {
             Manage::Transfer { to } => self.transfer(to).await,
             Manage::ShowToken(role) => self.show_token(role),
             Manage::RotateToken { role, asked } => self.rotate_token(role, asked).await,
+            Manage::RotateAuthority { asked } => self.rotate_authority(asked).await,
+            Manage::DropAuthority => self.drop_authority().await,
         };
         outcome.unwrap_or_else(|response| response)
     }
@@ -144,7 +150,7 @@ impl Member {
     }
 
     fn show_token(&self, role: Vote) -> Result<Response, Response> {
-        let authority = self.authority().ok_or(Response::Denied(Denied::NoAuthority))?;
+        let authority = self.present_authority().ok_or(Response::Denied(Denied::NoAuthority))?;
         Ok(Response::Token(authority.token(role, self.state().token_epoch(role)).reveal()))
     }
 

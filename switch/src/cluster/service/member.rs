@@ -201,7 +201,9 @@ impl Member {
         loop {
             match timeout_at(deadline, self.try_manage(&manage)).await {
                 Ok(Some(Response::Denied(denied))) => return Err(denied.into()),
-                Ok(Some(response @ (Response::Done | Response::Token(_)))) => return Ok(response),
+                Ok(Some(response @ (Response::Done | Response::Token(_) | Response::Rotated(_)))) => {
+                    return Ok(response);
+                }
                 _ => {
                     // What takes several steps has its time, but not without anybody who takes them.
                     if self.view().status.leader.is_some() {
@@ -283,11 +285,14 @@ impl Member {
             SharedChange::AddNode { .. }
             | SharedChange::SetRole { .. }
             | SharedChange::RemoveNode { .. }
-            | SharedChange::RotateToken { .. } => Err(Denied::NotAllowed),
+            | SharedChange::RotateToken { .. }
+            | SharedChange::RotateAuthority { .. }
+            | SharedChange::DropAuthority { .. } => Err(Denied::NotAllowed),
             SharedChange::UpdateNode { node: of, .. } if *of != node && !self.is_voter(node) => {
                 Err(Denied::NotAllowed)
             }
             SharedChange::UpdateNode { .. }
+            | SharedChange::TakeAuthority { .. }
             | SharedChange::CreateNetwork(_)
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)

@@ -20,7 +20,10 @@ use crate::state::Applied;
 pub enum PoolId {
     Local(IpNet),
     /// A subnet of a network of the cluster.
-    Cluster { network: NetworkId, ipv6: bool },
+    Cluster {
+        network: NetworkId,
+        ipv6: bool,
+    },
 }
 
 impl std::fmt::Display for PoolId {
@@ -147,9 +150,12 @@ mod tests {
     #[test]
     fn pool_ids_round_trip() {
         let network = NetworkId([7; 32]);
-        for text in
-            ["local/172.18.0.0/16", "local/fd00::/64", &format!("cluster/{network}/4"), &format!("cluster/{network}/6")]
-        {
+        for text in [
+            "local/172.18.0.0/16",
+            "local/fd00::/64",
+            &format!("cluster/{network}/4"),
+            &format!("cluster/{network}/6"),
+        ] {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
         }
         for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//"] {

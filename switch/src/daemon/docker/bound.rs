@@ -67,11 +67,7 @@ impl Handle {
         self.enqueue(Change::DockerState(change), random_request_id(), Prepared::default()).await.map(|_| ())
     }
 
-    async fn request_shared_pool(
-        &self,
-        name: &Name,
-        request: &docker::RequestPool,
-    ) -> Result<Answer, Error> {
+    async fn request_shared_pool(&self, name: &Name, request: &docker::RequestPool) -> Result<Answer, Error> {
         let seen = match self.find_shared(name) {
             Some(seen) => seen,
             None => self.make_shared(name, request).await?,
@@ -249,14 +245,18 @@ pub(super) fn shared_network<'a>(seen: &'a Snapshot, name: &Name) -> Option<&'a 
 fn check_pool(network: &Network, request: &docker::RequestPool) -> Result<IpNet, Error> {
     let pool = network.pool(request.v6).ok_or_else(|| no_ipv6(&network.name))?;
     if request.pool.is_some_and(|asked| asked != pool.subnet) {
-        let message =
-            format!("network {} has the subnet {}; leave out --subnet, or give that one", network.name, pool.subnet);
+        let message = format!(
+            "network {} has the subnet {}; leave out --subnet, or give that one",
+            network.name, pool.subnet
+        );
         return Err(error(ErrorKind::Conflict, message));
     }
     if request.sub_pool.is_some() && request.sub_pool != pool.ip_range {
         let range = pool.ip_range.unwrap_or(pool.subnet);
-        let message =
-            format!("network {} hands out addresses of {range}; leave out --ip-range, or give that one", network.name);
+        let message = format!(
+            "network {} hands out addresses of {range}; leave out --ip-range, or give that one",
+            network.name
+        );
         return Err(error(ErrorKind::Conflict, message));
     }
     Ok(pool.subnet)
@@ -271,7 +271,10 @@ fn late() -> Error {
 }
 
 fn gone() -> Error {
-    error(ErrorKind::NotFound, "its network of the cluster is gone; remove the Docker network and create it again")
+    error(
+        ErrorKind::NotFound,
+        "its network of the cluster is gone; remove the Docker network and create it again",
+    )
 }
 
 fn no_ipv6(name: &Name) -> Error {
@@ -282,7 +285,10 @@ fn no_ipv6(name: &Name) -> Error {
 }
 
 fn other_gateway(network: &Network, gateway: IpAddr) -> Error {
-    invalid(format!("network {} has the gateway {gateway}; leave out --gateway, or give that one", network.name))
+    invalid(format!(
+        "network {} has the gateway {gateway}; leave out --gateway, or give that one",
+        network.name
+    ))
 }
 
 fn no_aux(network: &Network) -> Error {

@@ -35,7 +35,8 @@ impl Control {
             let undo = command(DockerChange::RemoveEndpoint { endpoint: container });
             self.commit(id, command(DockerChange::AddEndpoint(create)), Some(undo)).await?;
         }
-        let missing = self.missing(&request.interface, &container).ok_or_else(|| unknown_network(&request.network))?;
+        let missing =
+            self.missing(&request.interface, &container).ok_or_else(|| unknown_network(&request.network))?;
         Ok(Answer::EndpointCreated(EndpointCreated { interface: missing }))
     }
 
@@ -74,13 +75,18 @@ impl Control {
             .flat_map(|wanted| state.endpoints_in(&wanted.network).map(move |endpoint| (endpoint, wanted)))
             .filter(|(endpoint, wanted)| {
                 let wire = endpoint.wire.as_ref();
-                let same = |w: &Wire| w.ipv4.is_some_and(|ip| wanted.ipv4 == Some(ip)) || w.ipv6.is_some_and(|ip| wanted.ipv6 == Some(ip));
-                wire.is_some_and(same) && state.container(&endpoint.container).is_some_and(|c| c.docker().is_some())
+                let same = |w: &Wire| {
+                    w.ipv4.is_some_and(|ip| wanted.ipv4 == Some(ip))
+                        || w.ipv6.is_some_and(|ip| wanted.ipv6 == Some(ip))
+                };
+                wire.is_some_and(same)
+                    && state.container(&endpoint.container).is_some_and(|c| c.docker().is_some())
             })
             .map(|(endpoint, _)| endpoint.container)
             .collect();
         for endpoint in forgotten {
-            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None).await?;
+            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
+                .await?;
             tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));
         }
         Ok(())
@@ -97,7 +103,10 @@ impl Control {
         let mut reserved = self.state().reservations().filter(|r| r.network == wanted.network);
         let found = reserved.find(|reservation| fits(&reservation.addresses));
         let found = found.ok_or_else(|| {
-            error(ErrorKind::Conflict, "its address was not reserved in the cluster; start the container again")
+            error(
+                ErrorKind::Conflict,
+                "its address was not reserved in the cluster; start the container again",
+            )
         })?;
         Ok(NewEndpoint { id: found.endpoint, lease: Some(found.addresses) })
     }
@@ -128,10 +137,16 @@ impl Control {
         }
         let container = container_of(&endpoint);
         let found = self.state().container(&container).and_then(|c| c.docker());
-        let unknown = || error(ErrorKind::NotFound, format!("vswitch has no endpoint {}; start the container again", endpoint.short()));
+        let unknown = || {
+            error(
+                ErrorKind::NotFound,
+                format!("vswitch has no endpoint {}; start the container again", endpoint.short()),
+            )
+        };
         let joined = found.ok_or_else(unknown)?.sandbox.as_ref() == Some(&sandbox);
         let seen = self.snapshot();
-        let (docker, network) = seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
+        let (docker, network) =
+            seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
         if !joined {
             let join = DockerChange::Join { endpoint: container, sandbox };
             self.commit(id, command(join), None).await?;

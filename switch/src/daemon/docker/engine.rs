@@ -140,7 +140,11 @@ impl Engine {
         }
         for container in self.json::<Vec<ListedContainer>>("/containers/json?all=true").await? {
             let Ok(id) = container.id.parse::<ContainerId>() else { continue };
-            let name = container.names.into_iter().flatten().find_map(|name| name.trim_start_matches('/').parse().ok());
+            let name = container
+                .names
+                .into_iter()
+                .flatten()
+                .find_map(|name| name.trim_start_matches('/').parse().ok());
             let mut networks = container.settings.unwrap_or_default().checked(id, &name);
             if networks.iter().any(|(endpoint, _)| nameless(endpoint)) {
                 // It may have ended since.
@@ -158,7 +162,8 @@ impl Engine {
     async fn get(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
         let asked = async {
             let stream = UnixStream::connect(&self.socket).await?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             // It ends with the body of the answer; how is seen there.
             tokio::spawn(async move { _ = connection.await });
             let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new());
@@ -271,8 +276,10 @@ impl Settings {
         let attached = self.networks.unwrap_or_default().into_values();
         let endpoints = attached.filter_map(|attached| {
             let names = attached.dns_names.or(attached.aliases);
-            let is_alias = |alias: &Name| Some(alias) != name.as_ref() && *alias.as_str() != container.short();
-            let aliases = names.map(|names| names.iter().filter_map(|n| n.parse().ok()).filter(is_alias).collect());
+            let is_alias =
+                |alias: &Name| Some(alias) != name.as_ref() && *alias.as_str() != container.short();
+            let aliases =
+                names.map(|names| names.iter().filter_map(|n| n.parse().ok()).filter(is_alias).collect());
             let addresses = [&attached.ipv4, &attached.ipv6].into_iter().filter_map(|ip| ip.parse().ok());
             let addresses = addresses.collect();
             let endpoint = attached.endpoint.parse().ok()?;

@@ -65,7 +65,8 @@ fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Tap, String> 
     let ns = NetNs::open(sandbox).map_err(|e| e.to_string())?;
     let links = netlink::links(&ns).map_err(|e| e.to_string())?;
     let found: Option<&Link> = links.iter().find(|link| link.is_tap && link.mac == Some(mac));
-    let found = found.ok_or_else(|| format!("there is no TAP with the address {mac} in {}", sandbox.display()))?;
+    let found =
+        found.ok_or_else(|| format!("there is no TAP with the address {mac} in {}", sandbox.display()))?;
     Tap::open(&ns, &found.name, config).map_err(|e| e.to_string())
 }
 

@@ -72,7 +72,8 @@ pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
     let endpoints = state.docker_endpoints().map(|(container, _)| container.id);
     missing.extend(endpoints.filter(|id| !listed(id)).map(Leftover::Endpoint));
 
-    let in_use: BTreeSet<IpAddr> = census.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
+    let in_use: BTreeSet<IpAddr> =
+        census.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
     let unused = state.reservations().filter(|r| {
         state.endpoint(&r.endpoint).is_none() && !r.addresses.ips().any(|ip| in_use.contains(&ip))
     });

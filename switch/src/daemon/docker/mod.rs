@@ -14,9 +14,9 @@ use vswitch_proto::command::{Command, DockerChange};
 use vswitch_proto::docker::Call;
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
-use super::{Done, random_request_id};
 use super::control::Control;
 use super::handle::error;
+use super::{Done, random_request_id};
 
 mod address;
 mod bound;
@@ -61,13 +61,20 @@ impl Control {
 
 impl Control {
     /// What a lost engine has left: all endpoints of a container.
-    pub(super) async fn reclaim_container(&mut self, id: &ContainerId, request: RequestId) -> Result<Done, Error> {
+    pub(super) async fn reclaim_container(
+        &mut self,
+        id: &ContainerId,
+        request: RequestId,
+    ) -> Result<Done, Error> {
         let state = self.state();
         let whose = state.container(id).and_then(|c| c.docker()).and_then(|spec| spec.container);
-        let siblings = state.docker_endpoints().filter(|(_, spec)| whose.is_some() && spec.container == whose);
-        let siblings: Vec<_> = siblings.map(|(sibling, _)| sibling.id).filter(|sibling| sibling != id).collect();
+        let siblings =
+            state.docker_endpoints().filter(|(_, spec)| whose.is_some() && spec.container == whose);
+        let siblings: Vec<_> =
+            siblings.map(|(sibling, _)| sibling.id).filter(|sibling| sibling != id).collect();
         for endpoint in siblings {
-            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None).await?;
+            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
+                .await?;
         }
         self.commit(request, command(DockerChange::RemoveEndpoint { endpoint: *id }), None).await?;
         Ok(Done::Nothing)

@@ -22,7 +22,8 @@ impl Control {
         let network = match request.options.generic.get(NETWORK_OPTION) {
             Some(name) => {
                 let bound = bind(&self.snapshot(), name, &request)?;
-                self.commit(id, command(DockerChange::AddNetwork { network: bound, local: None }), None).await?;
+                self.commit(id, command(DockerChange::AddNetwork { network: bound, local: None }), None)
+                    .await?;
                 return Ok(Answer::NOTHING);
             }
             None => local(&self.snapshot(), request)?,
@@ -62,7 +63,9 @@ fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwor
         return Err(invalid("a network of vswitch has an IPv4 subnet; leave out --ipv4=false"));
     }
     if let Some(name) = of_cluster(seen, &request) {
-        return Err(invalid(format!("its addresses are those of the network {name}; add -o {NETWORK_OPTION}={name}")));
+        return Err(invalid(format!(
+            "its addresses are those of the network {name}; add -o {NETWORK_OPTION}={name}"
+        )));
     }
     let ipv6 = !request.ipv6.is_empty();
     let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect::<Result<_, _>>()?;
@@ -83,7 +86,8 @@ fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwor
 /// The network of the cluster that the address pool is, if it is one.
 fn of_cluster<'a>(seen: &'a Snapshot, request: &docker::CreateNetwork) -> Option<&'a Name> {
     let ours = request.ipv4.iter().filter(|data| data.address_space == ADDRESS_SPACE);
-    let mut subnets = ours.filter_map(|data| data.pool).filter(|pool| seen.local.address_pool(pool).is_none());
+    let mut subnets =
+        ours.filter_map(|data| data.pool).filter(|pool| seen.local.address_pool(pool).is_none());
     let is = |network: &&Network, subnet| network.pools.iter().any(|pool| pool.subnet == subnet);
     subnets.find_map(|subnet| seen.shared.networks().find(|n| is(n, subnet))).map(|network| &network.name)
 }
@@ -93,13 +97,18 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
     let how = format!("--ipam-driver vswitch --ipam-opt {NETWORK_OPTION}={name}");
     let mut data = request.ipv4.iter().chain(&request.ipv6);
     if data.any(|data| data.address_space != ADDRESS_SPACE) {
-        return Err(invalid(format!("network {name} is shared by all hosts, so its addresses are vswitch's: add {how}")));
+        return Err(invalid(format!(
+            "network {name} is shared by all hosts, so its addresses are vswitch's: add {how}"
+        )));
     }
     let name: Name = name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))?;
     let network = shared_network(seen, &name);
-    let network = network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;
+    let network =
+        network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;
     for data in request.ipv4.iter().chain(&request.ipv6) {
-        let fits = |pool: &&Pool| Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway);
+        let fits = |pool: &&Pool| {
+            Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
+        };
         if !network.pools.iter().any(|pool| fits(&pool)) {
             return Err(invalid(format!("its addresses are not those of the network {name}: add {how}")));
         }

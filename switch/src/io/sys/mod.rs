@@ -7,5 +7,6 @@ pub mod mount;
 pub mod nsfs;
 pub mod process;
 pub mod pty;
+pub mod ring;
 pub mod tun;
 pub mod udp;

@@ -100,13 +100,11 @@ impl State {
                 self.containers.remove(endpoint);
                 Ok(Applied::ContainerRemoved { container: *endpoint })
             }
-            DockerChange::Join { endpoint, sandbox } => {
-                self.change_endpoint(endpoint, |container, spec| {
-                    spec.sandbox = Some(sandbox.clone());
-                    container.phase = Phase::Running;
-                    container.started_at_ms = Some(at_ms);
-                })
-            }
+            DockerChange::Join { endpoint, sandbox } => self.change_endpoint(endpoint, |container, spec| {
+                spec.sandbox = Some(sandbox.clone());
+                container.phase = Phase::Running;
+                container.started_at_ms = Some(at_ms);
+            }),
             DockerChange::Leave { endpoint } => self.change_endpoint(endpoint, |container, spec| {
                 spec.sandbox = None;
                 container.phase = Phase::Created;
@@ -189,7 +187,9 @@ impl State {
         };
         let network = self.docker_network(&spec.network).ok_or(Rejected::UnknownNetwork(spec.network))?;
         match request.attachments.as_slice() {
-            [(attachment, _)] if attachment.network == network.network => self.create_container(request, at_ms),
+            [(attachment, _)] if attachment.network == network.network => {
+                self.create_container(request, at_ms)
+            }
             _ => Err(Rejected::UnknownNetwork(spec.network)),
         }
     }

@@ -31,7 +31,8 @@ impl AddressPool {
     /// The address that the gateway has, or an interface: a second request gets it again. Auxiliary addresses are told
     /// apart by themselves only.
     fn held_by(&self, holder: AddressHolder) -> Option<IpAddr> {
-        let held = self.addresses.iter().find(|(_, held)| **held == holder && holder != AddressHolder::Nobody);
+        let held =
+            self.addresses.iter().find(|(_, held)| **held == holder && holder != AddressHolder::Nobody);
         held.map(|(address, _)| *address)
     }
 
@@ -109,7 +110,8 @@ impl State {
             }
             None => {
                 let networks = self.networks().flat_map(|n| n.pools.iter().map(|pool| pool.subnet));
-                let taken: Vec<IpNet> = networks.chain(pools().copied()).chain(occupied.iter().copied()).collect();
+                let taken: Vec<IpNet> =
+                    networks.chain(pools().copied()).chain(occupied.iter().copied()).collect();
                 let is_free = |subnet: &IpNet| !taken.iter().any(|other| ipam::overlap(*other, *subnet));
                 let found = if ipv6 {
                     ipam::unique_local(&NetworkId(*seed)).find(is_free)

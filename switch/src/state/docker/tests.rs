@@ -184,13 +184,20 @@ fn an_address_is_for_whoever_asked_for_it() {
     assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
     assert_eq!(lab.address(&subnet, Some("10.1.0.2"), AddressHolder::Nobody).unwrap(), "10.1.0.2");
     for _ in 0..2 {
-        assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.3", "the same call, the same answer");
+        assert_eq!(
+            lab.address(&subnet, None, interface(1)).unwrap(),
+            "10.1.0.3",
+            "the same call, the same answer"
+        );
     }
     assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
     let taken = lab.address(&subnet, Some("10.1.0.3"), interface(2));
     assert!(matches!(taken, Err(Rejected::PoolAddressInUse { .. })), "{taken:?}");
     assert!(matches!(lab.address(&subnet, Some("10.1.0.7"), interface(2)), Err(Rejected::NotAHost { .. })));
-    assert!(matches!(lab.address(&subnet, Some("10.2.0.3"), interface(2)), Err(Rejected::OutsideSubnet { .. })));
+    assert!(matches!(
+        lab.address(&subnet, Some("10.2.0.3"), interface(2)),
+        Err(Rejected::OutsideSubnet { .. })
+    ));
     // A container of the lab runner got its address from the network itself.
     let network = lab.docker_network("blue", "10.1.0.0/29").unwrap();
     let wanted = Attachment { ipv4: Some([10, 1, 0, 4].into()), ..to(network) };
@@ -214,7 +221,9 @@ fn a_lease_is_kept_from_request_to_release() {
     let (mut lab, mut fleet) = (Lab::new(), Fleet::new(1));
     let blue = fleet.create("blue", |_| ()).unwrap();
     let (id, addresses) = fleet.reserve(ME, "docker-1", into(blue)).unwrap();
-    let stale = |lab: &Lab, fleet: &Fleet| View { local: &lab.state, shared: &fleet.shared, me: ME }.stale_leases().count();
+    let stale = |lab: &Lab, fleet: &Fleet| {
+        View { local: &lab.state, shared: &fleet.shared, me: ME }.stale_leases().count()
+    };
     assert_eq!(stale(&lab, &fleet), 1);
     lab.docker(DockerChange::Reserve(Reservation { endpoint: id, network: blue, addresses })).unwrap();
     assert_eq!(stale(&lab, &fleet), 0);
@@ -243,7 +252,8 @@ fn what_contradicts_itself_is_no_state() {
     let mut broken = lab.state.clone();
     broken.docker_mut().networks.get_mut(&blue).unwrap().network = NetworkId([1; 32]);
     assert!(State::from_bytes(&broken.to_bytes()).is_err());
-    let paired = DockerNetwork { id: NetworkId([1; 32]), network: blue, scope: Scope::Local, internal: false };
+    let paired =
+        DockerNetwork { id: NetworkId([1; 32]), network: blue, scope: Scope::Local, internal: false };
     let request = super::super::testing::bridge(blue, "other");
     let refused = lab.docker(DockerChange::AddNetwork { network: paired, local: Some(request) });
     assert!(matches!(refused, Err(Rejected::IdTaken(_))), "{refused:?}");

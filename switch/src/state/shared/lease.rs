@@ -99,11 +99,20 @@ impl Shared {
             return Err(Rejected::TooManyAliases(name.clone()));
         }
         let network = self.network(&lease.network).expect("a lease's network exists");
-        if let Some(other) = self.lease_at(&container, &lease.network).filter(|other| other.endpoint != *endpoint) {
-            return Err(Rejected::AlreadyLeased { holder: self.holder(other), network: network.name.clone() });
+        if let Some(other) =
+            self.lease_at(&container, &lease.network).filter(|other| other.endpoint != *endpoint)
+        {
+            return Err(Rejected::AlreadyLeased {
+                holder: self.holder(other),
+                network: network.name.clone(),
+            });
         }
-        let described =
-            Arc::new(Lease { container, container_name: name.clone(), aliases: aliases.to_vec(), ..lease.clone() });
+        let described = Arc::new(Lease {
+            container,
+            container_name: name.clone(),
+            aliases: aliases.to_vec(),
+            ..lease.clone()
+        });
         self.take_back(endpoint);
         self.ledger_mut(&described.network).note(&described);
         self.leases.insert(*endpoint, described);

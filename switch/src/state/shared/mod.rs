@@ -35,6 +35,7 @@ use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Change, Network, Rejected};
 
+mod authority;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -46,6 +47,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use authority::{Authorities, CERTIFICATE_BYTES_MAX};
 pub use lease::Lease;
 pub use node::{Membership, Node};
 
@@ -71,6 +73,7 @@ pub struct Shared {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
+    authorities: Option<Arc<Authorities>>,
     requests: Requests<Applied, GENERATION>,
 }
 
@@ -94,6 +97,9 @@ pub enum Applied {
     Released { released: usize },
     TokenRotated { role: Role, epoch: u64 },
     Described { endpoint: EndpointId },
+    AuthorityRotated { generation: u64 },
+    AuthorityTaken { node: NodeId },
+    AuthorityDropped { generation: u64 },
 }
 
 impl Shared {
@@ -107,6 +113,7 @@ impl Shared {
             last_node: 0,
             next_vni: 0,
             tokens: TokenEpochs { voter: 0, learner: 0 },
+            authorities: None,
             requests: Requests::new(),
         }
     }
@@ -158,6 +165,11 @@ impl Shared {
             SharedChange::Describe { endpoint, container, container_name, aliases } => {
                 self.describe(from, endpoint, *container, (container_name, aliases))
             }
+            SharedChange::RotateAuthority { certificate, cross } => {
+                self.rotate_authority(certificate, cross, at_ms)
+            }
+            SharedChange::TakeAuthority { generation } => self.take_authority(from, *generation),
+            SharedChange::DropAuthority { generation } => self.drop_authority(*generation),
         }
     }
 
