@@ -17,7 +17,7 @@ LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 
-.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -92,6 +92,11 @@ bench-cluster: ## measure the cluster's control plane: commits, a killed leader,
 	@packaging/setup build
 	$(CARGO) build --locked --release -p vswitch-perf
 	$(RELEASE)/vswitch-perf cluster --suite quick --out bench-out $(BENCH_ARGS)
+
+bench-docker: ## measure Docker with vswitch beside Docker's own bridge (root, 3 minutes)
+	@packaging/setup bench docker
+	$(CARGO) build --locked --release -p vswitch -p vswitch-perf
+	$(RELEASE)/vswitch-perf docker --out bench-out $(BENCH_ARGS)
 
 # The simulator runs alone, so that its time is not the traffic's.
 soak: ## mixed traffic and the cluster's simulator for SECONDS (600) each, and every size and offload

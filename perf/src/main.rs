@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`run`] | a run from beginning to end |
 //! | [`cluster`] | the replicated control plane, apart from the rest |
+//! | [`docker`] | Docker with vswitch beside Docker's bridge |
 //! | [`mod@compare`] | two runs, judged |
 //! | [`peers`] | the switches, each set up in namespaces of its own |
 //! | [`measure`] | what is measured of them |
@@ -24,6 +25,7 @@ use results::Results;
 
 mod cluster;
 mod compare;
+mod docker;
 mod lab;
 mod machine;
 mod measure;
@@ -70,6 +72,9 @@ enum Command {
     /// Measure the cluster's control plane: three nodes as processes on loopback, and simulated ones
     #[command(after_help = "Example: vswitch-perf cluster --suite quick --only commit,failover")]
     Cluster(cluster::Cluster),
+    /// Measure Docker with vswitch beside Docker's own bridge, with an engine of its own (needs root)
+    #[command(after_help = "Example: vswitch-perf docker --runs 20")]
+    Docker(docker::Docker),
     #[command(hide = true)]
     Member(cluster::member::Member),
     #[command(hide = true)]
@@ -111,6 +116,10 @@ fn act(command: Command) -> anyhow::Result<bool> {
         Command::Cluster(args) => {
             stop::watch()?;
             return cluster::run(&args);
+        }
+        Command::Docker(args) => {
+            stop::watch()?;
+            return docker::run(&args);
         }
         Command::Member(args) => cluster::member::run(&args),
         Command::Inside(args) => lab::inside::become_command(args),

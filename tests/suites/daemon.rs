@@ -1,6 +1,9 @@
 //! The daemon: where its settings come from, what it tells systemd, and what its settings do.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::Stdio;
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -175,4 +178,29 @@ fn a_tap_that_is_taken_down_and_up_again() {
     lab.assert_reaches("a", "c");
     lab.ok(&["rm", "-f", "b"]);
     lab.assert_reaches("c", "a");
+}
+
+/// As systemd does it (sd_listen_fds(3)): an engine that asks while there is no daemon has its answer later.
+#[test]
+fn a_plugin_socket_may_be_passed_on() {
+    let host = Host::new();
+    host.sh("mkdir -p /run/docker/plugins");
+    let path = host.path("/run/docker/plugins/vswitch.sock");
+    let listener = UnixListener::bind(&path).expect("the machine has a /run");
+    let mut engine = UnixStream::connect(&path).expect("somebody listens");
+    let request = Request::new("POST", "/Plugin.Activate").body("");
+    engine.write_all(&request.to_bytes()).expect("it is asked before anybody is there");
+
+    let script = "echo $$ >/tmp/pid; exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let mut command = host.command("sh");
+    command.args(["-c", script, "sh", "/mnt/vswitchd", "--data-dir", "/tmp/vswitch"]);
+    let mut daemon = command.stdin(OwnedFd::from(listener)).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut answer = String::new();
+    engine.set_read_timeout(Some(DEADLINE)).expect("a timeout that is not zero");
+    engine.read_to_string(&mut answer).expect("the daemon answers");
+    assert!(answer.ends_with(r#"{"Implements":["NetworkDriver","IpamDriver"]}"#), "{answer}");
+
+    host.sh("kill $(cat /tmp/pid)");
+    assert!(daemon.wait().expect("a child can be waited for").success());
+    assert!(path.exists(), "the socket is not the daemon's");
 }

@@ -99,6 +99,16 @@ fn stream_decoding() {
 }
 
 #[test]
+fn docker_calls() {
+    run("docker_calls", fuzz::docker_calls);
+}
+
+#[test]
+fn dns() {
+    run("dns", fuzz::dns);
+}
+
+#[test]
 fn gso() {
     run("gso", fuzz::gso);
 }

@@ -40,6 +40,8 @@ use vswitch_proto::wire::{ethernet, vnet_hdr};
 use crate::forward::tables::{Gateway, Network};
 use crate::frame::Frame;
 
+pub mod dns;
+
 /// RFC 4861 section 7.1.1: proof that no router forwarded it.
 const NDISC_HOP_LIMIT: u8 = 255;
 const ECHO_HOP_LIMIT: u8 = 64;
@@ -342,6 +344,5 @@ fn hardware(mac: MacAddr) -> EthernetAddress {
     EthernetAddress(mac.0)
 }
 
-pub mod dns;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Requests and answers as literal bytes; checksums computed by hand where they are new.
 
+use std::net::IpAddr;
+
 use super::*;
 
 const NOTHING: [u8; 12] = [0; 12];
@@ -307,4 +309,87 @@ fn what_is_not_the_gateways() {
 
     let tagged = [&ARP_REQUEST[..12], &[0x81, 0, 0, 5], &ARP_REQUEST[12..]].concat();
     assert_eq!(ask(&tagged), None);
+}
+
+// --- names ---------------------------------------------------------------------------------------------------------
+
+use crate::forward::tables::Names;
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+
+const QUESTION: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01";
+
+fn named() -> Network {
+    let addresses = [("web".into(), vec!["172.17.0.9".parse().unwrap()])];
+    Network { names: Names { network: "net".into(), addresses: addresses.into() }, ..network() }
+}
+
+const CONTAINER: [u8; 6] = [2, 0x42, 172, 17, 0, 2];
+const GATEWAY: [u8; 6] = [2, 0x42, 172, 17, 0, 1];
+
+fn resolve(vnet: [u8; 12], frame: &[u8]) -> Option<Vec<u8>> {
+    let (raw, mut reply) = ([&vnet, frame].concat(), vec![0; 2000]);
+    let length = answer(&named(), &Frame::parse(&raw).unwrap(), &mut reply)?;
+    Some(reply[12..length].to_vec())
+}
+
+fn ipv4_question(to: [u8; 4], port: u16) -> Vec<u8> {
+    let packet = PacketBuilder::ethernet2(CONTAINER, GATEWAY).ipv4([172, 17, 0, 2], to, 64).udp(40_000, port);
+    let mut frame = Vec::new();
+    packet.write(&mut frame, QUESTION).unwrap();
+    frame
+}
+
+/// The payload, after a look at who sends it to whom, and at the checksum.
+fn told(reply: &[u8], from: IpAddr) -> Vec<u8> {
+    let packet = SlicedPacket::from_ethernet(reply).unwrap();
+    assert_eq!((&reply[..6], &reply[6..12]), (&CONTAINER[..], &GATEWAY[..]));
+    let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("it is not UDP: {packet:?}") };
+    assert_eq!((udp.source_port(), udp.destination_port()), (53, 40_000));
+    let (source, checksum) = match packet.net.unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => (
+            IpAddr::V4(ip.header().source_addr()),
+            udp.to_header().calc_checksum_ipv4(&ip.header().to_header(), udp.payload()).unwrap(),
+        ),
+        etherparse::NetSlice::Ipv6(ip) => (
+            IpAddr::V6(ip.header().source_addr()),
+            udp.to_header().calc_checksum_ipv6(&ip.header().to_header(), udp.payload()).unwrap(),
+        ),
+        other => panic!("it is not IP: {other:?}"),
+    };
+    assert_eq!((source, udp.checksum()), (from, checksum));
+    udp.payload().to_vec()
+}
+
+#[test]
+fn names_are_told_at_the_gateway_and_on_the_way_through_it() {
+    for server in [[172, 17, 0, 1], [192, 0, 2, 53]] {
+        let reply = resolve(NOTHING, &ipv4_question(server, 53)).unwrap();
+        let payload = told(&reply, server.into());
+        assert_eq!(Some(payload.clone()), dns::answer(&named().names, QUESTION));
+        assert!(payload.ends_with(&[172, 17, 0, 9]));
+    }
+    assert_eq!(resolve(NOTHING, &ipv4_question([172, 17, 0, 1], 5353)), None);
+    let (to_other, fragment) = (with(&ipv4_question([192, 0, 2, 53], 53), 0, 6), with(&ipv4_question([192, 0, 2, 53], 53), 20, 0x20));
+    assert_eq!((resolve(NOTHING, &to_other), resolve(NOTHING, &fragment)), (None, None));
+    assert_eq!(resolve(NOTHING, &with(&ipv4_question([172, 17, 0, 1], 53), 60, 0xff)), None, "damaged");
+}
+
+#[test]
+fn a_question_with_a_partial_checksum_is_one() {
+    let mut frame = ipv4_question([172, 17, 0, 1], 53);
+    // Flags, then where the datagram begins and where in it the checksum lies.
+    let vnet = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0];
+    frame[40] ^= 0x55;
+    assert!(resolve(vnet, &frame).is_some());
+    assert_eq!(resolve([1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame), None, "that of TCP");
+}
+
+#[test]
+fn names_over_ipv6() {
+    let (container, gateway): (Ipv6Addr, Ipv6Addr) = ("fd00::2".parse().unwrap(), "fd00::1".parse().unwrap());
+    let packet = PacketBuilder::ethernet2(CONTAINER, GATEWAY).ipv6(container.octets(), gateway.octets(), 64);
+    let mut frame = Vec::new();
+    packet.udp(40_000, 53).write(&mut frame, QUESTION).unwrap();
+    let reply = resolve(NOTHING, &frame).unwrap();
+    assert!(told(&reply, gateway.into()).ends_with(&[172, 17, 0, 9]));
 }

@@ -1,0 +1,42 @@
+//! What a Docker engine sends to its plugin, and what containers send to the resolver.
+
+use vswitch::api::docker;
+use vswitch::forward::tables::Names;
+use vswitch::gateway;
+
+const CALLS: [&str; 12] = [
+    "/NetworkDriver.CreateNetwork",
+    "/NetworkDriver.DeleteNetwork",
+    "/NetworkDriver.CreateEndpoint",
+    "/NetworkDriver.DeleteEndpoint",
+    "/NetworkDriver.Join",
+    "/NetworkDriver.Leave",
+    "/NetworkDriver.GetCapabilities",
+    "/IpamDriver.RequestPool",
+    "/IpamDriver.ReleasePool",
+    "/IpamDriver.RequestAddress",
+    "/IpamDriver.ReleaseAddress",
+    "/VolumeDriver.Create",
+];
+
+/// Whatever is called, with whatever body: refused in one line, or understood.
+pub fn docker_calls(data: &[u8]) {
+    for path in CALLS {
+        if let Err(refused) = docker::check(path, data) {
+            let message = refused.to_string();
+            assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
+        }
+    }
+}
+
+/// Answered with the question repeated and no more than a client takes, or not at all.
+pub fn dns(data: &[u8]) {
+    let addresses = (0..20u8).map(|n| [10, 0, 0, n].into()).collect();
+    let names = Names { network: "net".into(), addresses: [("web".into(), addresses)].into() };
+    let Some(reply) = gateway::dns::answer(&names, data) else { return };
+    assert!(reply.len() <= 512, "{} bytes", reply.len());
+    assert_eq!(reply[..2], data[..2], "the id");
+    assert!(reply[2] & 0x80 != 0, "a response");
+    let question = data[12..].iter().zip(&reply[12..]).take_while(|(asked, told)| asked == told).count();
+    assert!(question >= 5, "the question is repeated");
+}
