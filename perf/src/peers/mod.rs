@@ -104,17 +104,6 @@ impl PeerKind {
         matches!(self, PeerKind::Vswitch | PeerKind::VswitchVxlan | PeerKind::VswitchVxlanSeg)
     }
 
-    /// Whether its containers are on two hosts.
-    pub const fn is_tunnel(self) -> bool {
-        matches!(
-            self,
-            PeerKind::VswitchVxlan
-                | PeerKind::KernelVxlan
-                | PeerKind::VswitchVxlanSeg
-                | PeerKind::KernelVxlanSeg
-        )
-    }
-
     /// Whether the first goals of the project are about it: it is repeated more often.
     pub const fn is_main(self) -> bool {
         matches!(self, PeerKind::Vswitch | PeerKind::Bridge | PeerKind::Bare)
