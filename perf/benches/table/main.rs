@@ -1,5 +1,5 @@
 //! The forwarding table: dashmap, as behind `switch/src/forward/fdb.rs`, beside papaya and an open-addressing table of
-//! atomics, each with and without a small cache per worker. docs/adr/0009-forwarding-table.md says what came of it.
+//! atomics, each with and without a small cache per worker.
 //!
 //! One operation is what a worker asks of the table for one frame: whether the source is where it was, and where the
 //! destination is. Every 512th source is written anew, which is what a time that is refreshed once per second comes to
