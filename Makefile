@@ -44,9 +44,13 @@ test: ## run every test
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
 	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci)
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline -p vswitch-tests \
+	  -E 'binary(traffic) | binary(vxlan_interop)' $(if $(CI),--profile ci)
 
 test-cargo:
 	$(LAB) $(CARGO) test --locked --offline --workspace
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline -p vswitch-tests \
+	  --test traffic --test vxlan_interop
 
 lint: ## formatting, clippy and documentation, warnings denied
 	@packaging/setup lint

@@ -106,8 +106,8 @@ fn exchange_datagrams(a: &UdpSocket, b: &UdpSocket) {
     for (from, to) in [(a, b), (b, a)] {
         let target: SocketAddr = to.local_addr().unwrap();
         for _ in 0..DATAGRAMS / WINDOW {
-            (0..WINDOW).for_each(|_| drop(from.send_to(b"hello", target).unwrap()));
-            (0..WINDOW).for_each(|_| drop(to.recv(&mut [0; 8]).unwrap()));
+            (0..WINDOW).for_each(|_| assert_eq!(from.send_to(b"hello", target).unwrap(), 5));
+            (0..WINDOW).for_each(|_| assert_eq!(to.recv(&mut [0; 8]).unwrap(), 5));
         }
     }
 }

@@ -448,3 +448,6 @@ impl Drop for Filled<'_> {
         self.ring.let_go(self.index);
     }
 }
+
+#[cfg(test)]
+mod tests;
