@@ -370,7 +370,7 @@ fn a_worker_goes_on_after_its_buffers_were_all_in_use(engine: EngineKind) {
     rig.dataplane.publish(tables(&[1, 2]));
     let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
     let sender = a.run(|| UdpSocket::bind((ip(1), 0)).unwrap()).unwrap();
-    let mut burst = || (0..5000).for_each(|_| drop(sender.send_to(&[0; 1000], (ip(2), 9))));
+    let burst = || (0..5000).for_each(|_| drop(sender.send_to(&[0; 1000], (ip(2), 9))));
     match engine {
         // Its one buffer is free whenever it reads.
         EngineKind::Epoll => {
