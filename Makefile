@@ -16,6 +16,9 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 
+# Traffic is tested with the engine that is not the default, too.
+OTHER_ENGINE ?= uring
+
 .PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
