@@ -74,7 +74,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct DataplaneConfig {
     pub workers: NonZeroUsize,
-    /// `None`: the best that works here.
+    /// `None`: epoll.
     pub engine: Option<EngineKind>,
     /// The processor of each worker; none for workers that run anywhere.
     pub pin_cpus: Vec<usize>,

@@ -66,23 +66,15 @@ pub enum EngineError {
     Unavailable(#[from] Unavailable),
 }
 
-/// An engine for each worker. Without a choice, epoll is used where io_uring is not there.
+/// An engine for each worker. Without a choice it is epoll, see docs/adr/0008-io-uring.md.
 pub(super) fn choose(
     choice: Option<EngineKind>,
     burst_frames: usize,
     wakes: &[Wake],
 ) -> Result<(EngineKind, Vec<Engine>), EngineError> {
-    let all = |kind| {
-        let engines = wakes.iter().map(|wake| Engine::new(kind, burst_frames, Arc::clone(wake)));
-        Ok((kind, engines.collect::<Result<Vec<_>, EngineError>>()?))
-    };
-    match choice {
-        Some(kind) => all(kind),
-        None => all(EngineKind::Uring).or_else(|why| {
-            tracing::info!("frames are moved with epoll: {why}");
-            all(EngineKind::Epoll)
-        }),
-    }
+    let kind = choice.unwrap_or(EngineKind::Epoll);
+    let engines = wakes.iter().map(|wake| Engine::new(kind, burst_frames, Arc::clone(wake)));
+    Ok((kind, engines.collect::<Result<Vec<_>, EngineError>>()?))
 }
 
 pub(super) enum Engine {
