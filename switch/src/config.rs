@@ -402,14 +402,14 @@ pub(super) mod tests {
 
     #[test]
     fn workers_poll_only_beside_spare_processors() {
-        let path = |flags: &[&str], processors| {
-            let arguments = Arguments::try_parse_from([&["vswitchd"], flags].concat()).unwrap();
+        let configured = |flags: &[&str], processors| {
+            let arguments = Arguments::try_parse_from([&["vswitchd"][..], flags].concat()).unwrap();
             Config::load(arguments, "host1", processors)
         };
         let flags = ["--poll-us", "50", "--workers", "2", "--pin-cpus", "1,3"];
-        let config = path(&flags, 4).unwrap();
+        let config = configured(&flags, 4).unwrap();
         assert_eq!((config.poll_us, config.pin_cpus), (50, vec![1, 3]));
-        let refused = path(&flags, 3).unwrap_err().to_string();
+        let refused = configured(&flags, 3).unwrap_err().to_string();
         assert!(
             refused.starts_with("poll-us needs a spare processor: with 2 workers at least 4"),
             "{refused}"

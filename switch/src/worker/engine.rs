@@ -79,7 +79,7 @@ pub(super) fn choose(
 
 pub(super) enum Engine {
     Polled(Polled),
-    Ringed(Ringed),
+    Ringed(Box<Ringed>),
 }
 
 impl Engine {
@@ -87,7 +87,7 @@ impl Engine {
     pub(super) fn new(kind: EngineKind, burst_frames: usize, wake: Wake) -> Result<Engine, EngineError> {
         Ok(match kind {
             EngineKind::Epoll => Engine::Polled(Polled::new(burst_frames, wake)?),
-            EngineKind::Uring => Engine::Ringed(Ringed::new(wake)?),
+            EngineKind::Uring => Engine::Ringed(Box::new(Ringed::new(wake)?)),
         })
     }
 
