@@ -15,11 +15,12 @@ DEBUG := $(CARGO_TARGET_DIR)/debug
 # As root the suites make their own namespaces; anybody else runs them in a user namespace.
 LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
+SECONDS ?= 600
 
 # Traffic is tested with the engine that is not the default, too.
 OTHER_ENGINE ?= uring
 
-.PHONY: help build demo test lint no-std audit bench bench-full soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -55,6 +56,11 @@ test-cargo:
 	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline -p vswitch-tests \
 	  --test traffic --test vxlan_interop
 
+docker-test: ## run the tests with real Docker engines
+	@packaging/setup test docker
+	$(CARGO) build --locked -p vswitch -p vswitch-ctl -p vswitch-tests --bins
+	$(LAB) $(CARGO) test --locked -p vswitch-tests --test docker
+
 lint: ## formatting, clippy and documentation, warnings denied
 	@packaging/setup lint
 	$(CARGO) fmt --all --check
@@ -85,9 +91,23 @@ bench-full: ## the same with every figure
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
 
-soak: ## run the cluster's simulator until it fails or is stopped; SIM_SEED=n begins there
+bench-publish: ## put the tables of the last bench-full into docs/performance.md
+	$(RELEASE)/vswitch-perf publish bench-out docs/performance.md
+
+# No lab: loopback is enough, and the logs are to be on the real disk.
+bench-cluster: ## measure the cluster's control plane: commits, a killed leader, 10,000 endpoints, 200 hosts (2 minutes)
+	@packaging/setup build
+	$(CARGO) build --locked --release -p vswitch-perf
+	$(RELEASE)/vswitch-perf cluster --suite quick --out bench-out $(BENCH_ARGS)
+
+# The simulator runs alone, so that its time is not the traffic's.
+soak: ## mixed traffic and the cluster's simulator for SECONDS (600) each, and every size and offload
 	@packaging/setup test
-	$(CARGO) test --locked --release -p vswitch-tests --test simulator soak -- --ignored --nocapture
+	$(CARGO) build --locked --release --workspace --bins
+	SOAK_SECONDS=$(SECONDS) $(LAB) $(CARGO) test --locked --offline --release -p vswitch-tests \
+	  --test soak --test offloads soak_ -- --ignored --nocapture --test-threads 1
+	SOAK_SECONDS=$(SECONDS) $(CARGO) test --locked --release -p vswitch-tests --test simulator soak_simulator \
+	  -- --ignored --nocapture
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build

@@ -60,6 +60,13 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Put the tables of a run into a document, between its marks for figures
+    #[command(after_help = "Example: vswitch-perf publish bench-out docs/performance.md")]
+    Publish {
+        /// The results.json, or its directory
+        results: PathBuf,
+        document: PathBuf,
+    },
     /// Measure the cluster's control plane: three nodes as processes on loopback, and simulated ones
     #[command(after_help = "Example: vswitch-perf cluster --suite quick --only commit,failover")]
     Cluster(cluster::Cluster),
@@ -100,6 +107,7 @@ fn act(command: Command) -> anyhow::Result<bool> {
             return run::run(&args);
         }
         Command::Compare { before, after, strict } => return compare(&before, &after, strict),
+        Command::Publish { results, document } => report::publish(&load(&results)?, &document),
         Command::Cluster(args) => {
             stop::watch()?;
             return cluster::run(&args);

@@ -63,6 +63,7 @@ pub enum Metric {
     MacsRate,
     MacsCpu,
     FloodCpu,
+    Decision,
 }
 
 use Better::{Higher, Lower};
@@ -71,7 +72,7 @@ const CPU_PER_GBIT: &str = "CPU s/Gbit";
 const CPU_PER_MILLION: &str = "CPU s/M frames";
 
 impl Metric {
-    pub const ALL: [Metric; 38] = [
+    pub const ALL: [Metric; 39] = [
         Metric::TcpOne,
         Metric::TcpOneCpu,
         Metric::TcpOneSwitchCpu,
@@ -110,6 +111,7 @@ impl Metric {
         Metric::MacsRate,
         Metric::MacsCpu,
         Metric::FloodCpu,
+        Metric::Decision,
     ];
 
     pub const fn spec(self) -> Spec {
@@ -154,6 +156,7 @@ impl Metric {
             Metric::MacsRate => sized("64-byte frames to N addresses in turn", "Mpps", Higher, "addresses"),
             Metric::MacsCpu => sized("The same: CPU of the switch", CPU_PER_MILLION, Lower, "addresses"),
             Metric::FloodCpu => sized("Broadcast: CPU of the switch for a copy", "µs", Lower, "ports"),
+            Metric::Decision => plain("The decision on a frame for a known receiver", "ns", Lower),
         }
     }
 }
@@ -176,6 +179,6 @@ mod tests {
         assert!(Metric::ALL.is_sorted());
         let names: BTreeSet<String> = Metric::ALL.iter().map(|m| serde_json::to_string(m).unwrap()).collect();
         assert_eq!(names.len(), Metric::ALL.len());
-        assert_eq!(Metric::ALL.len(), Metric::FloodCpu as usize + 1);
+        assert_eq!(Metric::ALL.len(), Metric::Decision as usize + 1);
     }
 }

@@ -143,14 +143,15 @@ fn repeats(args: &Run, kind: PeerKind) -> u32 {
 
 fn rounds(args: &Run, field: &mut Field, samples: &mut Samples) -> anyhow::Result<()> {
     let measurements = Measurement::of_suite(args.suite);
-    let count: u32 = field.peers.iter().map(|peer| repeats(args, peer.kind)).sum();
-    let progress = Progress::new(count as usize * measurements.len());
+    let concerned = |kind| measurements.iter().filter(|m| m.concerns(kind, args.suite)).count();
+    let steps = field.peers.iter().map(|peer| repeats(args, peer.kind) as usize * concerned(peer.kind));
+    let progress = Progress::new(steps.sum());
     let last = field.peers.iter().map(|peer| repeats(args, peer.kind)).max().unwrap_or(0);
     for round in 0..last {
         for measurement in &measurements {
             for at in order(field.peers.len(), round as usize) {
                 let peer = &mut field.peers[at];
-                if round >= repeats(args, peer.kind) {
+                if round >= repeats(args, peer.kind) || !measurement.concerns(peer.kind, args.suite) {
                     continue;
                 }
                 let step = format!("round {} of {last}, {}: {}", round + 1, peer.kind, measurement.title());

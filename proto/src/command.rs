@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
+mod docker;
 mod shared;
 
+pub use docker::{AddressHolder, DockerChange, DockerNetwork, DockerSpec, Reservation};
 pub use shared::{NodeInfo, Reserve, Role, SharedChange, SharedCommand};
 
 /// One entry of a log: of this node's own by default, of the cluster's as [`SharedEnvelope`].
@@ -63,6 +65,7 @@ pub enum Command {
         container: ContainerId,
         network: NetworkId,
     },
+    Docker(DockerChange),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,6 +124,9 @@ pub enum ContainerKind {
     Lab(LabSpec),
     /// A network namespace that somebody else made.
     Adopted(AdoptSpec),
+    /// One endpoint of a Docker container; its id is the endpoint's in the engine. A container with several endpoints is
+    /// as many of these.
+    Docker(DockerSpec),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,9 @@
 //! 2. [`wire`]: views over the bytes of protocol headers that this project itself handles.
 //! 3. [`command`]: what goes into the replicated log.
 //! 4. [`peer`]: messages between the nodes of a replicated group, and the entries of its log.
-//! 5. [`address`]: where nodes are, as people write it.
-//! 6. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
+//! 5. [`docker`]: the calls of a Docker engine to its network and address plugin.
+//! 6. [`address`]: where nodes are, as people write it.
+//! 7. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -20,6 +21,7 @@ extern crate alloc;
 pub mod address;
 pub mod api;
 pub mod command;
+pub mod docker;
 pub mod id;
 pub mod peer;
 pub mod wire;

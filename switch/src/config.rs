@@ -15,6 +15,8 @@ mod cluster;
 pub use cluster::ClusterStore;
 use cluster::{IpPort, RaftStore};
 
+const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
+
 /// A second. More is a mistake in the unit.
 const POLL_US_MAX: u32 = 1_000_000;
 
@@ -94,7 +96,7 @@ struct Raw {
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
-    /// How frames are moved: epoll, uring (io_uring, Linux 6.7), or auto, which is epoll [default: auto]
+    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works [default: epoll]
     #[arg(long, value_name = "ENGINE", env = "VSWITCH_ENGINE")]
     engine: Option<Engine>,
     /// Do not use io_uring, even where it works
@@ -124,6 +126,16 @@ struct Raw {
     /// Do not offer UDP segmentation offload to containers
     #[arg(long, env = "VSWITCH_NO_USO", num_args = 0..=1, default_missing_value = "true")]
     no_uso: Option<bool>,
+    /// Be a network and address plugin of Docker, on this socket [default without a path: /run/docker/plugins/vswitch.sock]
+    #[arg(long, value_name = "PATH", env = "VSWITCH_DOCKER_PLUGIN", num_args = 0..=1, require_equals = true,
+          default_missing_value = DOCKER_PLUGIN)]
+    docker_plugin: Option<PathBuf>,
+    /// API of the Docker engine that the plugin is for [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL", env = "VSWITCH_DOCKER_HOST")]
+    docker_host: Option<String>,
+    /// Seconds after which what Docker has left behind is taken away [default: 60]
+    #[arg(long, value_name = "S", env = "VSWITCH_DOCKER_GRACE_S")]
+    docker_grace_s: Option<u32>,
     /// Send VXLAN packets one by one, without UDP segmentation offload
     #[arg(long, env = "VSWITCH_NO_UDP_GSO", num_args = 0..=1, default_missing_value = "true")]
     no_udp_gso: Option<bool>,
@@ -194,6 +206,11 @@ pub struct Config {
     pub storm_limit: Option<u32>,
     pub tso: bool,
     pub uso: bool,
+    /// The plugin socket; `None` for no plugin, unless a service manager passes a socket.
+    pub docker_plugin: Option<PathBuf>,
+    /// The engine's socket.
+    pub docker_host: PathBuf,
+    pub docker_grace_s: u32,
     /// Whether VXLAN packets are sent, and received, several at once.
     pub udp_gso: bool,
     pub udp_gro: bool,
@@ -224,6 +241,8 @@ pub enum ConfigError {
     Mtu(u32),
     #[error("fdb-capacity is {0}, it must be between 1 and 16777216 addresses")]
     FdbCapacity(u32),
+    #[error("docker-host is {0:?}, it must be the engine's unix socket, as unix:///var/run/docker.sock")]
+    DockerHost(String),
     #[error("data-dir and socket must not be empty")]
     EmptyPath,
     #[error(
@@ -257,7 +276,7 @@ impl Config {
             underlay_mtu: raw.underlay_mtu,
             cluster_store,
             workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
-            engine: match (raw.engine.unwrap_or(Engine::Auto), raw.no_uring) {
+            engine: match (raw.engine.unwrap_or(Engine::Epoll), raw.no_uring) {
                 (Engine::Uring, Some(true)) => return Err(ConfigError::NoEngine),
                 (Engine::Auto, Some(true)) => Engine::Epoll,
                 (engine, _) => engine,
@@ -273,6 +292,9 @@ impl Config {
             },
             tso: raw.no_tso != Some(true),
             uso: raw.no_uso != Some(true),
+            docker_plugin: raw.docker_plugin,
+            docker_host: docker_host(raw.docker_host)?,
+            docker_grace_s: raw.docker_grace_s.unwrap_or(60),
             udp_gso: raw.no_udp_gso != Some(true),
             udp_gro: raw.no_udp_gro != Some(true),
             log_format: raw.log_format.unwrap_or(LogFormat::Text),
@@ -336,12 +358,21 @@ impl Raw {
             storm_limit: self.storm_limit.or(below.storm_limit),
             no_tso: self.no_tso.or(below.no_tso),
             no_uso: self.no_uso.or(below.no_uso),
+            docker_plugin: self.docker_plugin.or(below.docker_plugin),
+            docker_host: self.docker_host.or(below.docker_host),
+            docker_grace_s: self.docker_grace_s.or(below.docker_grace_s),
             no_udp_gso: self.no_udp_gso.or(below.no_udp_gso),
             no_udp_gro: self.no_udp_gro.or(below.no_udp_gro),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }
     }
+}
+
+fn docker_host(url: Option<String>) -> Result<PathBuf, ConfigError> {
+    let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".into());
+    let path = url.strip_prefix("unix://").filter(|path| path.starts_with('/')).map(PathBuf::from);
+    path.ok_or(ConfigError::DockerHost(url))
 }
 
 fn read_file(path: &Path) -> Result<Raw, ConfigError> {
@@ -390,9 +421,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_plugin_has_a_usual_place() {
+        assert_eq!(load(&[], None).unwrap().docker_plugin, None);
+        let usual = load(&["--docker-plugin"], None).unwrap();
+        assert_eq!(usual.docker_plugin, Some(DOCKER_PLUGIN.into()));
+        assert_eq!(usual.docker_host, Path::new("/var/run/docker.sock"));
+        let other = load(&["--docker-plugin=/p.sock", "--docker-host", "unix:///d.sock"], None).unwrap();
+        assert_eq!((other.docker_plugin, other.docker_host), (Some("/p.sock".into()), "/d.sock".into()));
+    }
+
+    #[test]
     fn io_uring_has_a_kill_switch() {
         let engine = |flags: &[&str], file| load(flags, file).map(|config| config.engine);
-        assert_eq!(engine(&[], None).unwrap(), Engine::Auto);
+        assert_eq!(engine(&[], None).unwrap(), Engine::Epoll);
         assert_eq!(engine(&["--engine", "uring"], None).unwrap(), Engine::Uring);
         assert_eq!(engine(&["--no-uring"], None).unwrap(), Engine::Epoll);
         assert_eq!(engine(&["--engine", "auto"], Some("no-uring = true")).unwrap(), Engine::Epoll);
@@ -402,14 +443,14 @@ pub(super) mod tests {
 
     #[test]
     fn workers_poll_only_beside_spare_processors() {
-        let configured = |flags: &[&str], processors| {
-            let arguments = Arguments::try_parse_from([&["vswitchd"][..], flags].concat()).unwrap();
+        let path = |flags: &[&str], processors| {
+            let arguments = Arguments::try_parse_from([&["vswitchd"], flags].concat()).unwrap();
             Config::load(arguments, "host1", processors)
         };
         let flags = ["--poll-us", "50", "--workers", "2", "--pin-cpus", "1,3"];
-        let config = configured(&flags, 4).unwrap();
+        let config = path(&flags, 4).unwrap();
         assert_eq!((config.poll_us, config.pin_cpus), (50, vec![1, 3]));
-        let refused = configured(&flags, 3).unwrap_err().to_string();
+        let refused = path(&flags, 3).unwrap_err().to_string();
         assert!(
             refused.starts_with("poll-us needs a spare processor: with 2 workers at least 4"),
             "{refused}"
@@ -421,6 +462,7 @@ pub(super) mod tests {
         for (flags, file, part) in [
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
+            (&["--docker-host", "tcp://127.0.0.1:2375"], None, "docker-host is"),
             (&["--pin-cpus", "0,1"], None, "pin-cpus has 2 processors for 1 workers"),
             (&["--poll-us", "2000000"], None, "poll-us is 2000000"),
             (&["--engine", "uring", "--no-uring"], None, "engine is uring and no-uring is set"),

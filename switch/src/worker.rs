@@ -5,8 +5,8 @@
 //! reads a frame writes it to the destination itself, so frames of one flow, which come from one TAP, stay in order.
 //! Every worker therefore knows the TAPs of all ports, and reads only its own.
 //!
-//! How frames are read and written is the business of the worker's engine, of which there are two, for kernels with
-//! and without io_uring. What happens in between is the same code.
+//! How frames are read and written is the business of the worker's `engine`, of which there are two, for kernels with
+//! and without io_uring. What happens in between is the same code (`fabric`, `path`, `tunnel`).
 //!
 //! With epoll, a worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in
 //! turn, and looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a
@@ -74,7 +74,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct DataplaneConfig {
     pub workers: NonZeroUsize,
-    /// `None`: epoll.
+    /// `None`: the best that works here.
     pub engine: Option<EngineKind>,
     /// The processor of each worker; none for workers that run anywhere.
     pub pin_cpus: Vec<usize>,

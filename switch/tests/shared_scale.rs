@@ -68,7 +68,7 @@ impl Log {
     fn apply(&mut self, from: NodeId, change: SharedChange) -> shared::Applied {
         self.written += 1;
         let request_id = RequestId(u128::from(self.written).to_be_bytes());
-        let command = SharedCommand { from, change };
+        let command = SharedCommand { from, asked_at: self.shared.requests(), change };
         self.shared.apply(&Envelope { request_id, at_ms: self.written, command }).unwrap()
     }
 

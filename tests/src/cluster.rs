@@ -62,6 +62,11 @@ impl Cluster {
         self.wait_until_settled();
     }
 
+    /// The machine with the bridge between the others.
+    pub fn fabric(&self) -> &Host {
+        &self.fabric
+    }
+
     /// A new machine on the bridge.
     pub fn plug(&self, index: usize) -> Host {
         let host = Host::new();

@@ -92,7 +92,13 @@ impl Host {
     }
 
     fn ping_with(&self, container: &str, command: &[&str]) -> Ping {
-        let output = self.exec(container, command);
+        Ping::of(self.exec(container, command))
+    }
+}
+
+impl Ping {
+    /// What busybox's ping printed.
+    pub fn of(output: Output) -> Ping {
         let summary = output.stdout.lines().find(|line| line.contains("packets transmitted"));
         let counts: Vec<u32> = summary
             .into_iter()
@@ -102,7 +108,9 @@ impl Host {
         let (sent, received) = (counts.first().copied().unwrap_or(0), counts.get(1).copied().unwrap_or(0));
         Ping { sent, received, output }
     }
+}
 
+impl Host {
     /// # Panics
     /// Unless the container reaches the target.
     pub fn assert_reaches(&self, container: &str, target: &str) {

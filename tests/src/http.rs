@@ -45,6 +45,13 @@ impl Request {
         self.header("Content-Type", "application/json").header("Content-Length", &length)
     }
 
+    /// With a body of no declared type, as a Docker engine sends it.
+    pub fn body(mut self, body: &str) -> Request {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.header("Accept", "application/vnd.docker.plugins.v1.2+json").header("Content-Length", &length)
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         [self.head.as_bytes(), b"Connection: close\r\n\r\n", &self.body].concat()
     }

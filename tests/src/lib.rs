@@ -8,6 +8,7 @@
 //! | [`host`] | a machine: namespaces with a pid 1 of their own |
 //! | [`process`] | a process on a machine, and what running one to its end gave |
 //! | [`lab`] | a machine with a daemon that can be killed and started again |
+//! | [`docker`] | a machine with a Docker engine besides |
 //! | [`cluster`] | machines with daemons, joined by a bridge, whose cables can be pulled out |
 //! | [`ctl`] | `vswitchctl` on a machine, and what it answers |
 //! | [`pinging`] | a ping that goes on while something happens |
@@ -15,8 +16,10 @@
 //! | [`http`] | requests to the daemon, well-formed or not |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`capture`] | what tshark says of frames |
 //! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
 //! | [`ovs`] | Open vSwitch as such another |
+//! | [`flows`] | numbered datagrams that see what is lost or out of order |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
 //! | [`simulator`] | a cluster in one process, with faults, replayed from a seed |
@@ -24,8 +27,11 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod capture;
 pub mod cluster;
 pub mod ctl;
+pub mod docker;
+pub mod flows;
 pub mod footprint;
 pub mod fuzz;
 pub mod host;

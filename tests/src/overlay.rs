@@ -4,7 +4,7 @@
 //! Here the data plane runs inside the test, with tables made by hand; no daemon is concerned.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::{DropReason, Fdb, FdbConfig, ForwardConfig};
 use vswitch::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
-use vswitch::io::tap::{Tap, TapConfig};
+use vswitch::io::tap::{self, Tap, TapConfig};
 use vswitch::io::underlay::{Underlay, UnderlayConfig};
 use vswitch::worker::{Dataplane, DataplaneConfig, EngineKind};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
@@ -44,7 +44,7 @@ pub const PORT: PortId = PortId(1);
 pub const CABLE: &str = "u0";
 
 /// The container's interface.
-const INTERFACE: &str = "eth0";
+pub const INTERFACE: &str = "eth0";
 
 const CABLE_MTU: u32 = 1500;
 
@@ -77,13 +77,15 @@ pub enum Kind {
 /// What our switch is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offloads {
+    /// Segmentation offloads of the container's TAP.
+    pub tap: bool,
     pub gso: bool,
     pub gro: bool,
 }
 
 impl Offloads {
-    pub const ALL: Offloads = Offloads { gso: true, gro: true };
-    pub const NONE: Offloads = Offloads { gso: false, gro: false };
+    pub const ALL: Offloads = Offloads { tap: true, gso: true, gro: true };
+    pub const NONE: Offloads = Offloads { tap: false, gso: false, gro: false };
 }
 
 /// The cable between the hosts.
@@ -156,6 +158,7 @@ impl Pair {
             ports: vec![PORT],
             endpoints: [(mac(host), PORT)].into_iter().collect(),
             gateway: None,
+            names: Default::default(),
             overlay: Some(Overlay {
                 vtep: self.cable.vtep(host),
                 remotes: (!is_static).then(|| (mac(other), self.cable.vtep(other))).into_iter().collect(),
@@ -190,7 +193,10 @@ impl Pair {
         dataplane.publish(tables);
         dataplane.set_underlay(Some(self.underlay(host, offloads))).expect("its sockets can be polled");
         let ns = &self.containers[host];
-        let tap = Tap::open(ns, INTERFACE, TapConfig::default()).unwrap_or_else(|e| panic!("{e}"));
+        let segments =
+            tap::Offloads { no_tso: !offloads.tap, no_uso: !offloads.tap, ..tap::Offloads::default() };
+        let config = TapConfig { offloads: segments, ..TapConfig::default() };
+        let tap = Tap::open(ns, INTERFACE, config).unwrap_or_else(|e| panic!("{e}"));
         let link = LinkConfig {
             mac: mac(host),
             mtu: self.cable.mtu(),
@@ -295,16 +301,46 @@ impl Pair {
 
     /// Sends `bytes` over TCP, and compares each of them.
     pub fn transfer(&self, from: usize, v6: bool, bytes: usize) {
-        let to = 1 - from;
-        let bind = || TcpListener::bind((address(to, v6), 0));
-        let listener = self.containers[to].run(bind).expect("a namespace can be entered");
-        let listener = listener.unwrap_or_else(|e| panic!("{}: {e}", address(to, v6)));
+        self.transfer_to(from, address(1 - from, v6), bytes);
+    }
+
+    /// The same to an address that the other container has.
+    pub fn transfer_to(&self, from: usize, to: IpAddr, bytes: usize) {
+        let bind = || TcpListener::bind((to, 0));
+        let listener = self.containers[1 - from].run(bind).expect("a namespace can be entered");
+        let listener = listener.unwrap_or_else(|e| panic!("{to}: {e}"));
         let target = listener.local_addr().expect("it is bound");
         let connect = || TcpStream::connect_timeout(&target, DEADLINE);
         let sender = self.containers[from].run(connect).expect("a namespace can be entered");
         let sender = sender.unwrap_or_else(|e| panic!("{target}: {e}; {}", self.drops()));
         let (receiver, _) = listener.accept().expect("a client has connected");
         stream(sender, receiver, bytes, &|| self.drops());
+    }
+
+    /// Sends datagrams of these sizes from one container to the other, one at a time, until each has arrived.
+    pub fn datagrams(&self, from: usize, v6: bool, sizes: impl IntoIterator<Item = usize>) {
+        let bind = |container: usize| {
+            let open = || UdpSocket::bind(self.socket(container, v6, 0));
+            self.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
+        };
+        let (sender, receiver) = (bind(from), bind(1 - from));
+        receiver.set_read_timeout(Some(DEADLINE / 60)).expect("it can be set");
+        let to = receiver.local_addr().expect("it is bound");
+        let mut buffer = vec![0; 1 << 16];
+        for bytes in sizes {
+            let payload: Vec<u8> = (0..bytes).map(|i| (i * 31 + bytes) as u8).collect();
+            eventually(&format!("{bytes} bytes arrive"), || {
+                sender.send_to(&payload, to)?;
+                loop {
+                    let got = receiver.recv(&mut buffer)?;
+                    // What comes late of the try before is of another size.
+                    if got == bytes {
+                        ensure!(buffer[..got] == payload[..], "the bytes are not those that were sent");
+                        return Ok(());
+                    }
+                }
+            });
+        }
     }
 
     /// What our switches have dropped, for messages.

@@ -1,5 +1,7 @@
 //! A ping that goes on while something happens, to see what that loses.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 
 use crate::Lab;
@@ -32,16 +34,29 @@ impl Pinging {
         });
     }
 
-    /// Ends it and tells how many got no answer.
+    /// Ends it and tells how many got no answer although later ones did. The last ones may still be on their way.
     pub fn losses(mut self) -> usize {
         self.process.signal("INT");
         self.process.wait();
         let output = self.process.output();
-        let summary = output.lines().find(|line| line.contains("packets transmitted"));
-        let summary = summary.unwrap_or_else(|| panic!("a summary ends {output}"));
-        let counts: Vec<usize> =
-            summary.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok()).collect();
-        // The last one may still be on its way.
-        (counts[0] - counts[1]).saturating_sub(1)
+        let answered: BTreeSet<usize> = output.lines().filter_map(sequence_number).collect();
+        let last = answered.last().expect("the first answer was waited for");
+        last + 1 - answered.len()
+    }
+}
+
+/// Of `64 bytes from 10.0.0.3: seq=0 ttl=64 time=0.442 ms`.
+fn sequence_number(line: &str) -> Option<usize> {
+    line.split_once(" seq=")?.1.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sequence_number;
+
+    #[test]
+    fn answers_have_numbers() {
+        assert_eq!(sequence_number("64 bytes from 10.0.0.3: seq=17 ttl=64 time=0.442 ms"), Some(17));
+        assert_eq!(sequence_number("PING 10.0.0.3 (10.0.0.3): 56 data bytes"), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Overlay networks: what a user gets with hosts that are joined.
 
+use std::collections::HashSet;
 use std::net::UdpSocket;
 
 use anyhow::ensure;
@@ -155,6 +156,8 @@ fn the_containers_of_other_hosts_are_found_again_by_a_new_daemon() {
     wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].kill9();
     cluster.labs[0].start();
+    // What was agreed on in the last moment, the others have to tell.
+    wait_for_name(&cluster, 0, "a", "b");
     cluster.labs[0].assert_reaches("a", "b");
     assert_eq!(cluster.labs[0].term(), 0);
     cluster.labs[0].start();
@@ -232,4 +235,37 @@ fn a_remote_that_is_not_ours_is_in_the_network() {
     let entries: Vec<FdbEntry> = ours.http("GET", "/v1/fdb?network=mixed", "").parsed();
     let learned: Vec<_> = entries.iter().filter(|e| e.kind == FdbKind::Learned).map(|e| e.vtep).collect();
     assert_eq!(learned, [Some(address(7).into())]);
+}
+
+#[test]
+fn many_containers_start_and_end_at_once_on_all_hosts() {
+    const EACH: usize = 8;
+    let cluster = Cluster::joined(3);
+    cluster.labs[0].ok(&["network", "create", "-d", "overlay", "net"]);
+    let everywhere = |work: &(dyn Fn(&Lab, &str) + Sync)| {
+        std::thread::scope(|scope| {
+            for (index, lab) in cluster.labs.iter().enumerate() {
+                for number in 0..EACH {
+                    scope.spawn(move || work(lab, &format!("c{index}-{number}")));
+                }
+            }
+        });
+    };
+    everywhere(&|lab, name| {
+        lab.run_idle(name, &["--net=net"]);
+    });
+    let network = cluster.labs[1].inspect_network("net");
+    let addresses: HashSet<_> = network.containers.values().map(|c| &c.ipv4_address).collect();
+    assert_eq!((network.containers.len(), addresses.len()), (3 * EACH, 3 * EACH));
+    for host in 0..3 {
+        for other in 0..3 {
+            wait_for_name(&cluster, host, &format!("c{host}-0"), &format!("c{other}-{}", EACH - 1));
+        }
+    }
+    cluster.labs[0].assert_reaches("c0-0", "c2-7");
+    everywhere(&|lab, name| {
+        lab.ok(&["rm", "-f", name]);
+    });
+    cluster.labs[2].ok(&["network", "rm", "net"]);
+    cluster.wait_until_equal();
 }

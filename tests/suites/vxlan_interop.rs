@@ -122,32 +122,6 @@ fn ours_and_open_vswitch() {
     }
 }
 
-/// Sends datagrams of these sizes from one container to the other, one at a time, until each has arrived.
-fn datagrams(pair: &Pair, from: usize, v6: bool, sizes: &[usize]) {
-    let bind = |container: usize| {
-        let open = || UdpSocket::bind(pair.socket(container, v6, 0));
-        pair.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
-    };
-    let (sender, receiver) = (bind(from), bind(1 - from));
-    receiver.set_read_timeout(Some(DEADLINE / 60)).expect("it can be set");
-    let to = receiver.local_addr().expect("it is bound");
-    let mut buffer = vec![0; 1 << 16];
-    for &bytes in sizes {
-        let payload: Vec<u8> = (0..bytes).map(|i| (i * 31 + bytes) as u8).collect();
-        eventually(&format!("{bytes} bytes arrive"), || {
-            sender.send_to(&payload, to)?;
-            loop {
-                let got = receiver.recv(&mut buffer)?;
-                // What comes late of the try before is of another size.
-                if got == bytes {
-                    ensure!(buffer[..got] == payload[..], "the bytes are not those that were sent");
-                    return Ok(());
-                }
-            }
-        });
-    }
-}
-
 #[test]
 fn datagrams_of_all_sizes() {
     let fits = |v6: bool, cable: Cable| cable.mtu() as usize - if v6 { 48 } else { 28 };
@@ -172,8 +146,8 @@ fn datagrams_of_all_sizes() {
                 30_001,
                 65_507,
             ];
-            datagrams(&pair, 0, v6, &sizes);
-            datagrams(&pair, 1, v6, &sizes);
+            pair.datagrams(0, v6, sizes);
+            pair.datagrams(1, v6, sizes);
         }
     }
 }

@@ -82,6 +82,9 @@ Fields of templates are the keys that --format json shows.")]
     /// The tokens that let hosts become nodes
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The certificate authority of the cluster
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Keep, look at and bring back the state of the cluster
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -169,6 +172,22 @@ pub struct TokenArgs {
     /// File with the join token; '-' for standard input
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Replace the authority: nodes get new certificates by themselves, and all join tokens so far are refused
+    #[command(
+        after_help = "The former authority is trusted until every node has its new certificate, or for a week."
+    )]
+    Rotate {
+        /// Begin none: trust the former authority no longer. Nodes that are waited for have to join again
+        #[arg(long)]
+        finish: bool,
+        /// 'json' or a template; text otherwise
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<ItemFormat>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

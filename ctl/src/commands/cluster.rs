@@ -16,7 +16,8 @@ use vswitch_proto::command::Role;
 
 use super::each;
 use crate::args::{
-    ClusterCommand, JoinArgs, Nodes, RecoverArgs, RemoveArgs, TokenArgs, TokenCommand, TokenOutputArgs,
+    CaCommand, ClusterCommand, JoinArgs, Nodes, RecoverArgs, RemoveArgs, TokenArgs, TokenCommand,
+    TokenOutputArgs,
 };
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, NOT_FOUND, print};
@@ -27,6 +28,8 @@ mod snapshot;
 
 /// A join waits for an election and for the state to come.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
+const LEADER_LOOKS_MAX: usize = 50;
+const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const TOKEN_BYTES_MAX: usize = 4096;
 
 pub async fn execute(client: &Client, command: ClusterCommand) -> Result<u8, Failure> {
@@ -55,6 +58,9 @@ pub async fn execute(client: &Client, command: ClusterCommand) -> Result<u8, Fai
         ClusterCommand::TransferLeader { node } => transfer_leader(client, node).await,
         ClusterCommand::Health { format } => report::health(client, format.as_ref()).await,
         ClusterCommand::Token(command) => token(client, command).await,
+        ClusterCommand::Ca(CaCommand::Rotate { finish, format }) => {
+            report::rotation(client, finish, format.as_ref()).await
+        }
         ClusterCommand::Snapshot(command) => snapshot::execute(client, command).await,
         ClusterCommand::Recover(args) => Err(recover(&args)),
         ClusterCommand::Hash { no_trunc, format } => report::hash(client, no_trunc, &format).await,
@@ -144,10 +150,14 @@ async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, Failure> {
 async fn transfer_leader(client: &Client, to: Option<String>) -> Result<u8, Failure> {
     let call = Call::post(&["cluster", "transfer-leader"]).body(&TransferLeader { to });
     client.perform(call).await?;
-    let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
-    // This node may not have heard of the new leader yet.
-    if let Some(leader) = nodes.iter().find(|node| node.is_leader) {
-        print(format!("{} leads the cluster.\n", leader.name))?;
+    // It is done; this node only may not have heard of the new leader yet.
+    for _ in 0..LEADER_LOOKS_MAX {
+        let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
+        if let Some(leader) = nodes.iter().find(|node| node.is_leader) {
+            print(format!("{} leads the cluster.\n", leader.name))?;
+            break;
+        }
+        tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
     }
     Ok(0)
 }

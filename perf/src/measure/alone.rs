@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
+use super::decision;
 use super::rate::{self, Load};
 use crate::lab::Lab;
 use crate::lab::process::{Process, SHORT};
@@ -36,13 +37,21 @@ pub enum Alone {
     PortScale,
     MacScale,
     Flood,
+    Decision,
 }
 
 impl Alone {
     pub fn of_suite(suite: Suite) -> &'static [Alone] {
         match suite {
-            Suite::Quick => &[Alone::Connect, Alone::Ports],
-            Suite::Full => &[Alone::Connect, Alone::Ports, Alone::PortScale, Alone::MacScale, Alone::Flood],
+            Suite::Quick => &[Alone::Decision, Alone::Connect, Alone::Ports],
+            Suite::Full => &[
+                Alone::Decision,
+                Alone::Connect,
+                Alone::Ports,
+                Alone::PortScale,
+                Alone::MacScale,
+                Alone::Flood,
+            ],
         }
     }
 
@@ -53,6 +62,7 @@ impl Alone {
             Alone::PortScale => "port scale",
             Alone::MacScale => "address scale",
             Alone::Flood => "flood",
+            Alone::Decision => "decision",
         }
     }
 
@@ -63,6 +73,7 @@ impl Alone {
             Alone::PortScale => port_scale(setting, samples),
             Alone::MacScale => mac_scale(setting, samples),
             Alone::Flood => flood(setting, samples),
+            Alone::Decision => decision::measure(samples),
         }
     }
 }
@@ -81,7 +92,7 @@ impl Bench {
         let dir = tempfile::Builder::new().prefix("vswitch-perf-").tempdir()?;
         let lab = Lab::new(containers + 1, dir.path())?;
         let host = &lab.namespaces[containers];
-        let daemon = Daemon::start(host, dir.path(), setting, args)?;
+        let daemon = Daemon::with_network(host, dir.path(), setting, args)?;
         Ok(Bench { daemon, adopted: 0, lab, _dir: dir })
     }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::machine::CpuTime;
 use crate::metric::Metric;
-use crate::peers::Peer;
+use crate::peers::{Peer, PeerKind};
 use crate::probe::frames::Mix;
 use crate::results::{Samples, Suite};
 
 pub mod alone;
+mod decision;
 mod iperf;
 mod rate;
 mod rtt;
@@ -21,6 +22,7 @@ pub enum Measurement {
     RoundTripLoaded,
     Tcp {
         streams: u32,
+        seconds: u32,
     },
     Rate(Mix),
     /// The highest rates at which at most half a percent, and nothing, is lost.
@@ -33,7 +35,7 @@ impl Measurement {
         match self {
             Measurement::RoundTrip => String::from("round trip"),
             Measurement::RoundTripLoaded => String::from("round trip under load"),
-            Measurement::Tcp { streams } => format!("TCP, {streams} at once"),
+            Measurement::Tcp { streams, .. } => format!("TCP, {streams} at once"),
             Measurement::Rate(mix) => format!("{mix:?} frames").to_lowercase(),
             Measurement::RateBounded(mix) => format!("{mix:?} frames, bounded loss").to_lowercase(),
             Measurement::Memory => String::from("memory"),
@@ -42,10 +44,14 @@ impl Measurement {
 
     /// Those of a suite, in order. Memory comes last, when everything has been used.
     pub fn of_suite(suite: Suite) -> Vec<Measurement> {
+        let seconds = match suite {
+            Suite::Quick => 2,
+            Suite::Full => 3,
+        };
         let mut steps = vec![
             Measurement::RoundTrip,
-            Measurement::Tcp { streams: 1 },
-            Measurement::Tcp { streams: 4 },
+            Measurement::Tcp { streams: 1, seconds },
+            Measurement::Tcp { streams: 4, seconds },
             Measurement::Rate(Mix::Small),
             Measurement::RoundTripLoaded,
         ];
@@ -57,12 +63,17 @@ impl Measurement {
         steps
     }
 
+    /// Whether a peer is measured so. The quick suite leaves out what no goal is about where time is short.
+    pub fn concerns(self, kind: PeerKind, suite: Suite) -> bool {
+        self != Measurement::RoundTripLoaded || suite == Suite::Full || kind.is_main()
+    }
+
     pub fn take(self, peer: &mut Peer, samples: &mut Samples) -> anyhow::Result<()> {
         peer.warm()?;
         match self {
             Measurement::RoundTrip => rtt::idle(peer, samples),
             Measurement::RoundTripLoaded => rtt::loaded(peer, samples),
-            Measurement::Tcp { streams } => tcp::measure(peer, streams, samples),
+            Measurement::Tcp { streams, seconds } => tcp::measure(peer, streams, seconds, samples),
             Measurement::Rate(mix) => rate::saturated(peer, mix, samples),
             Measurement::RateBounded(mix) => rate::bounded(peer, mix, samples),
             Measurement::Memory => memory(peer, samples),

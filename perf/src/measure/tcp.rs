@@ -6,11 +6,9 @@ use crate::metric::Metric;
 use crate::peers::Peer;
 use crate::results::Samples;
 
-const SECONDS: u32 = 3;
-
-pub fn measure(peer: &Peer, streams: u32, samples: &mut Samples) -> anyhow::Result<()> {
+pub fn measure(peer: &Peer, streams: u32, seconds: u32, samples: &mut Samples) -> anyhow::Result<()> {
     let watch = CpuWatch::start(peer)?;
-    let transfer = Iperf::start(peer, streams, SECONDS)?.finish()?;
+    let transfer = Iperf::start(peer, streams, seconds)?.finish()?;
     let used = watch.stop(peer)?;
     let (rate, cpu) = match streams {
         1 => (Metric::TcpOne, Metric::TcpOneCpu),

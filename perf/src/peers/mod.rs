@@ -17,10 +17,14 @@ use crate::probe::frames;
 
 mod bare;
 mod bridge;
+mod hosts;
 mod ovs;
 mod vde;
 pub mod vswitch;
 mod vxlan;
+mod wire;
+
+use wire::Wire;
 
 /// Of every container.
 pub const INTERFACE: &str = "eth0";
@@ -39,19 +43,23 @@ pub enum PeerKind {
     Ovs,
     OvsTso,
     Vde,
+    VswitchVxlan,
     KernelVxlan,
+    VswitchVxlanSeg,
     KernelVxlanSeg,
 }
 
 impl PeerKind {
-    pub const ALL: [PeerKind; 8] = [
+    pub const ALL: [PeerKind; 10] = [
         PeerKind::Vswitch,
         PeerKind::Bridge,
         PeerKind::Bare,
         PeerKind::Ovs,
         PeerKind::OvsTso,
         PeerKind::Vde,
+        PeerKind::VswitchVxlan,
         PeerKind::KernelVxlan,
+        PeerKind::VswitchVxlanSeg,
         PeerKind::KernelVxlanSeg,
     ];
 
@@ -63,7 +71,9 @@ impl PeerKind {
             PeerKind::Ovs => "ovs",
             PeerKind::OvsTso => "ovs-tso",
             PeerKind::Vde => "vde",
+            PeerKind::VswitchVxlan => "vswitch-vxlan",
             PeerKind::KernelVxlan => "kernel-vxlan",
+            PeerKind::VswitchVxlanSeg => "vswitch-vxlan-seg",
             PeerKind::KernelVxlanSeg => "kernel-vxlan-seg",
         }
     }
@@ -76,6 +86,10 @@ impl PeerKind {
             PeerKind::Ovs => "Open vSwitch in userspace (netdev), TAPs, TSO off as by default",
             PeerKind::OvsTso => "Open vSwitch in userspace (netdev), TAPs, TSO on",
             PeerKind::Vde => "vde_switch with vde_plug2tap",
+            PeerKind::VswitchVxlan => {
+                "two hosts with vswitchd, joined, a container each in an overlay network; the wire passes GSO"
+            }
+            PeerKind::VswitchVxlanSeg => "two hosts with vswitchd, joined; segments are cut before the wire",
             PeerKind::KernelVxlan => {
                 "two hosts with the kernel's bridge and vxlan; the wire between passes GSO"
             }
@@ -83,6 +97,11 @@ impl PeerKind {
                 "two hosts with the kernel's bridge and vxlan; segments are cut before the wire"
             }
         }
+    }
+
+    /// Whether it is this project's.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, PeerKind::Vswitch | PeerKind::VswitchVxlan | PeerKind::VswitchVxlanSeg)
     }
 
     /// Whether the first goals of the project are about it: it is repeated more often.
@@ -201,8 +220,10 @@ impl Peer {
             PeerKind::Ovs => ovs::set_up(&lab, dir.path(), false),
             PeerKind::OvsTso => ovs::set_up(&lab, dir.path(), true),
             PeerKind::Vde => vde::set_up(&lab, dir.path()),
-            PeerKind::KernelVxlan => vxlan::set_up(&lab, vxlan::Underlay::PassesGso),
-            PeerKind::KernelVxlanSeg => vxlan::set_up(&lab, vxlan::Underlay::MustSegment),
+            PeerKind::VswitchVxlan => hosts::set_up(&lab, dir.path(), setting, Wire::PassesGso),
+            PeerKind::VswitchVxlanSeg => hosts::set_up(&lab, dir.path(), setting, Wire::MustSegment),
+            PeerKind::KernelVxlan => vxlan::set_up(&lab, Wire::PassesGso),
+            PeerKind::KernelVxlanSeg => vxlan::set_up(&lab, Wire::MustSegment),
         }?;
         let (a, b) = (Station::of(container(&lab, 0))?, Station::of(container(&lab, 1))?);
         a.reach(&b, PATIENCE).context("its containers do not reach each other")?;

@@ -28,7 +28,7 @@ pub struct Control {
 }
 
 impl Daemon {
-    /// Starts vswitchd in the namespace `host` with further arguments, and makes [`NETWORK`].
+    /// Starts vswitchd in the namespace `host` with further arguments.
     pub fn start(host: &Netns, dir: &Path, setting: &Setting, args: &[&str]) -> anyhow::Result<Daemon> {
         let daemon = own_program("vswitchd", setting)?;
         let control = Control {
@@ -46,8 +46,19 @@ impl Daemon {
             }
             Ok(control.ctl(&["version"]).ok())
         })?;
-        control.ctl(&["network", "create", "--subnet", "10.99.0.0/16", NETWORK])?;
         Ok(Daemon { process, control })
+    }
+
+    /// The same with [`NETWORK`] made.
+    pub fn with_network(
+        host: &Netns,
+        dir: &Path,
+        setting: &Setting,
+        args: &[&str],
+    ) -> anyhow::Result<Daemon> {
+        let daemon = Daemon::start(host, dir, setting, args)?;
+        daemon.control.ctl(&["network", "create", "--subnet", "10.99.0.0/16", NETWORK])?;
+        Ok(daemon)
     }
 
     pub fn control(&self) -> &Control {
@@ -80,14 +91,19 @@ impl Control {
 }
 
 pub(super) fn set_up(lab: &Lab, dir: &Path, setting: &Setting) -> anyhow::Result<Parts> {
-    let mut version = host(lab, 0).command(own_program("vswitchd", setting)?);
-    version.arg("--version");
-    let version = process::run(version, SHORT)?.lines().next().map(str::to_owned);
-    let daemon = Daemon::start(host(lab, 0), dir, setting, &[])?;
+    let version = version(host(lab, 0), setting)?;
+    let daemon = Daemon::with_network(host(lab, 0), dir, setting, &[])?;
     for (index, name) in ["a", "b"].into_iter().enumerate() {
         daemon.control.adopt(container(lab, index), name)?;
     }
     Ok(Parts { version, switch: vec![daemon.process], helpers: Vec::new() })
+}
+
+/// What vswitchd says of itself.
+pub(super) fn version(host: &Netns, setting: &Setting) -> anyhow::Result<Option<String>> {
+    let mut command = host.command(own_program("vswitchd", setting)?);
+    command.arg("--version");
+    Ok(process::run(command, SHORT)?.lines().next().map(str::to_owned))
 }
 
 fn own_program(name: &str, setting: &Setting) -> anyhow::Result<PathBuf> {

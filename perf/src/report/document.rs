@@ -5,7 +5,7 @@
 use super::html::{self, escape};
 use super::table::Table;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Block {
     Heading(String),
     Text(String),
@@ -14,7 +14,7 @@ pub enum Block {
     Chart(Chart),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
     /// In the directory of the report.
     pub file: String,
@@ -23,11 +23,16 @@ pub struct Chart {
 }
 
 pub fn to_markdown(title: &str, blocks: &[Block]) -> String {
-    let mut text = format!("# {title}\n");
+    format!("# {title}\n{}", below(blocks, "##"))
+}
+
+/// The blocks alone, each after an empty line, their headings of a given level.
+pub fn below(blocks: &[Block], level: &str) -> String {
+    let mut text = String::new();
     for block in blocks {
         text.push('\n');
         text += &match block {
-            Block::Heading(heading) => format!("## {heading}\n"),
+            Block::Heading(heading) => format!("{level} {heading}\n"),
             Block::Text(paragraph) => format!("{paragraph}\n"),
             Block::List(items) => items.iter().map(|item| format!("- {item}\n")).collect(),
             Block::Table(table) => table.to_markdown(),

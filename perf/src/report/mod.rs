@@ -21,6 +21,7 @@ pub mod number;
 pub mod table;
 
 const TITLE: &str = "vswitch beside its peers";
+const CHARTS: &str = "Charts";
 
 /// Writes everything into a directory, which is made if it is not there.
 pub fn write(results: &Results, out: &Path) -> anyhow::Result<()> {
@@ -37,6 +38,30 @@ pub fn write(results: &Results, out: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Puts the tables of a run into a document, between the two lines that mark their place.
+pub fn publish(results: &Results, document: &Path) -> anyhow::Result<()> {
+    let name = document.display();
+    let text = fs::read_to_string(document).with_context(|| format!("cannot read {name}"))?;
+    let text = replaced(&text, results).with_context(|| {
+        format!("{name} lacks the lines `{BEGIN}` and `{END}`, between which the figures belong")
+    })?;
+    fs::write(document, text).with_context(|| format!("cannot write {name}"))
+}
+
+const BEGIN: &str = "<!-- figures: begin -->";
+const END: &str = "<!-- figures: end -->";
+
+fn replaced(text: &str, results: &Results) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    let mut tables = blocks(results);
+    tables.retain(|block| !matches!(block, Block::Chart(_)));
+    // A heading that only had charts below it.
+    let charts = Block::Heading(String::from(CHARTS));
+    tables.retain(|block| *block != charts);
+    Some(format!("{before}{BEGIN}\n{}\n{END}{after}", document::below(&tables, "###")))
 }
 
 /// The figures as they are shown at the end of a run.
@@ -126,7 +151,7 @@ fn figures(results: &Results) -> Vec<Block> {
     let charts: Vec<Block> =
         metrics.iter().filter_map(|&metric| bar_chart(results, metric, &peers)).collect();
     if !charts.is_empty() {
-        blocks.push(Block::Heading(String::from("Charts")));
+        blocks.push(Block::Heading(String::from(CHARTS)));
         blocks.extend(charts);
     }
     blocks
@@ -168,7 +193,7 @@ fn bar_chart(results: &Results, metric: Metric, peers: &[PeerKind]) -> Option<Bl
         .iter()
         .filter_map(|&peer| {
             let summary = results.plain(metric, peer)?;
-            Some(Bar { label: peer.to_string(), summary, highlighted: peer == PeerKind::Vswitch })
+            Some(Bar { label: peer.to_string(), summary, highlighted: peer.is_ours() })
         })
         .collect();
     if bars.len() < 2 {
@@ -263,6 +288,18 @@ mod tests {
         // One peer alone is no comparison.
         assert!(!text.contains("memory.svg"));
         assert!(!text.contains("Ratios to bare"));
+    }
+
+    #[test]
+    fn a_document_gets_the_tables_of_a_run_in_place_of_others() {
+        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+        let new = replaced(&text, &some()).unwrap();
+        assert!(new.starts_with(&format!("before\n{BEGIN}\n\n- Machine: ")), "{new}");
+        assert!(new.ends_with(&format!("\n{END}\nafter\n")), "{new}");
+        assert!(new.contains("### Goals") && !new.contains("old"), "{new}");
+        assert!(!new.contains("Charts") && !new.contains("svg"), "{new}");
+        assert_eq!(replaced(&new, &some()), Some(new));
+        assert_eq!(replaced("no place for it", &some()), None);
     }
 
     #[test]

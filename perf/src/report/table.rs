@@ -5,7 +5,7 @@
 use super::html::escape;
 
 /// The first column is text, the others are figures. Every row is as wide as the head.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,

@@ -13,6 +13,7 @@
 //! | `POST /v1/cluster/transfer-leader` | [`TransferLeader`] | |
 //! | `GET /v1/cluster/token?role=voter` | | [`ClusterToken`] |
 //! | `POST /v1/cluster/token/rotate?role=voter` | | [`ClusterToken`] |
+//! | `POST /v1/cluster/ca/rotate?finish=true` | | [`AuthorityRotation`] |
 //! | `GET /v1/cluster/health` | | [`ClusterHealth`] |
 //! | `GET /v1/cluster/hash` | | [`ClusterHash`] |
 //! | `GET /v1/cluster/snapshot` | | the bytes of a snapshot |
@@ -96,6 +97,20 @@ pub struct ClusterToken {
     pub token: JoinToken,
     /// A node that may be asked to join.
     pub address: SocketAddr,
+}
+
+/// How far the replacement of the cluster's certificate authority is. With `finish` none is begun, and the former one
+/// is not trusted any more: nodes that are waited for have to join again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityRotation {
+    /// Rises with every rotation.
+    pub generation: u64,
+    /// SHA-256 of the present authority's certificate, 64 hexadecimal digits. Join tokens have it.
+    pub authority: String,
+    /// Nodes that have no certificate of it yet.
+    pub waiting: Vec<Name>,
+    /// Until nobody is waited for, or for a week.
+    pub former_is_trusted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

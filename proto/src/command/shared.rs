@@ -15,6 +15,9 @@ pub struct SharedCommand {
     /// Whoever forwards a command sets this to the peer that its certificate names. Only members are heard; before
     /// there is any, everybody is, who can only add the first.
     pub from: NodeId,
+    /// How many requests the state had answered when this one was first asked, or earlier: it cannot have been carried
+    /// out before that. Where the state does not remember so far back, it is refused.
+    pub asked_at: u64,
     pub change: SharedChange,
 }
 
@@ -52,6 +55,28 @@ pub enum SharedChange {
     /// From then on only a new token lets nodes join in this role.
     RotateToken {
         role: Role,
+    },
+    /// Whose a lease of the asking node is, where that was not known when it was made.
+    Describe {
+        endpoint: EndpointId,
+        container: ContainerId,
+        container_name: Name,
+        aliases: Vec<Name>,
+    },
+    /// Another authority signs certificates from then on; the one so far is trusted until it is dropped.
+    RotateAuthority {
+        /// X.509 in DER, signed by itself.
+        certificate: Vec<u8>,
+        /// The same key, certified by the authority so far; empty where there was none.
+        cross: Vec<u8>,
+    },
+    /// The asking node has a certificate of the authority of this generation.
+    TakeAuthority {
+        generation: u64,
+    },
+    /// Nobody is trusted any more for a certificate of the authority before this generation.
+    DropAuthority {
+        generation: u64,
     },
 }
 

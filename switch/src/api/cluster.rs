@@ -6,8 +6,8 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use vswitch_proto::api::{
-    ClusterFounded, ClusterHash, ClusterHealth, ClusterInit, ClusterJoin, ClusterJoined, ClusterStatus,
-    ClusterToken, SnapshotSummary, TransferLeader,
+    AuthorityRotation, ClusterFounded, ClusterHash, ClusterHealth, ClusterInit, ClusterJoin, ClusterJoined,
+    ClusterStatus, ClusterToken, SnapshotSummary, TransferLeader,
 };
 use vswitch_proto::command::Role;
 
@@ -86,6 +86,26 @@ pub async fn token(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Clus
 pub async fn rotate_token(State(handle): State<Handle>, uri: Uri) -> Result<Answer<ClusterToken>, Failure> {
     let Of { role } = query(&uri)?;
     whole(async move { Ok(Answer(handle.cluster().rotate_token(role).await?)) }).await
+}
+
+#[derive(Deserialize)]
+struct Finish {
+    #[serde(default)]
+    finish: bool,
+}
+
+pub async fn rotate_authority(
+    State(handle): State<Handle>,
+    uri: Uri,
+) -> Result<Answer<AuthorityRotation>, Failure> {
+    let Finish { finish } = query(&uri)?;
+    whole(async move {
+        let cluster = handle.cluster();
+        let rotation =
+            if finish { cluster.drop_former_authority().await } else { cluster.rotate_authority().await };
+        Ok(Answer(rotation?))
+    })
+    .await
 }
 
 pub async fn health(State(handle): State<Handle>) -> Result<Answer<ClusterHealth>, Failure> {

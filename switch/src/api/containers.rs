@@ -24,6 +24,7 @@ pub async fn list(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<C
     let snapshot = handle.snapshot();
     let now = SystemTime::now();
     let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running);
+    let shown = shown.filter(|c| view::is_shown(&snapshot.local, c));
     let mut rows: Vec<_> = shown.collect();
     rows.sort_by_key(|container| std::cmp::Reverse(container.created_at_ms));
     Ok(Answer(rows.into_iter().map(|container| view::summary(snapshot.view(), container, now)).collect()))

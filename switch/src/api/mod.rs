@@ -21,6 +21,7 @@ use crate::daemon::Handle;
 
 mod cluster;
 mod containers;
+pub mod docker;
 mod failure;
 mod feed;
 mod networks;
@@ -111,6 +112,7 @@ fn cluster_routes() -> Router<Handle> {
         .route("/cluster/transfer-leader", post(cluster::transfer_leader))
         .route("/cluster/token", get(cluster::token))
         .route("/cluster/token/rotate", post(cluster::rotate_token))
+        .route("/cluster/ca/rotate", post(cluster::rotate_authority))
         .route("/cluster/health", get(cluster::health))
         .route("/cluster/hash", get(cluster::hash))
         .route("/cluster/snapshot", get(cluster::snapshot))

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vswitch_proto::api;
-use vswitch_proto::command::{Addresses, ContainerKind, Driver, NetnsSource};
+use vswitch_proto::command::{Addresses, Attachment, ContainerKind, Driver, NetnsSource};
 use vswitch_proto::id::{EndpointId, Name};
 
 use crate::state::shared::Lease;
@@ -48,7 +48,7 @@ fn running(state: &State, network: &Network) -> BTreeMap<String, api::NetworkCon
         let container = state.container(&endpoint.container).filter(|c| c.phase == Phase::Running)?;
         let addresses = endpoint.wire.as_ref().map(Wire::granted);
         let row = network_container(network, &container.name, &endpoint.id, addresses);
-        Some((container.id.to_string(), row))
+        Some((container.shown_id().to_string(), row))
     };
     state.endpoints_in(&network.id).filter_map(shown).collect()
 }
@@ -102,10 +102,11 @@ pub fn summary(view: View<'_>, container: &Container, now: SystemTime) -> api::C
     let (command, kind, labels) = match &container.kind {
         ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
         ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
+        ContainerKind::Docker(_) => (String::new(), "docker", &NO_LABELS),
     };
-    let networks = container.attachments.iter().filter_map(|a| view.network(&a.network));
+    let networks = attachments(view.local, container).filter_map(|(_, a)| view.network(&a.network));
     api::ContainerSummary {
-        id: container.id.to_string(),
+        id: container.shown_id().to_string(),
         names: container.name.to_string(),
         command,
         created_at: rfc3339(container.created_at_ms),
@@ -115,6 +116,33 @@ pub fn summary(view: View<'_>, container: &Container, now: SystemTime) -> api::C
         networks: networks.map(|network| network.name.to_string()).collect(),
         labels: labels.clone(),
     }
+}
+
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+fn kind_name(kind: &ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Lab(_) => "lab",
+        ContainerKind::Adopted(_) => "adopted",
+        ContainerKind::Docker(_) => "docker",
+    }
+}
+
+/// Whether it stands for its container: of the endpoints of one container of Docker's, the first does.
+pub fn is_shown(state: &State, container: &Container) -> bool {
+    attachments(state, container).next().is_none_or(|(first, _)| first.id == container.id)
+}
+
+/// What a container is attached to, with who holds it: a container of Docker's has an endpoint for each.
+fn attachments<'a>(
+    state: &'a State,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a Container, &'a Attachment)> {
+    let id = container.docker().and_then(|spec| spec.container);
+    let others = state.docker_endpoints().filter(move |(_, spec)| id.is_some() && spec.container == id);
+    let alone = Some(container).filter(|_| id.is_none());
+    let holders = alone.into_iter().chain(others.map(|(holder, _)| holder));
+    holders.flat_map(|holder| holder.attachments.iter().map(move |attachment| (holder, attachment)))
 }
 
 fn phase_name(phase: &Phase) -> &'static str {
@@ -158,21 +186,21 @@ fn roughly(duration: Duration) -> String {
 pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) -> api::Container {
     let file = |name: &str| match container.kind {
         ContainerKind::Lab(_) => dir.join(name).display().to_string(),
-        ContainerKind::Adopted(_) => String::new(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     };
     let command = match &container.kind {
         ContainerKind::Lab(spec) => spec.command.clone(),
-        ContainerKind::Adopted(_) => Vec::new(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => Vec::new(),
     };
     let mut words = command.into_iter();
     api::Container {
-        id: container.id.to_string(),
+        id: container.shown_id().to_string(),
         name: format!("/{}", container.name),
         created: rfc3339(container.created_at_ms),
         path: words.next().unwrap_or_default(),
         args: words.collect(),
         state: container_state(container, pid),
-        kind: if matches!(container.kind, ContainerKind::Lab(_)) { "lab" } else { "adopted" }.into(),
+        kind: kind_name(&container.kind).into(),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
         resolv_conf_path: file("resolv.conf"),
@@ -214,6 +242,7 @@ fn container_config(container: &Container) -> api::ContainerConfig {
         ContainerKind::Adopted(spec) => {
             api::ContainerConfig { labels: spec.labels.clone(), ..api::ContainerConfig::default() }
         }
+        ContainerKind::Docker(_) => api::ContainerConfig::default(),
     }
 }
 
@@ -230,6 +259,10 @@ fn host_config(view: View<'_>, container: &Container) -> api::HostConfig {
         ContainerKind::Adopted(spec) => {
             api::HostConfig { network_mode, netns: netns_path(&spec.source), ..api::HostConfig::default() }
         }
+        ContainerKind::Docker(spec) => {
+            let netns = spec.sandbox.clone().unwrap_or_default();
+            api::HostConfig { network_mode, netns, ..api::HostConfig::default() }
+        }
     }
 }
 
@@ -241,9 +274,9 @@ fn netns_path(source: &NetnsSource) -> String {
 }
 
 fn network_settings(view: View<'_>, container: &Container) -> api::NetworkSettings {
-    let networks = container.attachments.iter().filter_map(|attachment| {
+    let networks = attachments(view.local, container).filter_map(|(holder, attachment)| {
         let network = view.network(&attachment.network)?;
-        let endpoint = view.local.endpoint_at(&container.id, &network.id);
+        let endpoint = view.local.endpoint_at(&holder.id, &network.id);
         let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
         let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
         Some((network.name.to_string(), endpoint_settings(network, endpoint, wire, aliases)))

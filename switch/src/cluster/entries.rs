@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Entry, Snapshot};
+use raft::eraftpb::{Entry, EntryType, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 pub(super) struct Entries {
@@ -38,6 +38,13 @@ impl Entries {
             Some(nth) => self.entries.get(nth as usize - 1).map_or(0, |entry| entry.term),
             None => 0,
         }
+    }
+
+    /// Whether a change of the membership is among the entries behind `low` and up to `high`.
+    pub(super) fn has_change_between(&self, low: u64, high: u64) -> bool {
+        let nth = |index: u64| (index.saturating_sub(self.base.0) as usize).min(self.entries.len());
+        let mut between = self.entries.range(nth(low.min(high))..nth(high));
+        between.any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
     }
 
     /// Entries that conflict with the new ones go.

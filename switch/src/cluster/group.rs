@@ -70,11 +70,13 @@ impl Settings {
     }
 }
 
-/// When a snapshot is made, and what it leaves.
+/// When a snapshot is made, and what it leaves: after so many entries if they are worth it, and after so many bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Entries since the last snapshot.
     pub entries: u64,
+    /// Their encoded size, of the last snapshot's. A large machine is written less often.
+    pub worth_percent: u64,
     /// Their encoded size.
     pub bytes: u64,
     /// Entries that stay in front of the snapshot, for followers that are a little behind.
@@ -83,7 +85,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { entries: 1024, bytes: 8 << 20, trailing: 512 }
+        Limits { entries: 1024, worth_percent: 50, bytes: 8 << 20, trailing: 512 }
     }
 }
 
@@ -118,6 +120,12 @@ pub(super) struct Engine {
     pub(super) log: Log,
     /// As it is on the disk.
     pub(super) hard: Hard,
+    /// As the protocol has it. Nobody was told of a term or vote that is not on the disk.
+    pub(super) known: Hard,
+    /// On the disk at the last tick.
+    commit_at_tick: u64,
+    /// `known` goes to the disk with the next turn.
+    pub(super) commit_is_due: bool,
 }
 
 /// What was applied, and how far.
@@ -130,6 +138,8 @@ pub(super) struct Position<M> {
     /// Index of the last applied change of `members`, or of a snapshot that has it.
     pub(super) members_index: u64,
     pub(super) snapshot_index: u64,
+    /// Size of its machine.
+    pub(super) snapshot_bytes: u64,
     /// Encoded size of the entries behind the snapshot, roughly: replaced ones count too.
     pub(super) bytes: u64,
 }
@@ -269,6 +279,7 @@ impl<M: Machine> Group<M> {
         }
         self.catching(|group| {
             group.tick_engine();
+            group.note_commit();
             group.retry_snapshots();
             group.tick_reads();
         });
@@ -292,6 +303,13 @@ impl<M: Machine> Group<M> {
         if engine.raw.raft.state != StateRole::Leader && engine.raw.raft.election_elapsed == 0 {
             self.ticks.drawn_for = None;
         }
+    }
+
+    /// A commit index that no entries took to the disk since the last tick goes there by itself.
+    fn note_commit(&mut self) {
+        let Some(engine) = self.engine.as_mut() else { return };
+        engine.commit_is_due = engine.known != engine.hard && engine.hard.commit == engine.commit_at_tick;
+        engine.commit_at_tick = engine.hard.commit;
     }
 
     /// A snapshot that was sent and not confirmed for long is lost; nobody else would tell the protocol.
@@ -419,6 +437,7 @@ impl<M: Machine> Group<M> {
     pub fn has_ready(&self) -> bool {
         let engine_has = self.engine.as_ref().is_some_and(|engine| {
             engine.raw.has_ready()
+                || engine.commit_is_due
                 || !self.queue.is_empty()
                 || self.reads.can_issue()
                 || !self.outbox.is_empty()
@@ -495,6 +514,7 @@ impl<M: Machine> Position<M> {
             members,
             members_index: applied.0,
             snapshot_index: applied.0,
+            snapshot_bytes: recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.machine.len() as u64),
             bytes: recovered.bytes,
         })
     }
@@ -510,7 +530,8 @@ impl Engine {
     ) -> Option<Engine> {
         let mut hard = HardState::default();
         (hard.term, hard.vote) = (recovered.hard.term, recovered.hard.vote);
-        hard.commit = recovered.hard.commit.max(position.applied.0);
+        let commit = recovered.hard.commit.max(position.applied.0);
+        hard.commit = commit;
         let initial = RaftState::new(hard, members_to_raft(&position.members));
         let entries = recovered.entries.into_iter().map(entry_to_raft).collect();
         let config = Config {
@@ -532,6 +553,20 @@ impl Engine {
         let storage = Entries::new(initial, recovered.base, entries);
         let logger = Logger::root(slog::Discard, slog::o!());
         let started = catch_unwind(AssertUnwindSafe(|| RawNode::new(&config, storage, &logger)));
-        Some(Engine { raw: started.ok()?.ok()?, log, hard: recovered.hard })
+        Some(Engine {
+            raw: started.ok()?.ok()?,
+            log,
+            hard: recovered.hard,
+            known: Hard { commit, ..recovered.hard },
+            commit_at_tick: recovered.hard.commit,
+            commit_is_due: false,
+        })
+    }
+
+    /// Whether something is known that has to be on the disk before anybody is told or it is applied.
+    pub(super) fn owes_the_disk(&self) -> bool {
+        let Engine { raw, hard, known, .. } = self;
+        (known.term, known.vote) != (hard.term, hard.vote)
+            || raw.store().has_change_between(hard.commit, known.commit)
     }
 }

@@ -6,13 +6,18 @@
 //! verification says which node is at the other end. It is valid for [`NODE_DAYS`] and is replaced after two thirds
 //! of that. A node makes its own key and sends only the public half, so no node's key ever travels.
 //!
+//! The authority can be replaced by another one, see [`rotation`](super::service). Its name has a digest of its key, so
+//! that verifiers tell the two apart. The former authority certifies the key of the next one: with that certificate
+//! beside its own, a node is trusted by those who know only the former.
+//!
 //! # On the disk
 //! | file | what | mode |
 //! | --- | --- | --- |
 //! | `identity` | [`Identity`]: the node, its key and certificate, the authority's certificate | 0600 |
 //! | `authority` | [`Authority`]: the key that signs; voters only | 0600 |
+//! | `authority.next` | the same, of the authority that is about to be the next one | 0600 |
 //!
-//! Both are postcard behind a version byte, and are replaced as a whole by renaming, so that a key and a certificate
+//! They are postcard behind a version byte, and are replaced as a whole by renaming, so that a key and a certificate
 //! that do not belong together are never read.
 //!
 //! The clock is an argument everywhere: milliseconds since the Unix epoch.
@@ -35,6 +40,8 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use vswitch_proto::id::{ClusterId, NodeId};
 
+use super::token::hex;
+
 /// Life of a node's certificate.
 pub const NODE_DAYS: u64 = 90;
 /// Life of the authority's.
@@ -42,11 +49,12 @@ const AUTHORITY_DAYS: u64 = 20 * 365;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Certificates are valid from this long before they are made: clocks of nodes differ.
 const SLACK_MS: u64 = DAY_MS;
-/// Of both files.
+/// Of each file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const VERSION: u8 = 1;
 const IDENTITY: &str = "identity";
-const AUTHORITY: &str = "authority";
+pub(super) const AUTHORITY: &str = "authority";
+pub(super) const NEXT_AUTHORITY: &str = "authority.next";
 const DOMAIN: &str = "vswitch.internal";
 
 /// The public half of a node's Ed25519 key.
@@ -112,8 +120,12 @@ pub struct Identity {
     pub issued: Issued,
     /// PKCS #8 in DER.
     pub key: Secret,
-    /// The authority's certificate in DER.
+    /// In DER, of the authority that issued the certificate.
     pub authority: Vec<u8>,
+    /// The same authority as the former one certified it; empty where there was none.
+    pub cross: Vec<u8>,
+    /// Of all authorities whose nodes are trusted.
+    pub trusted: Vec<Vec<u8>>,
 }
 
 impl Identity {
@@ -160,7 +172,7 @@ impl Authority {
     /// Of a new cluster.
     pub fn found(cluster: ClusterId, now_ms: u64) -> Result<Authority, IdentityError> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
-        let mut params = authority_params(cluster);
+        let mut params = authority_params(cluster, &key);
         (params.not_before, params.not_after) = validity(now_ms, AUTHORITY_DAYS);
         let certificate = params.self_signed(&key)?.der().to_vec();
         Ok(Authority { cluster, certificate, key })
@@ -180,8 +192,22 @@ impl Authority {
         save(dir, AUTHORITY, &self.key())
     }
 
+    /// The one that is about to be the next.
+    pub fn load_next(dir: &Path) -> Result<Option<Authority>, IdentityError> {
+        load(&dir.join(NEXT_AUTHORITY))?.as_ref().map(Authority::of).transpose()
+    }
+
+    pub fn save_as_next(&self, dir: &Path) -> Result<(), IdentityError> {
+        save(dir, NEXT_AUTHORITY, &self.key())
+    }
+
+    pub fn forget_next(dir: &Path) -> Result<(), IdentityError> {
+        remove(&dir.join(NEXT_AUTHORITY))
+    }
+
     /// When the node is no voter any more.
     pub fn forget(dir: &Path) -> Result<(), IdentityError> {
+        Authority::forget_next(dir)?;
         remove(&dir.join(AUTHORITY))
     }
 
@@ -201,6 +227,16 @@ impl Authority {
         Sha256::digest(&self.certificate).into()
     }
 
+    /// A certificate for the key of the next authority.
+    pub fn certify(&self, next: &Authority, now_ms: u64) -> Result<Vec<u8>, IdentityError> {
+        let mut params = authority_params(next.cluster, &next.key);
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity(now_ms, AUTHORITY_DAYS);
+        let own = authority_params(self.cluster, &self.key);
+        let issuer = Issuer::from_params(&own, &self.key);
+        Ok(params.signed_by(&next.key, &issuer)?.der().to_vec())
+    }
+
     /// A certificate for a node.
     pub fn sign(&self, node: NodeId, key: &PublicKey, now_ms: u64) -> Result<Issued, IdentityError> {
         let name = dns_name(self.cluster, node);
@@ -213,11 +249,16 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
         (params.not_before, params.not_after) = validity(now_ms, NODE_DAYS);
-        let authority = authority_params(self.cluster);
+        let authority = authority_params(self.cluster, &self.key);
         let issuer = Issuer::from_params(&authority, &self.key);
         let certificate = params.signed_by(&NodeKey(key), &issuer)?.der().to_vec();
         Ok(Issued { certificate, issued_at_ms: now_ms, expires_at_ms: now_ms + NODE_DAYS * DAY_MS })
     }
+}
+
+/// SHA-256 of a certificate.
+pub fn digest(certificate: &[u8]) -> [u8; 32] {
+    Sha256::digest(certificate).into()
 }
 
 /// A new key for a node: both halves.
@@ -262,9 +303,10 @@ fn named(name: &str, cluster: ClusterId) -> DistinguishedName {
 }
 
 /// What a verifier compares between a certificate and its issuer's is made from this both times.
-fn authority_params(cluster: ClusterId) -> CertificateParams {
+fn authority_params(cluster: ClusterId, key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named("vswitch certificate authority", cluster);
+    let digest = hex(&Sha256::digest(key.public_key_raw())[..8]);
+    params.distinguished_name = named(&format!("vswitch certificate authority {digest}"), cluster);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -350,7 +392,16 @@ mod tests {
         let (key, public) = new_key().unwrap();
         let issued = authority.sign(NodeId(node), &public, NOW_MS).unwrap();
         let authority = authority.certificate().to_vec();
-        Identity { cluster: ClusterId([7; 16]), incarnation: 0, node: NodeId(node), issued, key, authority }
+        Identity {
+            cluster: ClusterId([7; 16]),
+            incarnation: 0,
+            node: NodeId(node),
+            issued,
+            key,
+            trusted: vec![authority.clone()],
+            authority,
+            cross: Vec::new(),
+        }
     }
 
     #[test]
@@ -407,9 +458,11 @@ mod tests {
         }
         std::fs::write(dir.join(IDENTITY), [9, 9]).unwrap();
         assert!(matches!(Identity::load(&dir), Err(IdentityError::Newer { found: 9, .. })));
+        authority.save_as_next(&dir).unwrap();
+        assert_eq!(Authority::load_next(&dir).unwrap().unwrap().key(), authority.key());
         Authority::forget(&dir).unwrap();
         Authority::forget(&dir).unwrap();
-        assert!(Authority::load(&dir).unwrap().is_none());
+        assert!(Authority::load(&dir).unwrap().is_none() && Authority::load_next(&dir).unwrap().is_none());
     }
 
     #[test]

@@ -54,6 +54,8 @@ const CACHE_BYTES: usize = 4 << 20;
 pub enum OpenError {
     #[error("cannot use the store {}: {source}: check the path and its permissions", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot write the store {}: {source}: free some space or check the disk", path.display())]
+    Unwritable { path: PathBuf, source: std::io::Error },
     #[error("the store {} is in use by another vswitchd: stop that one or give another --data-dir", .0.display())]
     Locked(PathBuf),
     #[error("{} is not a store of vswitch: move it away or give another --data-dir", .0.display())]
@@ -409,6 +411,9 @@ fn refused(error: DatabaseError, path: &Path) -> OpenError {
 
 fn refused_by(error: redb::Error, path: &Path) -> OpenError {
     match error {
+        redb::Error::Io(source) if source.kind() == ErrorKind::StorageFull => {
+            OpenError::Unwritable { path: path.into(), source }
+        }
         redb::Error::Io(source) if source.kind() != ErrorKind::InvalidData => {
             OpenError::Io { path: path.into(), source }
         }

@@ -53,6 +53,10 @@ impl From<SnapshotError> for Unreadable {
     }
 }
 
+fn owned<A: Clone>(outcome: Option<Result<&A, &Rejected>>) -> Option<Result<A, Rejected>> {
+    outcome.map(|outcome| outcome.cloned().map_err(Clone::clone))
+}
+
 pub(super) fn encode(command: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(command, vec![COMMAND_VERSION]).expect("plain data into memory can always be encoded")
 }
@@ -81,7 +85,7 @@ impl Machine for State {
     }
 
     fn outcome(&self, request: &RequestId) -> Option<Result<Applied, Rejected>> {
-        State::outcome(self, request).cloned()
+        owned(State::outcome(self, request))
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -106,7 +110,7 @@ impl Machine for Shared {
     }
 
     fn outcome(&self, request: &RequestId) -> Option<Result<shared::Applied, Rejected>> {
-        Shared::outcome(self, request).cloned()
+        owned(Shared::outcome(self, request))
     }
 
     fn to_bytes(&self) -> Vec<u8> {

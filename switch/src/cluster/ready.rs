@@ -7,20 +7,23 @@
 //! 3. Note the answers to reads.
 //! 4. Apply committed entries. They are on the disk already.
 //! 5. Append entries, and
-//! 6. persist term, vote and commit index, together with 2 and 5 in one transaction.
+//! 6. persist term, vote and, where it has to be (below), the commit index, with 2 and 5 in one transaction.
 //! 7. Send the messages that claim what was persisted: acknowledgements and votes.
 //! 8. Tell the protocol that it is persisted, which may commit more.
-//! 9. Persist the new commit index, send, and apply what became committed.
+//! 9. Persist the new commit index where it has to be, send, and apply what became committed.
 //! 10. Tell the protocol what is applied.
 //!
 //! A write that fails ends the turn where it is: later messages are not sent, and nothing more is applied.
 //!
 //! # The commit index
-//! It is on the disk before an entry is applied at 9, and part of the transaction at 6 before anybody is told. Without
-//! it a node that restarts would not know which changes of the membership are in force, and might stand for election
-//! in a configuration that is long gone. A group with one voter can do without, and saves the second transaction of
-//! each proposal: whatever is on its disk is committed, and opening applies all of it. A change of the membership is
-//! where that ends, so it is not saved there.
+//! What is committed stays so without anybody's commit index: a majority has the entries. So a commit index alone is
+//! not worth a transaction of its own, which would double what a change costs each node. It goes along with the next
+//! entries, or with the next tick if there are none, so that a node that comes back while there is no leader has all
+//! but the last moment.
+//!
+//! The exception is a change of the membership. A node that restarts has to know which changes are in force, or it
+//! might stand for election in a configuration that is long gone. So **the commit index on the disk is never behind a
+//! change of the membership that is known here to be committed** when anybody is told or when 9 applies it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -54,7 +57,7 @@ impl<M: Machine> Group<M> {
             group.offer_snapshot();
             group.settle_leadership();
         });
-        if let Err(failure) = self.compact_when_due() {
+        if let Err(failure) = self.persist_commit().and_then(|()| self.compact_when_due()) {
             self.fail(failure);
         }
         let done = self.reads.take_done(self.position.applied.0);
@@ -79,34 +82,27 @@ impl<M: Machine> Group<M> {
         // 4
         self.apply(ready.take_committed_entries())?;
         // 5, 6
-        let hard = ready.hs().map(|hs| Hard { term: hs.term, vote: hs.vote, commit: hs.commit });
-        self.persist(hard, snapshot.as_ref(), ready.take_entries())?;
+        if let (Some(hs), Some(engine)) = (ready.hs(), self.engine.as_mut()) {
+            engine.known = Hard { term: hs.term, vote: hs.vote, commit: hs.commit };
+        }
+        self.persist(snapshot.as_ref(), ready.take_entries())?;
         // 7
         self.dispatch(ready.take_persisted_messages(), send);
         // 8
         let Some(engine) = self.engine.as_mut() else { return Ok(()) };
         let mut light = engine.raw.advance_append(ready);
         // 9
-        let committed = light.take_committed_entries();
-        if let Some(commit) = light.commit_index()
-            && self.needs_commit_index(&committed)
-        {
-            let hard = self.engine.as_ref().map(|engine| Hard { commit, ..engine.hard });
-            self.persist(hard, None, Vec::new())?;
+        if let Some(commit) = light.commit_index() {
+            engine.known.commit = commit;
+            self.persist(None, Vec::new())?;
         }
         self.dispatch(light.take_messages(), send);
-        self.apply(committed)?;
+        self.apply(light.take_committed_entries())?;
         // 10
         if let Some(engine) = self.engine.as_mut() {
             engine.raw.advance_apply();
         }
         Ok(())
-    }
-
-    fn needs_commit_index(&self, committed: &[RaftEntry]) -> bool {
-        let members = &self.position.members;
-        let alone = members.voters.len() == 1 && !members.is_joint();
-        !alone || committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
     }
 
     fn dispatch(&self, messages: Vec<RaftMessage>, send: &mut impl FnMut(Message)) {
@@ -127,6 +123,7 @@ impl<M: Machine> Group<M> {
             members: super::convert::members_from_raft(meta.get_conf_state()),
             members_index: meta.index,
             snapshot_index: meta.index,
+            snapshot_bytes: snapshot.data.len() as u64,
             bytes: 0,
         };
         (self.output.advanced, self.output.members_changed) = (true, true);
@@ -158,27 +155,33 @@ impl<M: Machine> Group<M> {
         Ok(())
     }
 
-    fn persist(
-        &mut self,
-        hard: Option<Hard>,
-        snapshot: Option<&RaftSnapshot>,
-        entries: Vec<RaftEntry>,
-    ) -> Result<(), Failure> {
+    fn persist(&mut self, snapshot: Option<&RaftSnapshot>, entries: Vec<RaftEntry>) -> Result<(), Failure> {
         let Some(engine) = self.engine.as_mut() else { return Ok(()) };
-        let hard = hard.filter(|hard| *hard != engine.hard);
-        if hard.is_none() && snapshot.is_none() && entries.is_empty() {
+        if snapshot.is_none() && entries.is_empty() && !engine.owes_the_disk() {
             return Ok(());
         }
+        let hard = Some(engine.known).filter(|known| *known != engine.hard);
         let own_entries: Vec<_> = entries.iter().map(entry_from_raft).collect();
         let own_snapshot = snapshot.map(snapshot_from_raft);
         let batch = Batch { hard, snapshot: own_snapshot.as_ref(), entries: &own_entries };
         self.position.bytes += engine.log.persist(&batch)?;
-        engine.hard = hard.unwrap_or(engine.hard);
+        engine.hard = engine.known;
         let storage = engine.raw.mut_store();
         if let Some(snapshot) = &own_snapshot {
             storage.reset((snapshot.index, snapshot.term));
         }
         storage.append(entries.into_iter().map(without_protobuf).collect());
+        Ok(())
+    }
+
+    /// A commit index that nothing took along since the last tick.
+    pub(super) fn persist_commit(&mut self) -> Result<(), Failure> {
+        let Some(engine) = self.engine.as_mut() else { return Ok(()) };
+        if !std::mem::take(&mut engine.commit_is_due) || engine.known == engine.hard {
+            return Ok(());
+        }
+        engine.log.persist(&Batch { hard: Some(engine.known), ..Batch::default() })?;
+        engine.hard = engine.known;
         Ok(())
     }
 
@@ -215,8 +218,9 @@ impl<M: Machine> Group<M> {
 
     fn compact_when_due(&mut self) -> Result<(), Failure> {
         let limits = self.settings.limits;
-        let (applied, snapshot_index) = (self.position.applied.0, self.position.snapshot_index);
-        let is_due = applied - snapshot_index >= limits.entries || self.position.bytes >= limits.bytes;
+        let Position { applied: (applied, _), snapshot_index, snapshot_bytes, bytes, .. } = self.position;
+        let is_worth_it = bytes >= snapshot_bytes.saturating_mul(limits.worth_percent) / 100;
+        let is_due = (applied - snapshot_index >= limits.entries && is_worth_it) || bytes >= limits.bytes;
         if !is_due || applied == snapshot_index {
             return Ok(());
         }
@@ -225,12 +229,12 @@ impl<M: Machine> Group<M> {
         let storage = engine.raw.store();
         let base = applied.saturating_sub(limits.trailing).max(storage.first() - 1);
         let base = (base, storage.term_at(base));
-        // The commit index of a group of one may not be on the disk yet.
-        let hard = Hard { commit: engine.hard.commit.max(applied), ..engine.hard };
-        engine.log.compact(hard, &snapshot, base)?;
-        engine.hard = hard;
+        // What is applied is committed, and may not be on the disk as such yet.
+        engine.log.compact(engine.known, &snapshot, base)?;
+        engine.hard = engine.known;
         engine.raw.mut_store().compact(base.0);
         self.position.snapshot_index = applied;
+        self.position.snapshot_bytes = snapshot.machine.len() as u64;
         self.position.bytes = 0;
         Ok(())
     }

@@ -20,11 +20,12 @@ use vswitch_proto::peer::COMMAND_BYTES_MAX;
 
 use super::group::{Failure, Group, Limits, NotProposed, Role, Settings};
 use super::log::{Birth, OpenError, create};
+use super::machine::Machine;
 use super::store::Store;
 use crate::state::{Applied, Rejected, State};
 
 /// Nobody is behind.
-const LIMITS: Limits = Limits { entries: 1024, bytes: 8 << 20, trailing: 0 };
+const LIMITS: Limits = Limits { entries: 1024, worth_percent: 50, bytes: 8 << 20, trailing: 0 };
 
 /// The state of this node and the log it comes from.
 pub struct Replica {
@@ -91,8 +92,8 @@ impl Replica {
         if self.group.role() != Role::Leader {
             self.reopen().map_err(ProposeError::Unavailable)?;
         }
-        if let Some(outcome) = self.state().outcome(&envelope.request_id) {
-            return Ok(outcome.clone()?);
+        if let Some(outcome) = self.outcome(envelope) {
+            return Ok(outcome?);
         }
         match self.group.propose(envelope) {
             Ok(()) => {}
@@ -103,10 +104,14 @@ impl Replica {
             }
         }
         let failure = self.run();
-        match (self.state().outcome(&envelope.request_id), failure) {
-            (Some(outcome), _) => Ok(outcome.clone()?),
+        match (self.outcome(envelope), failure) {
+            (Some(outcome), _) => Ok(outcome?),
             (None, failure) => self.settle(envelope, failure.unwrap_or(Failure::Panicked)),
         }
+    }
+
+    fn outcome(&self, envelope: &Envelope) -> Option<Result<Applied, Rejected>> {
+        Machine::outcome(self.state().as_ref(), &envelope.request_id)
     }
 
     /// After a failed append: finds out whether the entry is on the disk all the same.
@@ -114,8 +119,8 @@ impl Replica {
         if self.reopen().is_err() {
             return Err(ProposeError::Uncertain(failure));
         }
-        match self.state().outcome(&envelope.request_id) {
-            Some(outcome) => Ok(outcome.clone()?),
+        match self.outcome(envelope) {
+            Some(outcome) => Ok(outcome?),
             None => Err(ProposeError::NotStored(failure)),
         }
     }

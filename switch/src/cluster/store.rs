@@ -48,6 +48,6 @@ impl Store {
     }
 
     pub(super) fn unwritable(&self, error: WriteError) -> OpenError {
-        OpenError::Io { path: self.path.clone(), source: std::io::Error::other(error) }
+        OpenError::Unwritable { path: self.path.clone(), source: std::io::Error::other(error) }
     }
 }

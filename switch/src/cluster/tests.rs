@@ -22,8 +22,8 @@ use super::*;
 use crate::state::State;
 use crate::state::testing::{Lab, adopted, to};
 
-const LIMITS: Limits = Limits { entries: 1024, bytes: 8 << 20, trailing: 0 };
-const SMALL: Limits = Limits { entries: 7, bytes: 1 << 20, trailing: 0 };
+const LIMITS: Limits = Limits { entries: 1024, worth_percent: 50, bytes: 8 << 20, trailing: 0 };
+const SMALL: Limits = Limits { entries: 7, worth_percent: 0, bytes: 1 << 20, trailing: 0 };
 /// Index of the first proposal in a new store: a snapshot and the first entry of the leader come before it.
 const FIRST: u64 = 3;
 
@@ -179,7 +179,7 @@ fn snapshots_bound_the_log() {
     }
     assert!(disk.length() <= 2 * length, "the file grows with the state, not with time");
     drop(replica);
-    let by_bytes = Limits { entries: u64::MAX, bytes: 2000, trailing: 0 };
+    let by_bytes = Limits { entries: u64::MAX, worth_percent: 0, bytes: 2000, trailing: 0 };
     let mut replica = on(&disk, by_bytes).unwrap();
     let mut lab = Lab::default();
     for _ in 0..1000 {

@@ -102,8 +102,11 @@ impl Control {
     /// Every network that nobody uses, the default ones aside.
     pub(super) async fn prune_networks(&mut self) -> Result<Done, Error> {
         let state = self.state();
-        let unused =
-            |network: &&Network| !network.builtin && state.endpoints_in(&network.id).next().is_none();
+        let unused = |network: &&Network| {
+            !network.builtin
+                && !state.belongs_to_docker(&network.id)
+                && state.endpoints_in(&network.id).next().is_none()
+        };
         let unused: Vec<_> = state.networks().filter(unused).map(|n| (n.id, n.name.clone())).collect();
         let mut names = Vec::new();
         for (network, name) in unused {

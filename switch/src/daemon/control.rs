@@ -105,6 +105,8 @@ impl Control {
             Change::Adopt(request) => self.adopt(request, id, prepared).await,
             Change::Start(reference) => self.start(&reference, id, prepared).await,
             Change::Remove { reference, force } => self.remove(&reference, force, id).await,
+            Change::Docker(call) => self.docker(call, id).await,
+            Change::DockerState(change) => self.docker_state(change, id).await,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 use vswitch_proto::api::Event;
-use vswitch_proto::command::Command;
+use vswitch_proto::command::{Command, DockerChange};
 use vswitch_proto::id::{ContainerId, NetworkId};
 
 use crate::state::shared::Node;
@@ -133,6 +133,25 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
         Command::Disconnect { container, network: id } => {
             vec![network(old, id, "disconnect", Some(container))]
         }
+        Command::Docker(change) => docker(change, old, new),
+    }
+}
+
+fn docker(change: &DockerChange, old: View<'_>, new: View<'_>) -> Vec<Change> {
+    match change {
+        DockerChange::AddNetwork { local: Some(create), .. } => {
+            vec![network(new, &create.id, "create", None)]
+        }
+        DockerChange::RemoveNetwork { network: id } if old.local.belongs_to_docker(id) => {
+            vec![network(old, id, "destroy", None)]
+        }
+        DockerChange::NameNetwork { network: id, .. } => vec![network(new, id, "rename", None)],
+        DockerChange::Join { endpoint, .. } => links(new, endpoint, "connect"),
+        DockerChange::Leave { endpoint } => links(old, endpoint, "disconnect"),
+        DockerChange::Describe { endpoint, .. } => {
+            vec![container(new, endpoint, "rename", BTreeMap::new())]
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use vswitch_proto::api::stream::Frame;
 use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
 use vswitch_proto::command::ContainerKind;
+use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
 use super::feed::Feed;
@@ -54,6 +55,7 @@ pub enum Done {
     Nothing,
     Created(Created),
     Pruned(Vec<Name>),
+    Docker(Answer),
 }
 
 impl Done {
@@ -61,6 +63,13 @@ impl Done {
         match self {
             Done::Created(created) => created,
             other => unreachable!("a creation answers Created, not {other:?}"),
+        }
+    }
+
+    pub fn docker(self) -> Answer {
+        match self {
+            Done::Docker(answer) => answer,
+            other => unreachable!("a call is answered as one, not with {other:?}"),
         }
     }
 
@@ -240,6 +249,13 @@ impl Handle {
                 ErrorKind::Invalid,
                 format!(
                     "{} is adopted: its processes belong to whoever made it; only its network is ours",
+                    container.name
+                ),
+            )),
+            ContainerKind::Docker(_) => Err(error(
+                ErrorKind::Invalid,
+                format!(
+                    "{} is Docker's: use docker for its processes; only its network is ours",
                     container.name
                 ),
             )),

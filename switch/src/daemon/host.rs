@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
-use vswitch_proto::command::{ContainerKind, NetnsSource};
+use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
 use vswitch_proto::id::{ContainerId, PortId};
 
+use super::docker::interface;
 use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files;
@@ -74,13 +75,22 @@ impl Host {
     async fn attach(&self, state: &State, attach: Attach, must_be_new: bool) -> Result<(), HostError> {
         let container = state.container(&attach.container);
         let Some(container) = container else { return Ok(()) };
-        let ns = self.netns(container)?;
         let name = container.name.to_string();
         let Config { tso, uso, .. } = self.shared.config;
         let offloads = Offloads { no_tso: !tso, no_uso: !uso, no_csum: false };
         let config = TapConfig { persistent: true, must_be_new, offloads };
         let (port, interface) = (attach.port, attach.interface.clone());
-        let tap = blocking(move || make_interface(&ns, &attach, config)).await;
+        let tap = match container.docker() {
+            Some(spec) => {
+                let (mac, mtu, sandbox) = (attach.mac, attach.mtu, spec.sandbox.clone());
+                let wanted = interface::Wanted { endpoint: container.id, mac, mtu, sandbox };
+                blocking(move || interface::open(&wanted, config)).await
+            }
+            None => {
+                let ns = self.netns(container)?;
+                blocking(move || make_interface(&ns, &attach, config)).await
+            }
+        };
         let attached = tap.and_then(|tap| self.shared.dataplane.attach(port, tap).map_err(|e| e.to_string()));
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
     }
@@ -124,6 +134,8 @@ impl Host {
     pub fn netns(&self, container: &Container) -> Result<NetNs, HostError> {
         let name = || container.name.to_string();
         let opened = match &container.kind {
+            ContainerKind::Docker(DockerSpec { sandbox: Some(path), .. }) => NetNs::open(Path::new(path)),
+            ContainerKind::Docker(_) => return Err(HostError::NoNamespace { name: name() }),
             ContainerKind::Lab(_) => match self.shared.shim(&container.id) {
                 Some(shim) => NetNs::of_pid(shim.init_pid() as u32),
                 None => return Err(HostError::NoNamespace { name: name() }),
@@ -142,7 +154,10 @@ impl Host {
     /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
     /// went while no daemon ran: TAPs of our names that no endpoint has, and that no process is attached to.
     pub async fn remove_unknown_interfaces(&self, view: View<'_>) {
-        for container in view.local.containers().filter(|container| container.is_live()) {
+        let endpoints = view.local.docker_endpoints().map(|(container, _)| interface::name(&container.id));
+        let known: Vec<String> = endpoints.collect();
+        blocking(move || interface::remove_unknown(&known)).await;
+        for container in view.local.containers().filter(|c| c.is_live() && c.docker().is_none()) {
             let Ok(ns) = self.netns(container) else { continue };
             let known: Vec<String> =
                 view.wires_of(&container.id).map(|(_, wire)| wire.interface_name()).collect();

@@ -23,6 +23,9 @@ use super::random_request_id;
 use crate::cluster::service::ClusterError;
 use crate::state::{Endpoint, Snapshot};
 
+/// Between two comparisons, which look at all leases: changes elsewhere come by the thousand.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// After the cluster could not be asked.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,7 @@ pub async fn keep(shared: Arc<Shared>) {
             () = shared.leases.let_go.notified() => {}
             () = tokio::time::sleep(patience) => {}
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

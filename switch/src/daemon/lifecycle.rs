@@ -129,6 +129,8 @@ impl Control {
         match (&found.kind, &found.phase) {
             (_, Phase::Running) => return Ok(Done::Nothing),
             (ContainerKind::Adopted(_), _) => return self.adopt_again(&container, id, prepared).await,
+            // The state refuses it.
+            (ContainerKind::Docker(_), _) => {}
             (ContainerKind::Lab(_), Phase::Created) if self.shared.shim(&container).is_some() => {
                 self.begin(&container, id).await?;
                 return Ok(Done::Nothing);
@@ -203,6 +205,7 @@ impl Control {
         };
         let found = self.state().container(&container).expect("it was just looked up");
         match (&found.kind, &found.phase) {
+            (ContainerKind::Docker(_), _) if force => return self.reclaim_container(&container, id).await,
             // It never began, so there is nothing to lose.
             (ContainerKind::Lab(_), Phase::Created) => self.forget_shim(&container).await,
             (ContainerKind::Adopted(_), Phase::Running) => {

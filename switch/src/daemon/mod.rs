@@ -26,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vswitch_proto::api::{self, Error};
+use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
 use crate::cluster::Replica;
@@ -38,6 +39,7 @@ use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 mod changes;
 mod cluster;
 mod control;
+mod docker;
 mod feed;
 mod handle;
 mod host;
@@ -64,6 +66,10 @@ const QUEUE_MAX: usize = 256;
 
 /// How often addresses are aged and adopted namespaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks at what the cluster changed, each of which may take some milliseconds: it changes by the thousand
+/// when many hosts start.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
 
 /// For handing over to other nodes, at the end.
 const RETIREMENT: Duration = Duration::from_secs(3);
@@ -105,6 +111,10 @@ pub enum Change {
         reference: String,
         force: bool,
     },
+    /// A call of a Docker engine.
+    Docker(vswitch_proto::docker::Call),
+    /// What follows from a call after the cluster was asked.
+    DockerState(DockerChange),
 }
 
 fn random_bytes<const N: usize>() -> [u8; N] {
@@ -170,7 +180,9 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
 
     let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
     control.recover().await?;
-    let server = tokio::spawn(crate::api::serve(listener, Handle::new(events, Arc::clone(&shared))));
+    let handle = Handle::new(events, Arc::clone(&shared));
+    let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
+    let plugin = docker::start(handle).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %shared.config.socket.display(),
@@ -194,6 +206,7 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
+    plugin.stop();
     outcome
 }
 
@@ -203,14 +216,21 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cluster = control.shared.cluster.watch();
-    // What was known before is followed already.
+    // What has changed since the recovery looked is followed now.
     cluster.mark_changed();
+    let mut due = tokio::time::Instant::now();
+    let mut is_due = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
-            Ok(()) = cluster.changed() => control.follow_cluster().await,
+            Ok(()) = cluster.changed(), if !is_due => is_due = true,
+            () = tokio::time::sleep_until(due), if is_due => {
+                cluster.mark_unchanged();
+                control.follow_cluster().await;
+                (due, is_due) = (tokio::time::Instant::now() + FOLLOW_PAUSE, false);
+            }
             event = queue.recv() => match event {
                 Some(event) => control.handle(event).await,
                 None => break,

@@ -71,6 +71,8 @@ impl Handle {
             }
             Change::Start(reference) => self.start(reference, id).await,
             Change::Disconnect { .. } | Change::Remove { .. } => self.end(change, id).await,
+            Change::Docker(call) => self.docker(call, id).await,
+            Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
         }
     }
 
@@ -81,7 +83,7 @@ impl Handle {
         found.map(|network| network.id)
     }
 
-    async fn create_overlay(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn create_overlay(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
         let cluster = self.cluster();
         cluster.found_alone().await.map_err(failed)?;
         let seen = self.snapshot();
@@ -267,7 +269,7 @@ impl Handle {
         done
     }
 
-    /// What is not settled in time is by [`leases::keep`].
+    /// What is not settled in time is settled later.
     pub async fn settle(&self) {
         let Snapshot { node, .. } = self.snapshot();
         if node.is_some() {

@@ -59,6 +59,16 @@ pub struct Network {
     pub gateway: Option<Gateway>,
     /// What an overlay network has beyond that.
     pub overlay: Option<Overlay>,
+    pub names: Names,
+}
+
+/// What the gateway's resolver knows. In lower case, since names are compared without regard to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Of the network itself, which may follow any of the others after a dot.
+    pub network: Box<str>,
+    /// Names of one container may be of several; of one name may be several containers.
+    pub addresses: HashMap<Box<str>, Vec<IpAddr>>,
 }
 
 /// The part of a broadcast domain that is on other hosts.

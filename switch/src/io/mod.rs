@@ -7,8 +7,10 @@
 //! 5. [`ring`]: reads and writes in batches, by io_uring.
 //! 6. [`process`], [`mount`], [`pty`]: what a container is made of.
 //! 7. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 8. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 8. [`listeners`]: sockets of the service manager.
+//! 9. [`sys`]: what needs `unsafe`; the only place that has any.
 
+pub mod listeners;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

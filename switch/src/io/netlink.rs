@@ -81,7 +81,7 @@ pub enum NetlinkError {
 pub fn configure(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), NetlinkError> {
     visit(ns, async |handle| {
         let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.into()))?;
-        set_link(&handle, &link, config).await?;
+        set_link(&handle, &link, config, LinkUnspec::new_with_index(link.index).up()).await?;
         let mut ipv6 = true;
         for &address in &config.addresses {
             let added = unless_ipv6_off(address.addr(), add_address(&handle, &link, address).await);
@@ -95,6 +95,14 @@ pub fn configure(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), Netl
             tracing::warn!(interface = name, "IPv6 is disabled on this interface, which gets IPv4 only");
         }
         Ok(())
+    })
+}
+
+/// The same but for addresses and routes, of an interface that somebody else is to set up.
+pub fn prepare(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), NetlinkError> {
+    visit(ns, async |handle| {
+        let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.into()))?;
+        set_link(&handle, &link, config, LinkUnspec::new_with_index(link.index)).await
     })
 }
 
@@ -210,10 +218,14 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, NetlinkError>
 
 /// One request for all that differs: the address before the interface is up, since its IPv6 link-local address is
 /// made from it.
-async fn set_link(handle: &Handle, link: &Link, config: &LinkConfig) -> Result<(), NetlinkError> {
+async fn set_link(
+    handle: &Handle,
+    link: &Link,
+    config: &LinkConfig,
+    mut message: LinkMessageBuilder<LinkUnspec>,
+) -> Result<(), NetlinkError> {
     let without = without_qdisc(handle, link).await;
     without.map_err(request(|| format!("taking the queueing discipline from {}", link.name)))?;
-    let mut message: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_index(link.index).up();
     if link.mac != Some(config.mac) {
         message = message.address(config.mac.0.to_vec());
     }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use vswitch_proto::command::Driver;
-use vswitch_proto::id::NodeId;
+use vswitch_proto::id::{NetworkId, NodeId};
 
 use super::{Settings, Tables, View};
-use crate::forward::tables::{self, Map, Overlay, Set};
+use crate::forward::tables::{self, Map, Names, Overlay, Set};
+use crate::state::names::resolvable;
 use crate::state::{Network, gateway_mac};
 
 /// What the data plane knows of `view`, from nothing.
@@ -21,7 +22,9 @@ pub(super) fn update(old: View<'_>, new: View<'_>, known: &Tables, settings: &Se
     let bridges = new.local.networks().filter(|n| n.driver == Driver::Bridge);
     let overlays = new.local.overlays().filter_map(|id| new.shared.network(id));
     let networks: Vec<&Network> = bridges.chain(overlays).collect();
-    let kept = networks.iter().filter(|network| is_same(old, new, network)).filter_map(|network| {
+    let renamed = renamed(old, new);
+    let is_kept = |network: &&&Network| is_same(old, new, network) && !renamed.contains(&network.id);
+    let kept = networks.iter().filter(is_kept).filter_map(|network| {
         let table = known.networks.get(&network.vni)?;
         Some((network.vni, Arc::clone(table)))
     });
@@ -41,6 +44,13 @@ pub(super) fn update(old: View<'_>, new: View<'_>, known: &Tables, settings: &Se
         }
     }
     tables
+}
+
+/// Networks in which a container is called something else, or begins or ceases to be called anything.
+fn renamed(old: View<'_>, new: View<'_>) -> BTreeSet<NetworkId> {
+    let changed = new.local.changed_containers(old.local);
+    let either = changed.iter().flat_map(|c| [c.before(), c.after()]).flatten();
+    either.flat_map(|container| container.attachments.iter().map(|a| a.network)).collect()
 }
 
 fn is_same(old: View<'_>, new: View<'_>, network: &Network) -> bool {
@@ -64,7 +74,8 @@ fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Ta
         ipv4: network.ipv4_gateway(),
         ipv6: network.ipv6_gateway(),
     });
-    let mut table = tables::Network { gateway, overlay, ..tables::Network::default() };
+    let names = names(view, network);
+    let mut table = tables::Network { gateway, overlay, names, ..tables::Network::default() };
     let mtu = settings.mtu_of(view, network);
     for (_, wire) in view.wires_in(&network.id) {
         table.ports.push(wire.port);
@@ -75,6 +86,15 @@ fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Ta
     if table.overlay.is_none() || !table.ports.is_empty() {
         tables.networks.insert(network.vni, Arc::new(table));
     }
+}
+
+fn names(view: View<'_>, network: &Network) -> Names {
+    let mut names = Names { network: network.name.as_str().to_ascii_lowercase().into(), ..Names::default() };
+    for (name, addresses) in resolvable(view, &network.id) {
+        let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
+        of_name.extend(addresses.ips());
+    }
+    names
 }
 
 fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {

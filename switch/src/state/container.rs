@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vswitch_proto::command::{Attachment, ContainerKind, CreateContainer, Driver, NewEndpoint, Scope};
+use vswitch_proto::command::{
+    Attachment, ContainerKind, CreateContainer, DockerSpec, Driver, NewEndpoint, Scope,
+};
 use vswitch_proto::id::{ContainerId, Name, NetworkId};
 
 use super::endpoint::{Allocation, short_name};
@@ -41,6 +43,19 @@ impl Container {
         !matches!(self.phase, Phase::Exited { .. })
     }
 
+    /// What an endpoint of Docker's has besides.
+    pub fn docker(&self) -> Option<&DockerSpec> {
+        match &self.kind {
+            ContainerKind::Docker(spec) => Some(spec),
+            ContainerKind::Lab(_) | ContainerKind::Adopted(_) => None,
+        }
+    }
+
+    /// The id that people know it by: the engine's, for a container of Docker's that is known.
+    pub fn shown_id(&self) -> &ContainerId {
+        self.docker().and_then(|spec| spec.container.as_ref()).unwrap_or(&self.id)
+    }
+
     pub fn is_lab(&self) -> bool {
         matches!(self.kind, ContainerKind::Lab(_))
     }
@@ -49,7 +64,7 @@ impl Container {
     pub fn hostname(&self) -> String {
         match &self.kind {
             ContainerKind::Lab(lab) => lab.hostname.clone().unwrap_or_else(|| self.id.short()),
-            ContainerKind::Adopted(_) => self.id.short(),
+            ContainerKind::Adopted(_) | ContainerKind::Docker(_) => self.id.short(),
         }
     }
 
@@ -64,7 +79,9 @@ impl State {
         request: &CreateContainer,
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
-        if let Some(holder) = self.containers().find(|c| c.name == request.name) {
+        let unique = !matches!(request.kind, ContainerKind::Docker(_));
+        let is_namesake = |c: &&Container| unique && c.docker().is_none() && c.name == request.name;
+        if let Some(holder) = self.containers().find(is_namesake) {
             return Err(Rejected::ContainerNameTaken { name: request.name.clone(), holder: holder.id });
         }
         if self.containers.contains_key(&request.id) {
@@ -100,7 +117,7 @@ impl State {
         endpoints: &[NewEndpoint],
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
-        let mut container = self.container_or_rejected(id)?.clone();
+        let mut container = self.own_container(id)?.clone();
         if container.phase == Phase::Running {
             return Err(Rejected::AlreadyRunning(container.name));
         }
@@ -131,7 +148,7 @@ impl State {
         phase: Phase,
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
-        let mut container = self.container_or_rejected(id)?.clone();
+        let mut container = self.own_container(id)?.clone();
         if !container.is_live() {
             return Err(Rejected::NotRunning(container.name));
         }
@@ -143,7 +160,7 @@ impl State {
     }
 
     pub(super) fn remove_container(&mut self, id: &ContainerId) -> Result<Applied, Rejected> {
-        let container = self.container_or_rejected(id)?;
+        let container = self.own_container(id)?;
         if container.phase == Phase::Running {
             return Err(Rejected::ContainerRunning(container.name.clone()));
         }
@@ -158,7 +175,7 @@ impl State {
         attachment: &Attachment,
         endpoint: NewEndpoint,
     ) -> Result<Applied, Rejected> {
-        let mut container = self.container_or_rejected(id)?.clone();
+        let mut container = self.own_container(id)?.clone();
         self.check_attachment(&container, attachment)?;
         let network = attachment.network;
         if self.network(&network).is_some_and(|n| n.driver == Driver::Host) {
@@ -176,7 +193,7 @@ impl State {
     }
 
     pub(super) fn disconnect(&mut self, id: &ContainerId, network: &NetworkId) -> Result<Applied, Rejected> {
-        let mut container = self.container_or_rejected(id)?.clone();
+        let mut container = self.own_container(id)?.clone();
         let known = self.network(network);
         let Some(at) = container.attachments.iter().position(|a| a.network == *network) else {
             let network = known.map_or_else(|| network.short(), |n| n.name.to_string());
@@ -194,8 +211,15 @@ impl State {
         Ok(Applied::Disconnected { container: *id, network: *network, endpoint })
     }
 
-    fn container_or_rejected(&self, id: &ContainerId) -> Result<&Container, Rejected> {
-        self.container(id).ok_or(Rejected::UnknownContainer(*id))
+    /// One that is not Docker's, whose life is Docker's too.
+    fn own_container(&self, id: &ContainerId) -> Result<&Container, Rejected> {
+        match self.container(id) {
+            None => Err(Rejected::UnknownContainer(*id)),
+            Some(container) if container.docker().is_some() => {
+                Err(Rejected::ContainerOfDocker(container.name.clone()))
+            }
+            Some(container) => Ok(container),
+        }
     }
 
     /// Puts the container in its new form and what was allocated for it in place.
@@ -211,6 +235,7 @@ impl State {
                 _ => Ok(()),
             },
             ContainerKind::Adopted(_) => self.check_adopted_once(kind, None),
+            ContainerKind::Docker(_) => Ok(()),
         }
     }
 

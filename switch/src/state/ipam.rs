@@ -83,7 +83,7 @@ pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<
     let is_free = |subnet: &IpNet| !unavailable().any(|other| overlap(other, *subnet));
     let ipv4 = match (ipv4, request.driver) {
         (Some(pool), _) => Some(pool),
-        (None, Driver::Overlay) => first_free_overlay(unavailable).map(plain_pool),
+        (None, Driver::Overlay) => first_free_overlay(unavailable()).map(plain_pool),
         (None, _) => default_ipv4().find(is_free).map(plain_pool),
     };
     let ipv4 = ipv4.ok_or(Rejected::NoFreePool { ipv6: false })?;
@@ -94,30 +94,34 @@ pub(super) fn pools(request: &CreateNetwork, taken: &[(IpNet, Name)]) -> Result<
     Ok([Some(ipv4), ipv6].into_iter().flatten().collect())
 }
 
-fn default_ipv4() -> impl Iterator<Item = IpNet> {
+pub(super) fn default_ipv4() -> impl Iterator<Item = IpNet> {
     let large = (17..=31).map(|second| v4([172, second, 0, 0], 16));
     large.chain((0..=15).map(|third| v4([192, 168, third * 16, 0], 20)))
 }
 
-/// The first /24 of 10.0.0.0/8 that overlaps with nothing. There are too many to look at each: what is in the way is
-/// passed over as a whole.
-fn first_free_overlay<I: Iterator<Item = IpNet>>(unavailable: impl Fn() -> I) -> Option<IpNet> {
-    const FIRST: u32 = u32::from_be_bytes([10, 0, 0, 0]);
-    const LAST: u32 = u32::from_be_bytes([10, 255, 255, 255]);
+/// The first /24 of 10.0.0.0/8 that overlaps with nothing: what is in the way is passed over, in order.
+fn first_free_overlay(unavailable: impl Iterator<Item = IpNet>) -> Option<IpNet> {
+    const FIRST: u128 = u32::from_be_bytes([10, 0, 0, 0]) as u128;
+    const LAST: u128 = u32::from_be_bytes([10, 255, 255, 255]) as u128;
+    const SIZE: u128 = 256;
+    let ipv4 = unavailable.filter(|other| matches!(other, IpNet::V4(_)));
+    let mut ranges: Vec<(u128, u128)> =
+        ipv4.map(|other| (number(other.network()), number(other.broadcast()))).collect();
+    ranges.sort_unstable();
     let mut start = FIRST;
-    while start <= LAST {
-        let candidate = IpNet::V4(Ipv4Net::new_assert(start.into(), 24));
-        let in_the_way = unavailable().filter(|other| overlap(*other, candidate));
-        let Some(end) = in_the_way.map(|other| number(other.broadcast())).max() else {
-            return Some(candidate);
-        };
-        let end = end.max(number(candidate.broadcast()));
-        start = u32::try_from(end + 1).ok()?;
+    for (first, last) in ranges {
+        if first >= start + SIZE {
+            break;
+        }
+        if last >= start {
+            start = (last / SIZE + 1) * SIZE;
+        }
     }
-    None
+    let start = u32::try_from(start).ok().filter(|start| u128::from(*start) <= LAST)?;
+    Some(IpNet::V4(Ipv4Net::new_assert(start.into(), 24)))
 }
 
-fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> {
+pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> + use<> {
     let [a, b, c, d, e, f, g, ..] = network.0;
     let first = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
     (0..ULA_TRIES).map(move |i| {
@@ -132,7 +136,7 @@ fn plain_pool(subnet: IpNet) -> Pool {
     Pool { subnet, gateway, ip_range: None, aux_addresses: BTreeMap::new() }
 }
 
-fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
+pub(super) fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
     if subnet.trunc() != subnet {
         return Err(Rejected::SubnetHostBits { subnet, meant: subnet.trunc() });
     }
@@ -149,6 +153,13 @@ fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
     }
 }
 
+pub(super) fn check_range(range: IpNet, subnet: IpNet) -> Result<(), Rejected> {
+    if range.trunc() != range {
+        return Err(Rejected::RangeHostBits { range, meant: range.trunc() });
+    }
+    if subnet.contains(&range) { Ok(()) } else { Err(Rejected::RangeOutside { range, subnet }) }
+}
+
 fn asked_pool(asked: &PoolRequest) -> Result<Pool, Rejected> {
     let mut pool = plain_pool(asked.subnet);
     if let Some(gateway) = asked.gateway {
@@ -156,12 +167,7 @@ fn asked_pool(asked: &PoolRequest) -> Result<Pool, Rejected> {
         pool.gateway = gateway;
     }
     if let Some(range) = asked.ip_range {
-        if range.trunc() != range {
-            return Err(Rejected::RangeHostBits { range, meant: range.trunc() });
-        }
-        if !asked.subnet.contains(&range) {
-            return Err(Rejected::RangeOutside { range, subnet: asked.subnet });
-        }
+        check_range(range, asked.subnet)?;
         pool.ip_range = Some(range);
     }
     if asked.aux_addresses.len() > AUX_ADDRESSES_MAX {
@@ -249,7 +255,7 @@ pub(super) fn successor(ip: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 

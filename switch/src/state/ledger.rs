@@ -84,6 +84,10 @@ impl<M: Member> Ledger<M> {
         self.by_container.values().map(Arc::as_ref)
     }
 
+    pub(super) fn has(&self, address: &IpAddr) -> bool {
+        self.by_address.contains_key(address)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_container.is_empty()
     }

@@ -1,6 +1,8 @@
 //! From what a person typed to what is meant: a full id, a name, or a unique prefix of an id, in this order, so
 //! that a name wins over a prefix that looks the same.
 
+use std::collections::BTreeMap;
+
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::id::{ContainerId, NetworkId, NodeId};
 
@@ -44,11 +46,14 @@ impl State {
     /// A container; its name may have a leading slash, as `inspect` shows it.
     pub fn find_container(&self, reference: &str) -> Result<&Container, LookupError> {
         let name = reference.strip_prefix('/').unwrap_or(reference);
-        let by_id = reference.parse().ok().and_then(|id: ContainerId| self.container(&id));
+        let is = |id: ContainerId| self.containers().find(|c| *c.shown_id() == id);
+        let by_id = reference.parse().ok().and_then(|id| self.container(&id).or_else(|| is(id)));
         if let Some(found) = by_id.or_else(|| self.containers().find(|c| c.name.as_str() == name)) {
             return Ok(found);
         }
-        match by_prefix(self.containers(), |container| &container.id.0, reference) {
+        // Endpoints of one container of Docker's count once.
+        let shown: BTreeMap<_, _> = self.containers().map(|c| (c.shown_id(), c)).collect();
+        match by_prefix(shown.into_values(), |container| &container.shown_id().0, reference) {
             Matches::One(found) => Ok(found),
             Matches::None => Err(LookupError::NoContainer(printable(reference))),
             Matches::Many(matches) => {

@@ -22,12 +22,12 @@
 //! has is known to [`Shared`] only.
 //!
 //! # Invariants
-//! 1. Names of networks are unique, so are names of containers, VNIs, port numbers and all ids.
+//! 1. Names of networks are unique, so are names of containers that are not Docker's, VNIs, port numbers and all ids.
 //! 2. In one network no two endpoints share an address or a MAC, and none has the gateway's or an auxiliary address.
 //! 3. A container has an endpoint for each of its attachments exactly while it is created or running, save where
 //!    the attachment's network is gone, which only happens while it is exited. An endpoint in a network of the cluster
 //!    has the id and the addresses of a lease; whether the lease still is, a [`View`] says.
-//! 4. Subnets of networks do not overlap. Port numbers are never used twice; VNIs not at once.
+//! 4. Subnets of networks do not overlap, but for those that Docker chose (see [`docker`]). Port numbers are never used twice; VNIs not at once.
 //! 5. Every collection has a bound, named below; reaching it is a rejection that says so.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -35,10 +35,14 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 mod container;
+pub mod docker;
 mod endpoint;
 mod ipam;
 mod ledger;
@@ -69,6 +73,7 @@ pub use shared::Shared;
 pub use snapshot::SnapshotError;
 pub use view::{Snapshot, View};
 
+use docker::Docker;
 use ledger::Ledger;
 use requests::Requests;
 use sharded::Sharded;
@@ -84,6 +89,9 @@ pub const INTERFACES_MAX: usize = 64;
 pub const ALIASES_MAX: usize = 64;
 /// Of one subnet.
 pub const AUX_ADDRESSES_MAX: usize = 256;
+
+/// Of the requests that are remembered: 4,096 to 4,608. Only this node asks, one after the other.
+const GENERATION: usize = 512;
 
 /// Of one overlay network.
 pub const REMOTES_MAX: usize = 64;
@@ -107,9 +115,10 @@ pub struct State {
     endpoints: Sharded<EndpointId, Arc<Endpoint>>,
     /// One per network, and one per network of the cluster that has endpoints here.
     ledgers: Sharded<NetworkId, Arc<Ledger<Endpoint>>>,
+    docker: Arc<Docker>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests<Applied>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 /// What a command made.
@@ -144,6 +153,14 @@ pub enum Applied {
         network: NetworkId,
         endpoint: Option<EndpointId>,
     },
+    PoolGiven {
+        subnet: IpNet,
+    },
+    AddressGiven {
+        address: IpAddr,
+    },
+    /// Whatever an engine's other calls change.
+    DockerChanged,
 }
 
 impl State {
@@ -155,7 +172,7 @@ impl State {
     /// Applies one entry of the log. A request id seen before is answered as then and changes nothing.
     pub fn apply(&mut self, envelope: &Envelope) -> Result<Applied, Rejected> {
         if let Some(outcome) = self.requests.get(&envelope.request_id) {
-            return outcome.clone();
+            return outcome.cloned().map_err(Clone::clone);
         }
         let outcome = self.apply_command(&envelope.command, envelope.at_ms);
         self.requests.put(envelope.request_id, outcome.clone());
@@ -163,7 +180,7 @@ impl State {
     }
 
     /// What was answered to a request that is still remembered.
-    pub fn outcome(&self, request: &RequestId) -> Option<&Result<Applied, Rejected>> {
+    pub fn outcome(&self, request: &RequestId) -> Option<Result<&Applied, &Rejected>> {
         self.requests.get(request)
     }
 
@@ -184,6 +201,7 @@ impl State {
                 self.connect(container, attachment, *endpoint)
             }
             Command::Disconnect { container, network } => self.disconnect(container, network),
+            Command::Docker(change) => self.apply_docker(change, at_ms),
         }
     }
 

@@ -6,7 +6,7 @@
 //! In a network of the cluster it is for each container that has a lease, on whichever node.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -92,6 +92,30 @@ fn network_lines(view: View<'_>, id: &NetworkId, viewer: Option<&Container>) -> 
         Some((wire.granted(), &container.name, aliases))
     };
     write_lines(network, view.wires_in(id).filter_map(member).collect())
+}
+
+/// What containers in a network find each other by, with the addresses that each is: names, aliases and short ids of
+/// those that run, and in a network of the cluster of those that have a lease.
+pub fn resolvable(view: View<'_>, id: &NetworkId) -> Vec<(String, Addresses)> {
+    let mut found = Vec::new();
+    let mut add = |container: &ContainerId, name: &Name, aliases: &[Name], addresses: Addresses| {
+        let names: BTreeSet<String> =
+            [name].into_iter().chain(aliases).map(Name::to_string).chain([container.short()]).collect();
+        found.extend(names.into_iter().map(|name| (name, addresses)));
+    };
+    if view.local.network(id).is_none() {
+        for lease in view.shared.leases_in(id) {
+            add(&lease.container, &lease.container_name, &lease.aliases, lease.addresses);
+        }
+        return found;
+    }
+    for (endpoint, wire) in view.wires_in(id) {
+        let container = view.local.container(&endpoint.container).filter(|c| c.phase == Phase::Running);
+        let Some(container) = container else { continue };
+        let aliases = container.attachment(id).map_or(&[][..], |a| &a.aliases);
+        add(container.shown_id(), &container.name, aliases, wire.granted());
+    }
+    found
 }
 
 fn write_lines(network: &Network, mut members: Vec<(Addresses, &Name, &[Name])>) -> String {

@@ -131,6 +131,16 @@ impl State {
         request: &CreateNetwork,
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
+        self.make_network(request, at_ms, |_| true)
+    }
+
+    /// `matters` says with which other networks it may not overlap.
+    pub(super) fn make_network(
+        &mut self,
+        request: &CreateNetwork,
+        at_ms: u64,
+        matters: impl Fn(&Network) -> bool,
+    ) -> Result<Applied, Rejected> {
         if self.networks().any(|n| n.name == request.name) {
             return Err(Rejected::NetworkNameTaken(request.name.clone()));
         }
@@ -143,7 +153,7 @@ impl State {
         let pools = match request.driver {
             Driver::Bridge => {
                 check_options(request)?;
-                ipam::pools(request, &subnets(self.networks()))?
+                ipam::pools(request, &subnets(self.networks().filter(|other| matters(other))))?
             }
             Driver::None | Driver::Host => {
                 self.check_single(request)?;
@@ -164,6 +174,14 @@ impl State {
         if network.builtin {
             return Err(Rejected::Builtin(network.name.clone()));
         }
+        if self.belongs_to_docker(id) {
+            return Err(Rejected::NetworkOfDocker(network.name.clone()));
+        }
+        self.take_network(id)
+    }
+
+    pub(super) fn take_network(&mut self, id: &NetworkId) -> Result<Applied, Rejected> {
+        let network = self.network(id).ok_or(Rejected::UnknownNetwork(*id))?;
         let holders: Vec<Holder> = self.endpoints_in(id).map(|endpoint| self.holder(endpoint)).collect();
         if !holders.is_empty() {
             return Err(in_use(network, holders));

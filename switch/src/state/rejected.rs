@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::command::Driver;
-use vswitch_proto::id::{ContainerId, MacAddr, Name, NetworkId, NodeId, Vni};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, NodeId, Vni};
 
+use super::docker::POOLS_MAX;
 use super::shared::{LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
@@ -211,6 +212,38 @@ pub enum Rejected {
     AlreadyLeased { holder: Holder, network: Name },
     #[error("the lease belongs to container {0}: only its own node can release it")]
     LeaseOfAnother(Holder),
+    #[error(
+        "the request is so late that it may have been carried out before: look whether it was, and ask anew if not"
+    )]
+    TooLate,
+
+    #[error("network {0} belongs to Docker: use docker network rm")]
+    NetworkOfDocker(Name),
+    #[error("container {0} belongs to Docker: use docker, or rm -f for what a lost engine has left")]
+    ContainerOfDocker(Name),
+    #[error("the network has an endpoint of container {0}: stop or disconnect it first")]
+    DockerNetworkInUse(Name),
+    #[error("there is no address pool {0}: create the network again")]
+    UnknownPool(IpNet),
+    #[error("subnet {subnet} overlaps with the address pool {other}: choose another subnet")]
+    PoolOverlap { subnet: IpNet, other: IpNet },
+    #[error("address {address} of the pool {subnet} is already in use: choose another one")]
+    PoolAddressInUse { address: IpAddr, subnet: IpNet },
+    #[error("no available addresses in {0}: remove containers or create a larger network")]
+    AddressesExhausted(IpNet),
+    #[error("there are {POOLS_MAX} address pools already: remove a network first")]
+    TooManyPools,
+    #[error("the cluster has no lease for endpoint {}: it was released", .0.short())]
+    UnknownLease(EndpointId),
+
+    #[error(
+        "the cluster's authority is being rotated already: `vswitchctl cluster health` says which nodes are waited for"
+    )]
+    AuthorityRotates,
+    #[error("the certificate of the authority is none, or too large, or the present one")]
+    InvalidAuthority,
+    #[error("there is no former authority that is trusted still")]
+    NoFormerAuthority,
 }
 
 /// Who stands in the way.
@@ -278,9 +311,12 @@ impl Rejected {
     pub fn kind(&self) -> ErrorKind {
         use Rejected::*;
         match self {
-            UnknownNetwork(_) | UnknownContainer(_) | NetworkGone { .. } | NotAMember(_) => {
-                ErrorKind::NotFound
-            }
+            UnknownNetwork(_)
+            | UnknownContainer(_)
+            | UnknownPool(_)
+            | UnknownLease(_)
+            | NetworkGone { .. }
+            | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)
             | UnknownOption { .. }

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, NodeId};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, NodeId, RequestId};
 
 pub(super) trait Key: Ord + Copy + Debug {
     type Part: Ord + Copy + Debug;
@@ -31,7 +31,7 @@ macro_rules! key_by_first_byte {
     };
 }
 
-key_by_first_byte!(NetworkId, ContainerId, EndpointId);
+key_by_first_byte!(NetworkId, ContainerId, EndpointId, RequestId);
 
 /// Node ids, addresses and the MACs that follow from them are handed out one after the other: keys that differ in this
 /// many low bits are in a part.

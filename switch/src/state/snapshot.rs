@@ -1,4 +1,5 @@
-//! The states as bytes: what it is, a format version, then postcard.
+//! The states as bytes: what it is, a format version, then postcard. A later version only adds to the end, so an
+//! earlier one is read as one to which nothing was added.
 //!
 //! The encoding is canonical: maps are ordered and nothing that follows from something else is written, so equal
 //! states have equal bytes, and [`State::digest`] is a hash over them. What does follow, the ledgers, is rebuilt
@@ -13,11 +14,12 @@ use sha2::{Digest as _, Sha256};
 use vswitch_proto::command::{Attachment, Driver, Scope};
 use vswitch_proto::id::{ContainerId, NetworkId};
 
+use super::docker::Docker;
 use super::endpoint::Endpoint;
 use super::ledger::{Cursors, Ledger, Member};
 use super::requests::Requests;
 use super::sharded::Sharded;
-use super::{Applied, Container, NETWORKS_MAX, Network, State};
+use super::{Applied, Container, GENERATION, NETWORKS_MAX, Network, State};
 
 /// Which state a snapshot is of: its first four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +35,21 @@ impl Kind {
             Kind::Shared => *b"vswC",
         }
     }
-}
 
-/// The byte behind the magic.
-const VERSION: u8 = 1;
+    /// The byte behind the magic. A node's own state has what Docker made since version 2.
+    const fn version(self) -> u8 {
+        match self {
+            Kind::Local => 2,
+            Kind::Shared => 1,
+        }
+    }
+}
 
 /// What is wrong with bytes that should have been a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     #[error(
-        "the snapshot has format {0}, this version reads up to {VERSION}: use the newer vswitchd that wrote it"
+        "the snapshot has format {0}, this version reads earlier ones: use the newer vswitchd that wrote it"
     )]
     Newer(u8),
     #[error("this is no snapshot of the kind that is wanted: check which file it came from")]
@@ -55,24 +62,30 @@ pub enum SnapshotError {
 
 pub(super) fn write(kind: Kind, state: &impl Serialize) -> Vec<u8> {
     let mut bytes = kind.magic().to_vec();
-    bytes.push(VERSION);
+    bytes.push(kind.version());
     postcard::to_extend(state, bytes).expect("plain data into memory can always be encoded")
 }
 
-pub(super) fn read<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, SnapshotError> {
+/// `A` since version 2.
+pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
+    kind: Kind,
+    bytes: &[u8],
+) -> Result<(T, A), SnapshotError> {
     let (magic, rest) = bytes.split_first_chunk().ok_or(SnapshotError::Malformed)?;
     if *magic != kind.magic() {
         return Err(SnapshotError::Foreign);
     }
-    let body = match rest.split_first() {
-        Some((&VERSION, body)) => body,
-        Some((&version, _)) if version > VERSION => return Err(SnapshotError::Newer(version)),
+    let (version, body) = match rest.split_first() {
+        Some((&version, _)) if version > kind.version() => return Err(SnapshotError::Newer(version)),
+        Some((&version @ 1.., body)) => (version, body),
         _ => return Err(SnapshotError::Malformed),
     };
-    match postcard::take_from_bytes(body) {
-        Ok((state, [])) => Ok(state),
-        _ => Err(SnapshotError::Malformed),
-    }
+    let (state, rest) = postcard::take_from_bytes(body).map_err(|_| SnapshotError::Malformed)?;
+    let (added, rest) = match version {
+        1 => (A::default(), rest),
+        _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
+    };
+    if rest.is_empty() { Ok((state, added)) } else { Err(SnapshotError::Malformed) }
 }
 
 pub(super) fn digest(snapshot: &[u8]) -> [u8; 32] {
@@ -86,7 +99,7 @@ struct Written<'a> {
     endpoints: Vec<&'a Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: &'a Requests<Applied>,
+    requests: &'a Requests<Applied, GENERATION>,
 }
 
 #[derive(Deserialize)]
@@ -96,7 +109,7 @@ struct Read {
     endpoints: Vec<Endpoint>,
     next_port: u32,
     next_vni: u32,
-    requests: Requests<Applied>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 impl State {
@@ -109,11 +122,12 @@ impl State {
             next_vni: self.next_vni,
             requests: &self.requests,
         };
-        write(Kind::Local, &written)
+        write(Kind::Local, &(written, &*self.docker))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<State, SnapshotError> {
-        rebuild(read(Kind::Local, bytes)?)
+        let (state, docker) = read(Kind::Local, bytes)?;
+        rebuild(state, docker)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -129,7 +143,7 @@ pub(super) fn with_cursors<'a, M: Member>(
     networks.map(|n| (n, ledgers.get(&n.id).map(|ledger| ledger.cursors).unwrap_or_default())).collect()
 }
 
-fn rebuild(read: Read) -> Result<State, SnapshotError> {
+fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
     let (networks, mut ledgers) = rebuild_networks(read.networks)?;
     let mut state = State {
         networks,
@@ -157,6 +171,10 @@ fn rebuild(read: Read) -> Result<State, SnapshotError> {
     check_networks(state.networks(), |driver| driver != Driver::Overlay)?;
     check_endpoints(&state)?;
     check_containers(&state)?;
+    if let Some(what) = docker.contradiction(&state) {
+        return Err(SnapshotError::Inconsistent(what));
+    }
+    state.docker = Arc::new(docker);
     Ok(state)
 }
 
@@ -260,7 +278,7 @@ fn check_containers(state: &State) -> Result<(), SnapshotError> {
     let mut names = BTreeSet::new();
     let mut endpoints = 0;
     for container in state.containers() {
-        if !names.insert(&container.name) {
+        if container.docker().is_none() && !names.insert(&container.name) {
             return Err(SnapshotError::Inconsistent("two containers of one name"));
         }
         let networks: BTreeSet<NetworkId> = container.attachments.iter().map(|a| a.network).collect();
@@ -329,8 +347,11 @@ mod tests {
         }
         let long = [&bytes[..], &[0]].concat();
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
-        let newer = [&bytes[..4], &[VERSION + 1], &bytes[5..]].concat();
-        assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(VERSION + 1)));
+        let newer = [&bytes[..4], &[Kind::Local.version() + 1], &bytes[5..]].concat();
+        assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(Kind::Local.version() + 1)));
+        // What Docker made is three empty lists.
+        let earlier = [&bytes[..4], &[1], &bytes[5..bytes.len() - 3]].concat();
+        assert_eq!(State::from_bytes(&earlier).map(|state| state.digest()), Ok(sample().state.digest()));
         assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 

@@ -480,12 +480,12 @@ fn a_request_applies_once() {
     assert_eq!(lab.state.digest(), digest);
     assert!(lab.state.network(&network).is_none());
 
-    for _ in 0..3839 - 1 {
+    for _ in 0..4096 - 3 {
         let _refused = lab.apply(Command::RemoveContainer { container: missing });
     }
-    assert!(lab.state.outcome(&create.request_id).is_some(), "the last 3840 are remembered");
-    for _ in 0..300 {
+    assert!(lab.state.outcome(&create.request_id).is_some(), "the last 4096 are remembered");
+    for _ in 0..600 {
         let _refused = lab.apply(Command::RemoveContainer { container: missing });
     }
-    assert!(lab.state.outcome(&create.request_id).is_none(), "and no more than 4096");
+    assert!(lab.state.outcome(&create.request_id).is_none(), "and no more than 4608");
 }

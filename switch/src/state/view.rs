@@ -84,9 +84,11 @@ impl<'a> View<'a> {
         self.local.endpoints_in(network).filter_map(move |e| Some((e, self.wire(e)?)))
     }
 
-    /// Leases of this node that no endpoint has: to be released.
+    /// Leases of this node that no endpoint has and that are not reserved for one: to be released.
     pub fn stale_leases(self) -> impl Iterator<Item = &'a Lease> + use<'a> {
-        self.shared.leases_of(self.me).filter(move |lease| self.local.endpoint(&lease.endpoint).is_none())
+        let local = self.local;
+        let unused = move |id| local.endpoint(id).is_none() && local.reservation(id).is_none();
+        self.shared.leases_of(self.me).filter(move |lease| unused(&lease.endpoint))
     }
 
     /// Endpoints in networks of the cluster that have no lease: to be reserved again, with the same id and addresses.

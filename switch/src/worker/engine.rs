@@ -66,20 +66,29 @@ pub enum EngineError {
     Unavailable(#[from] Unavailable),
 }
 
-/// An engine for each worker. Without a choice it is epoll, see docs/adr/0008-io-uring.md.
+/// An engine for each worker. Without a choice, epoll is used where io_uring is not there.
 pub(super) fn choose(
     choice: Option<EngineKind>,
     burst_frames: usize,
     wakes: &[Wake],
 ) -> Result<(EngineKind, Vec<Engine>), EngineError> {
-    let kind = choice.unwrap_or(EngineKind::Epoll);
-    let engines = wakes.iter().map(|wake| Engine::new(kind, burst_frames, Arc::clone(wake)));
-    Ok((kind, engines.collect::<Result<Vec<_>, EngineError>>()?))
+    let all = |kind| {
+        let engines = wakes.iter().map(|wake| Engine::new(kind, burst_frames, Arc::clone(wake)));
+        Ok((kind, engines.collect::<Result<Vec<_>, EngineError>>()?))
+    };
+    match choice {
+        Some(kind) => all(kind),
+        None => all(EngineKind::Uring).or_else(|why| {
+            tracing::info!("frames are moved with epoll: {why}");
+            all(EngineKind::Epoll)
+        }),
+    }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each worker")]
 pub(super) enum Engine {
     Polled(Polled),
-    Ringed(Box<Ringed>),
+    Ringed(Ringed),
 }
 
 impl Engine {
@@ -87,7 +96,7 @@ impl Engine {
     pub(super) fn new(kind: EngineKind, burst_frames: usize, wake: Wake) -> Result<Engine, EngineError> {
         Ok(match kind {
             EngineKind::Epoll => Engine::Polled(Polled::new(burst_frames, wake)?),
-            EngineKind::Uring => Engine::Ringed(Box::new(Ringed::new(wake)?)),
+            EngineKind::Uring => Engine::Ringed(Ringed::new(wake)?),
         })
     }
 

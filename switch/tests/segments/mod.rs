@@ -185,7 +185,7 @@ pub fn cut(raw: &[u8]) -> (Vec<Vec<u8>>, Vec<usize>) {
     let frame = Frame::parse(raw).unwrap();
     let (mut datagrams, mut groups) = (vec![], vec![]);
     let cut = Cutter::default().encapsulate(vni(), &frame, |group| {
-        let each: Vec<Vec<u8>> = group.each().map(|slices| slices.concat_bytes()).collect();
+        let each: Vec<Vec<u8>> = group.each().map(ConcatBytes::concat_bytes).collect();
         assert_eq!(each.len(), group.count());
         assert_eq!(each.iter().map(Vec::len).sum::<usize>(), group.bytes());
         assert!(group.bytes() <= 65_507 && group.count() <= 64);

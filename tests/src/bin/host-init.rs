@@ -12,11 +12,13 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// How long a zombie waits at most, milliseconds.
 const REAP_MS: u16 = 20;
@@ -65,10 +67,21 @@ fn mounts() -> anyhow::Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("/")?;
     mount(Some(binaries), "/mnt", none, MsFlags::MS_BIND, none).context("/mnt")?;
     let private = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run"), ("tmpfs", "/tmp")] {
+    let fresh = |kind: &str, target: &'static str| {
         let source = Some(OsStr::new(kind));
-        mount(source, target, source, private, none).context(target)?;
-    }
+        mount(source, target, source, private, none).context(target)
+    };
+    fresh("proc", "/proc")?;
+    fresh("tmpfs", "/run")?;
+    fresh("tmpfs", "/tmp")?;
+    // The control groups lie below /sys and are the same everywhere: a container engine needs them.
+    let (kept, bind) = ("/run/cgroup", MsFlags::MS_BIND | MsFlags::MS_REC);
+    fs::create_dir(kept)?;
+    mount(Some(CONTROL_GROUPS), kept, none, bind, none).context(kept)?;
+    fresh("sysfs", "/sys")?;
+    mount(Some(kept), CONTROL_GROUPS, none, bind, none).context(CONTROL_GROUPS)?;
+    umount2(kept, MntFlags::MNT_DETACH)?;
+    fs::remove_dir(kept)?;
     Ok(())
 }
 

@@ -251,6 +251,7 @@ impl World {
             return Ok(());
         }
         self.trace(|| format!("{} loses its disk", victim.0));
+        self.count("disks lost");
         if self.setup.bug == Some(Bug::WipedUnderOldNumber) {
             return self.build(victim, Birth::Joiner);
         }

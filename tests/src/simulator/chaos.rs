@@ -62,34 +62,36 @@ impl World {
 
     fn strike(&mut self, victim: NodeId) {
         let number = self.rng.random_range(0..40);
-        let roll = self.rng.random_range(0..12);
+        let roll = self.rng.random_range(0..25);
         self.trace(|| format!("chaos {roll} strikes {}", victim.0));
         match roll {
-            0 => self.crash(victim),
+            0 => self.black_out(),
+            1 | 2 => self.crash(victim),
             // In the middle of a turn: between two of its writes and syncs, or of its messages.
-            1 | 2 => self.hosts[&victim].disk.freeze_in(number),
-            3 | 4 => {
+            3..=6 => self.hosts[&victim].disk.freeze_in(number),
+            7..=10 => {
                 let host = self.hosts.get_mut(&victim);
                 if let Some(host) = host {
                     host.messages_left = Some(number / 4);
                 }
             }
-            5 => self.hosts[&victim].disk.fail(1 + number / 8),
-            6 => {
+            11 | 12 => self.hosts[&victim].disk.fail(1 + number / 8),
+            13 | 14 => {
                 let full = if number % 2 == 0 { Full::ForGrowth } else { Full::ForAll };
                 self.hosts[&victim].disk.fill(full);
                 let after = self.rng.random_range(50..2000) * MILLISECOND;
                 self.plan(after, Event::Repair(victim));
             }
-            7 => {
+            15 | 16 => {
+                self.count("pauses");
                 if let Some(host) = self.hosts.get_mut(&victim) {
                     host.stopped = true;
                 }
                 let after = self.rng.random_range(10..1500) * MILLISECOND;
                 self.plan(after, Event::Resume(victim));
             }
-            8 => self.jump(victim, number),
-            9 => self.weather = Weather::draw(&mut self.rng),
+            17 | 18 => self.jump(victim, number),
+            19 | 20 => self.weather = Weather::draw(&mut self.rng),
             _ => self.cut(victim),
         }
     }
@@ -105,6 +107,7 @@ impl World {
             1 => (false, true),
             _ => (true, true),
         };
+        self.count(if outward && inward { "cuts in both directions" } else { "cuts in one direction" });
         let mut links = Vec::new();
         for a in with.iter().chain([&victim]) {
             for b in against {

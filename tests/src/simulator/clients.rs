@@ -19,6 +19,10 @@ const CONTAINERS: u32 = 24;
 const NETWORKS_KNOWN: usize = 6;
 /// How often an answer gets lost on its way.
 const ANSWER_LOSS: f64 = 0.03;
+/// How often a client that has tried before gives up.
+const GIVING_UP: f64 = 0.05;
+/// Of one run: each is one more that may have happened at any time.
+const GIVEN_UP_MAX: usize = 6;
 
 /// Client 0 is the administrator, whose requests are not drawn here.
 #[derive(Debug, Default)]
@@ -60,8 +64,9 @@ impl Client {
 
 impl World {
     pub fn client(&mut self, client: usize, attempt: u64) -> Result<(), String> {
-        match &self.clients[client].asking {
-            Some(asking) if asking.attempt == attempt => self.attempt(client),
+        let asked = self.clients[client].asking.as_ref().map(|asking| asking.attempt);
+        match asked {
+            Some(last) if last == attempt && !self.gives_up(client) => self.attempt(client),
             Some(_) => {}
             None if attempt == 0 && client > 0 && !self.healing => {
                 let (from, request) = self.draw(client);
@@ -70,6 +75,22 @@ impl World {
             None => {}
         }
         Ok(())
+    }
+
+    /// A client forgets what it asked for, and goes on with something else.
+    fn gives_up(&mut self, client: usize) -> bool {
+        let is_command = self.clients[client].asking.as_ref().is_some_and(|asking| asking.command.is_some());
+        if client == 0 || !is_command || self.healing || self.given_up.len() >= GIVEN_UP_MAX {
+            return false;
+        }
+        let gives_up = self.rng.random_bool(GIVING_UP);
+        if let Some(asking) = self.clients[client].asking.take_if(|_| gives_up) {
+            self.trace(|| format!("client {client} gives up"));
+            self.count("operations given up");
+            self.given_up.push((asking.operation, asking.request_id));
+            self.plan(MILLISECOND, Event::Client(client, 0));
+        }
+        gives_up
     }
 
     /// As a node that is a member for all the client knows.
@@ -82,12 +103,19 @@ impl World {
         self.trace(|| format!("client {client} of {from}: {request:?}"));
         let operation = self.history.call(client, from, request.clone());
         let request_id = self.new_request_id();
-        let command = request.command(from);
+        let command = request.command(from, self.requests_somewhere());
         let command = command.map(|command| SharedEnvelope { request_id, at_ms: self.now / 1000, command });
         let asking = Asking { operation, request_id, command, attempt: 1, hint: None, token: 0, host: None };
         self.clients[client].asking = Some(asking);
         self.clients[client].last = None;
         self.attempt(client);
+    }
+
+    /// What some host knows, which may be little.
+    fn requests_somewhere(&mut self) -> u64 {
+        let groups = self.hosts.values().filter_map(|host| host.group.as_ref());
+        let counts: Vec<u64> = groups.map(|group| group.machine().shared.requests()).collect();
+        counts.choose(&mut self.rng).copied().unwrap_or(0)
     }
 
     fn new_request_id(&mut self) -> RequestId {
@@ -108,8 +136,9 @@ impl World {
             (25..35, _) | (_, None) => {
                 Request::CreateNetwork { network: number, name: self.rng.random_range(0..NAMES) }
             }
-            (35..40, Some(network)) => Request::RemoveNetwork { network },
-            (40..75, Some(network)) => {
+            (35..39, Some(network)) => Request::RemoveNetwork { network },
+            (39..42, Some(_)) => Request::RotateToken,
+            (42..75, Some(network)) => {
                 let container = self.rng.random_range(0..CONTAINERS);
                 Request::Reserve { endpoint: number, container, network, wanted: None }
             }
@@ -123,6 +152,7 @@ impl World {
                     let wanted = Some(address);
                     let reserve = Request::Reserve { endpoint: number, container, network, wanted };
                     self.clients[client].next = Some((from, reserve));
+                    self.count("moves");
                 }
                 return (lease.node, Request::Release { endpoint: lease.endpoint });
             }

@@ -25,7 +25,27 @@ struct Content {
     /// Confirms every other batch of syncs without doing it.
     lies: bool,
     syncs: u64,
+    /// What it was about to do when it froze.
+    frozen_at: Option<Call>,
 }
+
+/// What changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Write,
+    Resize,
+    Sync,
+}
+
+/// What became of changes that were not synced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    pub lost: u64,
+    pub torn: u64,
+}
+
+/// What a disk writes whole or not at all, bytes.
+const SECTOR: u64 = 512;
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -48,7 +68,7 @@ pub enum Full {
 pub enum Crash {
     /// The process was killed: what it wrote is there.
     Kill,
-    /// What was not synced is there, or not, or half of it.
+    /// Of what was not synced, each write is there, or not, or some of its sectors.
     PowerCut,
 }
 
@@ -65,6 +85,22 @@ fn carry_out(bytes: &mut Vec<u8>, change: &Change) {
         }
         Change::Resize(length) => bytes.resize(*length as usize, 0),
     }
+}
+
+/// Some sectors of a write.
+fn tear(at: u64, data: &[u8], rng: &mut StdRng) -> Vec<Change> {
+    let mut rest = data;
+    let mut start = at;
+    let mut torn = Vec::new();
+    while !rest.is_empty() {
+        let length = ((SECTOR - start % SECTOR) as usize).min(rest.len());
+        let (sector, after) = rest.split_at(length);
+        if rng.random_bool(0.5) {
+            torn.push(Change::Write(start, sector.to_vec()));
+        }
+        (rest, start) = (after, start + length as u64);
+    }
+    torn
 }
 
 impl Disk {
@@ -102,9 +138,25 @@ impl Disk {
         content.failing > 0 || content.full != Full::No || content.frozen || content.freezes_in.is_some()
     }
 
-    /// Comes up again, after everybody let go of it.
-    pub fn restart(&self, crash: Crash, rng: &mut StdRng) {
+    /// What it was about to do when it froze, if it was in the middle of something.
+    pub fn frozen_at(&self) -> Option<Call> {
+        self.content().frozen_at
+    }
+
+    /// All that is on it.
+    pub fn image(&self) -> Vec<u8> {
+        self.content().cached.clone()
+    }
+
+    pub fn put_image(&self, image: Vec<u8>) {
         let mut content = self.content();
+        (content.synced, content.cached) = (image.clone(), image);
+    }
+
+    /// Comes up again, after everybody let go of it.
+    pub fn restart(&self, crash: Crash, rng: &mut StdRng) -> Losses {
+        let mut content = self.content();
+        let mut losses = Losses::default();
         let pending = std::mem::take(&mut content.pending);
         if crash == Crash::Kill {
             content.synced = content.cached.clone();
@@ -113,10 +165,10 @@ impl Disk {
             let lost = if content.lies { &[] } else { &pending[..] };
             for change in lost {
                 match (rng.random_range(0..3), change) {
-                    (0, _) => {}
+                    (0, _) => losses.lost += 1,
                     (1, Change::Write(at, data)) => {
-                        let torn = Change::Write(*at, data[..data.len() / 2].to_vec());
-                        carry_out(&mut content.synced, &torn);
+                        losses.torn += 1;
+                        tear(*at, data, rng).iter().for_each(|change| carry_out(&mut content.synced, change));
                     }
                     (_, change) => carry_out(&mut content.synced, change),
                 }
@@ -124,13 +176,16 @@ impl Disk {
             content.cached = content.synced.clone();
         }
         (content.frozen, content.freezes_in, content.failing) = (false, None, 0);
+        content.frozen_at = None;
+        losses
     }
 }
 
 impl Content {
-    fn call(&mut self) -> Result<()> {
+    fn call(&mut self, call: Call) -> Result<()> {
         match self.freezes_in {
-            Some(0) => self.frozen = true,
+            Some(0) if !self.frozen => (self.frozen, self.frozen_at) = (true, Some(call)),
+            Some(0) => {}
             Some(calls) => self.freezes_in = Some(calls - 1),
             None => {}
         }
@@ -145,11 +200,11 @@ impl Content {
     }
 
     fn change(&mut self, change: Change) -> Result<()> {
-        self.call()?;
-        let end = match &change {
-            Change::Write(at, data) => at + data.len() as u64,
-            Change::Resize(length) => *length,
+        let (call, end) = match &change {
+            Change::Write(at, data) => (Call::Write, at + data.len() as u64),
+            Change::Resize(length) => (Call::Resize, *length),
         };
+        self.call(call)?;
         let grows = end > self.cached.len() as u64;
         if self.full == Full::ForAll || (self.full == Full::ForGrowth && grows) {
             return Err(ErrorKind::StorageFull.into());
@@ -180,7 +235,7 @@ impl StorageBackend for Disk {
     /// As with a real one, what a failed sync should have written is still read, and no later sync writes it.
     fn sync_data(&self) -> Result<()> {
         let mut content = self.content();
-        let outcome = content.call();
+        let outcome = content.call(Call::Sync);
         content.syncs += 1;
         if content.frozen || (content.lies && content.syncs / 16 % 2 == 1) {
             return outcome;

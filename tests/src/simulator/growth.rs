@@ -246,9 +246,9 @@ impl Cluster {
     fn propose(&mut self, from: NodeId, change: SharedChange) -> anyhow::Result<()> {
         self.requests += 1;
         let request_id = RequestId(u128::from(self.requests).to_be_bytes());
-        let command = SharedCommand { from, change };
-        let envelope = SharedEnvelope { request_id, at_ms: self.now / MILLISECOND, command };
         let leader = self.groups.get_mut(&LEADER).context("the leader is there")?;
+        let command = SharedCommand { from, asked_at: leader.machine().requests(), change };
+        let envelope = SharedEnvelope { request_id, at_ms: self.now / MILLISECOND, command };
         leader.propose(&envelope)?;
         Ok(())
     }

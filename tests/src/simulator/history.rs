@@ -17,13 +17,33 @@ use super::linear::{self, Event};
 /// An operation as a client means it. Networks, endpoints and containers are numbers, see [`id32`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    AddNode { number: u32 },
-    SetVoter { node: u64 },
-    RemoveNode { node: u64 },
-    CreateNetwork { network: u32, name: u8 },
-    RemoveNetwork { network: u32 },
-    Reserve { endpoint: u32, container: u32, network: u32, wanted: Option<Ipv4Addr> },
-    Release { endpoint: u32 },
+    AddNode {
+        number: u32,
+    },
+    SetVoter {
+        node: u64,
+    },
+    RemoveNode {
+        node: u64,
+    },
+    CreateNetwork {
+        network: u32,
+        name: u8,
+    },
+    RemoveNetwork {
+        network: u32,
+    },
+    Reserve {
+        endpoint: u32,
+        container: u32,
+        network: u32,
+        wanted: Option<Ipv4Addr>,
+    },
+    Release {
+        endpoint: u32,
+    },
+    /// Of voters. It is the one request that makes a difference when it is carried out twice, whatever was before.
+    RotateToken,
     Read,
 }
 
@@ -34,6 +54,7 @@ pub enum Answer {
     NodeAdded(u64),
     Reserved(Ipv4Addr),
     Released(usize),
+    Rotated(u64),
     Seen(View),
     Refused(Refusal),
 }
@@ -60,6 +81,8 @@ pub struct View {
     pub nodes: BTreeMap<u64, bool>,
     pub networks: BTreeMap<u32, u8>,
     pub leases: BTreeMap<u32, Lease>,
+    /// How often the token of voters was rotated.
+    pub rotations: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -105,7 +128,7 @@ fn number(id: &[u8; 32]) -> u32 {
 
 impl Request {
     /// `None`: a read.
-    pub fn command(&self, from: u64) -> Option<SharedCommand> {
+    pub fn command(&self, from: u64, asked_at: u64) -> Option<SharedCommand> {
         let change = match *self {
             Request::AddNode { number } => {
                 let [high, low] = (number as u16).to_be_bytes();
@@ -152,9 +175,10 @@ impl Request {
             Request::Release { endpoint } => {
                 SharedChange::Release { endpoints: vec![EndpointId(id32(endpoint))] }
             }
+            Request::RotateToken => SharedChange::RotateToken { role: Role::Voter },
             Request::Read => return None,
         };
-        Some(SharedCommand { from: NodeId(from), change })
+        Some(SharedCommand { from: NodeId(from), asked_at, change })
     }
 }
 
@@ -167,6 +191,7 @@ impl From<Result<Applied, Rejected>> for Answer {
                 None => return Answer::Refused(Refusal::Unexpected("a lease without an address".into())),
             },
             Ok(Applied::Released { released }) => return Answer::Released(released),
+            Ok(Applied::TokenRotated { epoch, .. }) => return Answer::Rotated(epoch),
             Ok(_) => return Answer::Done,
             Err(rejected) => rejected,
         };
@@ -188,7 +213,7 @@ impl From<Result<Applied, Rejected>> for Answer {
 impl View {
     /// Refused if the state gives anything twice.
     pub fn of(shared: &Shared) -> Result<View, String> {
-        let mut view = View::default();
+        let mut view = View { rotations: shared.token_epoch(Role::Voter), ..View::default() };
         let mut vnis = BTreeMap::new();
         for node in shared.nodes() {
             view.nodes.insert(node.id.0, node.role == Role::Voter);
@@ -242,7 +267,7 @@ impl Specification {
     }
 
     fn refusal(&self, request: &Request) -> Option<Refusal> {
-        let View { nodes, networks, leases } = &self.view;
+        let View { nodes, networks, leases, .. } = &self.view;
         match request {
             Request::SetVoter { node } => match nodes.get(node) {
                 None => Some(Refusal::NotAMember),
@@ -279,7 +304,7 @@ impl Specification {
 
     /// False if it cannot have come to `answer`.
     fn carry_out(&mut self, operation: &Operation, answer: &Answer) -> bool {
-        let View { nodes, networks, leases } = &mut self.view;
+        let View { nodes, networks, leases, rotations } = &mut self.view;
         match (&operation.request, answer) {
             (Request::AddNode { .. }, Answer::NodeAdded(node)) => {
                 let votes = nodes.is_empty();
@@ -306,12 +331,21 @@ impl Specification {
             (Request::Release { endpoint }, Answer::Released(released)) => {
                 usize::from(leases.remove(endpoint).is_some()) == *released
             }
+            (Request::RotateToken, Answer::Rotated(epoch)) => {
+                *rotations += 1;
+                rotations == epoch
+            }
             _ => false,
         }
     }
 }
 
 impl History {
+    pub fn refusals(&self) -> u64 {
+        let answers = self.operations.iter().filter_map(|operation| operation.answer.as_ref());
+        answers.filter(|answer| matches!(answer, Answer::Refused(_))).count() as u64
+    }
+
     pub fn call(&mut self, client: usize, from: u64, request: Request) -> usize {
         let number = self.operations.len();
         self.operations.push(Operation { client, from, request, answer: None });
@@ -322,6 +356,15 @@ impl History {
     pub fn answer(&mut self, number: usize, answer: Answer) {
         self.operations[number].answer = Some(answer);
         self.events.push(Event::Return(number));
+    }
+
+    /// Of an operation whose client gave up: what became of it, as all nodes say in the end. It happened at any time
+    /// since its call, or never and never will.
+    pub fn settle(&mut self, number: usize, answer: Option<Answer>) {
+        match answer {
+            Some(answer) => self.answer(number, answer),
+            None => self.events.retain(|event| *event != Event::Call(number)),
+        }
     }
 
     pub fn check(&self) -> Result<(), String> {

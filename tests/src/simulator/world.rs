@@ -8,22 +8,23 @@ use rand::{Rng as _, SeedableRng as _};
 use vswitch::cluster::{
     Birth, Dropped, Failure, Group, Limits, Machine as _, Nonsense, Output, Role, Settings, Store, initialise,
 };
-use vswitch_proto::id::NodeId;
-use vswitch_proto::peer::{Body, Message};
+use vswitch_proto::id::{NodeId, RequestId};
+use vswitch_proto::peer::{Body, Members, Message};
 
 use super::admin::Admin;
 use super::chaos::Weather;
 use super::clients::Client;
-use super::disk::{Crash, Disk, Full};
-use super::history::History;
-use super::subject::{Subject, hash};
+use super::disk::{Call, Crash, Disk, Full};
+use super::history::{Answer, History};
+use super::promises::Promises;
+use super::subject::{self, Subject, hash};
 use super::{Bug, MILLISECOND, Report, SECOND, Setup, Time};
 
 /// What has to happen after the healing, at most.
 const SETTLING: Time = 60 * SECOND;
 const CLIENTS: usize = 5;
 /// Small, so that snapshots are made and sent all the time.
-const LIMITS: Limits = Limits { entries: 40, bytes: 1 << 20, trailing: 12 };
+const LIMITS: Limits = Limits { entries: 40, worth_percent: 0, bytes: 1 << 20, trailing: 12 };
 
 pub type Outcome = <Subject as vswitch::cluster::Machine>::Outcome;
 
@@ -58,6 +59,8 @@ pub struct Host {
     pub gone: bool,
     /// Goes down after so many messages.
     pub messages_left: Option<u32>,
+    /// What was on the disk at the last crash, for one that plays tricks.
+    image: Option<Vec<u8>>,
     inbox: VecDeque<(NodeId, Vec<u8>)>,
     turn_planned: bool,
     tick_planned: bool,
@@ -76,11 +79,14 @@ pub struct World {
     pub clients: Vec<Client>,
     pub admin: Admin,
     pub history: History,
+    /// Operations whose clients gave up.
+    pub given_up: Vec<(usize, RequestId)>,
     pub report: Report,
     /// Who led each term.
     leaders: BTreeMap<u64, NodeId>,
     /// The hash over everything applied up to an index.
     chains: BTreeMap<u64, u64>,
+    promises: Promises,
     pub healing: bool,
 }
 
@@ -99,11 +105,14 @@ impl World {
             clients: (0..=CLIENTS).map(|_| Client::default()).collect(),
             admin: Admin::default(),
             history: History::default(),
+            given_up: Vec::new(),
             report: Report::default(),
             leaders: BTreeMap::new(),
             chains: BTreeMap::new(),
+            promises: Promises::default(),
             healing: false,
         };
+        subject::plant(setup.bug == Some(Bug::SkipsAnEntry));
         world.admin.size = world.rng.random_range(3..=7);
         world
     }
@@ -127,9 +136,11 @@ impl World {
         }
         self.compare_digests()?;
         self.read_at_last(deadline)?;
+        self.settle_given_up();
         self.history.check()?;
-        self.report.operations = self.history.operations.len();
-        Ok(self.report)
+        self.count_many("operations", self.history.operations.len() as u64);
+        self.count_many("refusals", self.history.refusals());
+        Ok(self.report.clone())
     }
 
     fn compare_digests(&self) -> Result<(), String> {
@@ -141,6 +152,15 @@ impl World {
         match hosts.filter_map(|host| host.group.as_ref()).find(|group| differs(group)) {
             Some(group) => Err(format!("node {} has another state than the leader", group.node().0)),
             None => Ok(()),
+        }
+    }
+
+    /// All members have the same state, and it remembers.
+    fn settle_given_up(&mut self) {
+        let leader = self.leader().and_then(|leader| self.hosts[&leader].group.as_ref());
+        let Some(machine) = leader.map(|group| group.machine().clone()) else { return };
+        for (operation, request) in std::mem::take(&mut self.given_up) {
+            self.history.settle(operation, machine.outcome(&request).map(Answer::from));
         }
     }
 
@@ -174,6 +194,16 @@ impl World {
         }
         self.now = end;
         Ok(())
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        self.count_many(what, 1);
+    }
+
+    pub fn count_many(&mut self, what: &'static str, times: u64) {
+        if times > 0 {
+            *self.report.counts.entry(what).or_default() += times;
+        }
     }
 
     pub fn trace(&mut self, what: impl FnOnce() -> String) {
@@ -225,11 +255,14 @@ impl World {
             stopped: false,
             gone: false,
             messages_left: None,
+            image: None,
             inbox: VecDeque::new(),
             turn_planned: false,
             tick_planned: false,
         };
-        self.hosts.insert(node, host);
+        if self.hosts.insert(node, host).is_some() {
+            self.promises.forget(node);
+        }
         self.restart(node)
     }
 
@@ -250,6 +283,7 @@ impl World {
                 self.trace(|| format!("{} is up", node.0));
                 self.plan(tick, Event::Tick(node, life));
                 self.check(node)?;
+                self.check_promises(node)?;
                 self.touch(node);
             }
             Err(_) if was_faulty => {
@@ -265,6 +299,19 @@ impl World {
 
     pub fn crash(&mut self, node: NodeId) {
         let how = if self.rng.random_bool(0.5) { Crash::Kill } else { Crash::PowerCut };
+        self.crash_by(node, how);
+    }
+
+    /// Everybody loses power at once.
+    pub fn black_out(&mut self) {
+        self.count("blackouts");
+        let up = self.hosts.iter().filter(|(_, host)| host.group.is_some()).map(|(node, _)| *node);
+        for node in up.collect::<Vec<_>>() {
+            self.crash_by(node, Crash::PowerCut);
+        }
+    }
+
+    fn crash_by(&mut self, node: NodeId, how: Crash) {
         let down = self.rng.random_range(10..1500) * MILLISECOND;
         self.trace(|| format!("{} goes down: {how:?}", node.0));
         let Some(host) = self.hosts.get_mut(&node) else { return };
@@ -273,8 +320,23 @@ impl World {
         host.life += 1;
         host.messages_left = None;
         host.inbox.clear();
-        host.disk.restart(how, &mut self.rng);
-        self.report.crashes += 1;
+        let middle = host.disk.frozen_at();
+        let losses = host.disk.restart(how, &mut self.rng);
+        if self.setup.bug == Some(Bug::OldDisks) {
+            let image = host.disk.image();
+            if let Some(old) = host.image.replace(image) {
+                host.disk.put_image(old);
+            }
+        }
+        self.count("crashes");
+        match middle {
+            Some(Call::Write) => self.count("crashes at a write"),
+            Some(Call::Resize) => self.count("crashes at a resize"),
+            Some(Call::Sync) => self.count("crashes at a sync"),
+            None => {}
+        }
+        self.count_many("writes lost", losses.lost);
+        self.count_many("writes torn", losses.torn);
         self.plan(down, Event::Restart(node));
     }
 
@@ -293,6 +355,7 @@ impl World {
     }
 
     pub fn jump(&mut self, node: NodeId, ticks: u32) {
+        self.count("jumps of a clock");
         let Some(host) = self.hosts.get_mut(&node).filter(|host| !host.stopped) else { return };
         if let Some(group) = host.group.as_mut() {
             (0..ticks).for_each(|_| group.tick());
@@ -343,22 +406,23 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, message: Message) {
+    fn send(&mut self, message: Message) -> Result<(), String> {
+        self.promises.note(&message)?;
         let (from, to) = (message.from, message.to);
         if matches!(message.body, Body::Snapshot(_)) {
-            self.report.snapshots += 1;
+            self.count("snapshots sent");
         }
         let bytes = message.encode();
-        self.report.messages += 1;
-        self.report.bytes += bytes.len() as u64;
+        self.count("messages");
         if self.rng.random_bool(self.weather.loss) {
-            return;
+            return Ok(());
         }
         let copies = if self.rng.random_bool(self.weather.doubling) { 2 } else { 1 };
         for _ in 0..copies {
             let delay = self.weather.delay(&mut self.rng);
             self.plan(delay, Event::Deliver { from, to, bytes: bytes.clone() });
         }
+        Ok(())
     }
 
     fn turn(&mut self, node: NodeId, life: u64) -> Result<(), String> {
@@ -366,9 +430,10 @@ impl World {
         host.turn_planned = false;
         let Some(group) = host.group.as_mut().filter(|_| !host.stopped) else { return Ok(()) };
         let (disk, mut left) = (host.disk.clone(), host.messages_left);
-        let mut sent = Vec::new();
+        let (mut sent, mut silenced) = (Vec::new(), false);
         let output = group.ready(|message| {
             if left == Some(0) {
+                silenced |= !disk.is_frozen();
                 disk.freeze();
             }
             left = left.map(|left| left.saturating_sub(1));
@@ -378,7 +443,10 @@ impl World {
         });
         host.messages_left = left;
         let is_down = disk.is_frozen();
-        sent.into_iter().for_each(|message| self.send(message));
+        sent.into_iter().try_for_each(|message| self.send(message))?;
+        if silenced {
+            self.count("crashes at a message");
+        }
         if is_down {
             self.crash(node);
             return Ok(());
@@ -389,14 +457,17 @@ impl World {
     fn finish_turn(&mut self, node: NodeId, output: Output<Outcome>) -> Result<(), String> {
         if let Some(failure) = &output.failure {
             self.trace(|| format!("{} falls silent: {failure}", node.0));
-            self.report.disk_failures += 1;
+            self.count("failures of disks");
             if !matches!(failure, Failure::Write(_) | Failure::Open(_)) {
                 return Err(format!("node {}: {failure}", node.0));
             }
         }
         if output.members_changed {
-            self.report.membership_changes += 1;
+            self.count("changes of the membership");
             let members = self.hosts[&node].group.as_ref().map(|group| group.members().clone());
+            if members.as_ref().is_some_and(Members::is_joint) {
+                self.count("joint memberships");
+            }
             self.trace(|| format!("{} sees members {members:?}", node.0));
         }
         self.check(node)?;
@@ -419,10 +490,9 @@ impl World {
         let (index, chain) = (group.applied(), group.machine().chain);
         let term = (group.role() == Role::Leader).then(|| group.status().term);
         if let Some(term) = term {
-            let leader = *self.leaders.entry(term).or_insert_with(|| {
-                self.report.elections += 1;
-                node
-            });
+            let elections = self.leaders.len();
+            let leader = *self.leaders.entry(term).or_insert(node);
+            self.count_many("elections", (self.leaders.len() - elections) as u64);
             if leader != node {
                 return Err(format!("nodes {} and {} both lead term {term}", leader.0, node.0));
             }
@@ -432,6 +502,13 @@ impl World {
             return Err(format!("node {} applied something else up to entry {index}", node.0));
         }
         Ok(())
+    }
+
+    /// What a node that comes up again finds.
+    fn check_promises(&self, node: NodeId) -> Result<(), String> {
+        let Some(group) = self.hosts.get(&node).and_then(|host| host.group.as_ref()) else { return Ok(()) };
+        let status = group.status();
+        self.promises.is_kept(node, status.term, status.last)
     }
 
     /// The one with the highest term; there may be others that do not know yet.

@@ -1,8 +1,10 @@
 //! What the cluster says about itself. The rows are the API's own types, and so are the fields of templates.
 
-use vswitch_proto::api::{ClusterHash, ClusterHealth, ClusterStatus, Membership, Node, NodeHash, NodeState};
+use vswitch_proto::api::{
+    AuthorityRotation, ClusterHash, ClusterHealth, ClusterStatus, Membership, Node, NodeHash, NodeState,
+};
 use vswitch_proto::command::Role;
-use vswitch_proto::id::NodeId;
+use vswitch_proto::id::{Name, NodeId};
 
 use super::super::{now_s, show};
 use crate::age::{as_docker, duration, format_utc_ms};
@@ -174,6 +176,30 @@ pub async fn health(client: &Client, format: Option<&ItemFormat>) -> Result<u8, 
         _ => FAILED,
     };
     Ok(code)
+}
+
+/// Begins a rotation of the authority, or with `finish` ends one.
+pub async fn rotation(client: &Client, finish: bool, format: Option<&ItemFormat>) -> Result<u8, Failure> {
+    let call = Call::post(&["cluster", "ca", "rotate"]).query("finish", &finish.to_string());
+    let rotation: AuthorityRotation = client.fetch(call).await?;
+    print(show(format, &rotation, rotation_text)?)?;
+    Ok(0)
+}
+
+fn rotation_text(rotation: &AuthorityRotation) -> String {
+    let AuthorityRotation { generation, authority, waiting, former_is_trusted } = rotation;
+    let names: Vec<&str> = waiting.iter().map(Name::as_str).collect();
+    let former = match (former_is_trusted, names.is_empty()) {
+        (true, true) => "trusted for some moments more".into(),
+        (true, false) => format!("trusted until these have new certificates: {}", names.join(", ")),
+        (false, true) => "not trusted any more".into(),
+        (false, false) => format!("not trusted any more; these have to join again: {}", names.join(", ")),
+    };
+    let facts = layout(&[
+        vec!["Authority:".into(), format!("{} (generation {generation})", short_id(authority))],
+        vec!["Former authority:".into(), former],
+    ]);
+    format!("{facts}\nJoin tokens so far are refused: 'vswitchctl cluster token show' has the new one.\n")
 }
 
 fn health_text(health: &ClusterHealth, now_s: i64) -> String {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vswitch_proto::command::{Role as Vote, SharedChange};
-use vswitch_proto::id::{NodeId, RequestId};
+use vswitch_proto::id::NodeId;
 use vswitch_proto::peer::Message;
 
 use super::super::group::{NotProposed, Role};
 use super::super::identity::PublicKey;
 use super::super::transport::wire::{
-    Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
+    Asked, Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
 };
 use super::super::transport::{Caller, Serve};
 use super::engine::{Input, Proposed};
@@ -49,7 +49,7 @@ impl Serve for Member {
     fn refused(&self, by: NodeId, refusal: Refusal) {
         let applied = self.view().status.applied;
         match refusal {
-            Refusal::Fenced(_) | Refusal::Superseded => {
+            Refusal::Fenced(_) | Refusal::Superseded | Refusal::Distrusted => {
                 let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);
                 if refused.is_none() {
                     tracing::warn!(node = by.0, "this node is refused: {refusal}");
@@ -71,13 +71,10 @@ impl Serve for Member {
 impl Member {
     async fn answer_node(&self, node: NodeId, request: Request) -> Response {
         match request {
-            Request::Propose { request, change } => self.propose_for(node, request, change).await,
+            Request::Propose { asked, change } => self.propose_for(node, asked, change).await,
             Request::Renew { public_key } => self.renew(node, &public_key),
-            Request::Authority => match self.authority() {
-                _ if !self.is_voter(node) => Response::Denied(Denied::NotAVoter),
-                Some(authority) => Response::Authority(authority.key()),
-                None => Response::Denied(Denied::NoAuthority),
-            },
+            Request::Authority => self.give_authority(node).await,
+            Request::NextAuthority(key) => self.keep_next_authority(node, &key).await,
             Request::Digest { at_least } => self.digest(at_least).await,
             Request::Progress => self.progress().map_or_else(|| self.not_leader(), Response::Progress),
             Request::Manage(manage) => self.lead(node, manage).await,
@@ -85,11 +82,11 @@ impl Member {
         }
     }
 
-    async fn propose_for(&self, node: NodeId, request: RequestId, change: SharedChange) -> Response {
+    async fn propose_for(&self, node: NodeId, asked: Asked, change: SharedChange) -> Response {
         if let Err(denied) = self.may_propose(node, &change) {
             return Response::Denied(denied);
         }
-        match self.engine.propose(self.envelope(node, change, request)).await {
+        match self.engine.propose(self.envelope(node, asked, change)).await {
             Proposed::Applied(outcome) => Response::Proposed(outcome),
             other => self.not_proposed(other),
         }
@@ -118,45 +115,51 @@ impl Member {
         if !self.is_leader() {
             return self.not_leader();
         }
-        let Some(authority) = self.authority() else { return Response::Busy };
         // A leader that was replaced and does not know yet may not know of a rotation either.
         if self.engine.read().await.is_err() {
             return self.not_leader();
         }
+        let Some(authority) = self.present_authority() else { return Response::Busy };
         if !authority.accepts(role, self.state().token_epoch(role), &secret) {
             return Response::Denied(Denied::Token);
         }
         let change = SharedChange::AddNode { info, role };
-        let node = match self.engine.propose(self.envelope(self.node, change, request)).await {
+        let node = match self.engine.propose(self.envelope(self.node, self.asked_now(request), change)).await
+        {
             Proposed::Applied(Ok(Applied::NodeAdded { node })) => node,
             other => return self.not_proposed(other),
         };
         if self.admit(node).is_err() {
             return Response::Denied(Denied::NotAMember(node));
         }
+        // It may have been replaced meanwhile; asked again, the next one signs.
+        let Some(authority) = self.present_authority() else { return Response::Busy };
         let Ok(issued) = authority.sign(node, &public_key, (self.config.clock)()) else {
             return Response::Denied(Denied::Certificate);
         };
-        let identity = self.identity();
+        let (identity, state) = (self.identity(), self.state());
+        let Some(authorities) = state.authorities() else { return Response::Busy };
         tracing::info!(node = node.0, "a node joins");
         Response::Joined(Box::new(Joined {
             cluster: identity.cluster,
             incarnation: identity.incarnation,
             node,
             issued,
-            authority: identity.authority.clone(),
-            nodes: self.state().voters().map(|node| (node.id, node.info.address)).collect(),
+            authority: authority.certificate().to_vec(),
+            cross: authorities.cross.clone(),
+            trusted: authorities.trusted().map(<[u8]>::to_vec).collect(),
+            nodes: state.voters().map(|node| (node.id, node.info.address)).collect(),
         }))
     }
 
     /// A new certificate for a node that has one.
     pub(super) fn renew(&self, node: NodeId, key: &PublicKey) -> Response {
-        let Some(authority) = self.authority() else { return Response::Denied(Denied::NoAuthority) };
+        let Some(authority) = self.present_authority() else { return Response::Denied(Denied::NoAuthority) };
         if self.state().membership(node) != Membership::Member {
             return Response::Denied(Denied::NotAMember(node));
         }
         match authority.sign(node, key, (self.config.clock)()) {
-            Ok(issued) => Response::Renewed(issued),
+            Ok(issued) => Response::Renewed { issued, authority: authority.certificate().to_vec() },
             Err(error) => {
                 tracing::error!(node = node.0, "cannot sign a certificate: {error}");
                 Response::Denied(Denied::Certificate)

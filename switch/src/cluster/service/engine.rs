@@ -88,6 +88,7 @@ impl Syncs {
 pub(super) struct Engine {
     inputs: SyncSender<Input>,
     view: watch::Receiver<View>,
+    leader: watch::Receiver<Option<NodeId>>,
 }
 
 /// The thread, which ends after [`Input::Stop`].
@@ -106,6 +107,7 @@ impl Engine {
             syncs: Arc::new(Syncs::default()),
             failure: None,
         };
+        let (publish_leader, leader) = watch::channel(view.status.leader);
         let (publish, view) = watch::channel(view);
         let turner = Turner {
             group,
@@ -117,10 +119,12 @@ impl Engine {
             published_syncs: Arc::default(),
             failure: None,
             publish,
+            publish_leader,
+            is_published: true,
         };
         let run = move || turner.run(&received, tick);
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(run)?;
-        Ok((Engine { inputs, view }, thread))
+        Ok((Engine { inputs, view, leader }, thread))
     }
 
     pub(super) fn view(&self) -> View {
@@ -129,6 +133,11 @@ impl Engine {
 
     pub(super) fn watch(&self) -> watch::Receiver<View> {
         self.view.clone()
+    }
+
+    /// Changes when [`View`]'s leader does, and not with all else that happens.
+    pub(super) fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
+        self.leader.clone()
     }
 
     /// False: dropped, the thread is behind or gone.
@@ -182,6 +191,9 @@ struct Turner {
     published_syncs: Arc<Syncs>,
     failure: Option<Arc<str>>,
     publish: watch::Sender<View>,
+    publish_leader: watch::Sender<Option<NodeId>>,
+    /// Nothing happened since.
+    is_published: bool,
 }
 
 impl Turner {
@@ -210,12 +222,10 @@ impl Turner {
                 // After a pause of the process time does not run faster: that would look like a silent leader.
                 next_tick = (next_tick + tick).max(now);
             }
-            let mut turned = false;
             while self.group.has_ready() {
                 self.turn();
-                turned = true;
             }
-            if ticks || turned {
+            if ticks || !self.is_published {
                 self.publish();
             }
         }
@@ -257,6 +267,7 @@ impl Turner {
         if output.advanced {
             self.syncs.add(begun.elapsed());
         }
+        self.is_published = false;
         let Output { applied, lost, reads, failure, advanced, .. } = output;
         if advanced || !applied.is_empty() {
             // Whoever is answered finds the change in the view.
@@ -292,6 +303,9 @@ impl Turner {
             syncs: self.published_syncs.clone(),
             failure: self.failure.clone(),
         };
+        let leader = view.status.leader;
         self.publish.send_replace(view);
+        self.publish_leader.send_if_modified(|before| std::mem::replace(before, leader) != leader);
+        self.is_published = true;
     }
 }

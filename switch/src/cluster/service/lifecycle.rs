@@ -19,8 +19,8 @@ use vswitch_proto::peer::Payload;
 
 use super::super::group::{Group, Settings};
 use super::super::identity::{
-    Authority, Identity, IdentityError, PublicKey, Secret, load, make_private_dir, new_key, node_of, remove,
-    save,
+    AUTHORITY, Authority, Identity, IdentityError, NEXT_AUTHORITY, PublicKey, Secret, load, make_private_dir,
+    new_key, node_of, remove, save,
 };
 use super::super::log::{Birth, create};
 use super::super::machine::{Machine, decode};
@@ -31,7 +31,7 @@ use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Reque
 use super::super::transport::{self, LinkError, Transport};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
-use super::member::{Member, Slot};
+use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
 use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
 use crate::state::shared::Shared;
@@ -44,6 +44,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// For the cluster's state to come, after a join.
 const STATE_PATIENCE: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(5);
+/// At the start. Nothing is forwarded meanwhile.
+const CATCH_UP_PATIENCE: Duration = Duration::from_millis(500);
 /// Of a node that listens for nobody.
 const UNREACHED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -120,6 +122,7 @@ impl Running {
             refused: RwLock::default(),
             refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
+            unsettled: Unsettled::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
@@ -170,10 +173,22 @@ impl ClusterHandle {
         let _moving = self.0.moving.lock().await;
         let config = &self.0.config;
         match Identity::load(&config.dir)? {
-            Some(identity) => self.run(identity).await,
+            Some(identity) => {
+                self.run(identity).await?;
+                self.catch_up().await
+            }
             // What is left of an attempt to found or join one.
             None => remove_files(&config.dir, false),
         }
+    }
+
+    /// What was agreed on in the last moment before the end is in the log, but not known to be agreed on. The others tell,
+    /// if they are there.
+    async fn catch_up(&self) -> Result<(), ClusterError> {
+        let member = self.member()?;
+        let last = member.view().status.last;
+        _ = member.wait_for(Instant::now() + CATCH_UP_PATIENCE, |view| view.status.applied >= last).await;
+        Ok(())
     }
 
     async fn run(&self, identity: Identity) -> Result<(), ClusterError> {
@@ -241,14 +256,16 @@ impl ClusterHandle {
             return Err(ClusterError::InACluster(member.identity().cluster));
         }
         let now_ms = (config.clock)();
-        let node =
-            snapshot::reduce(&mut state, None, &config.info(), now_ms).map_err(SnapshotFileError::Misfit)?;
         let cluster = ClusterId(rand::random());
         let authority = Authority::found(cluster, now_ms)?;
+        let node = snapshot::reduce(&mut state, None, &config.info(), authority.certificate(), now_ms)
+            .map_err(SnapshotFileError::Misfit)?;
         let (key, public_key) = new_key()?;
         let issued = authority.sign(node, &public_key, now_ms)?;
         let certificate = authority.certificate().to_vec();
-        let identity = Identity { cluster, incarnation: 0, node, issued, key, authority: certificate };
+        let (trusted, cross) = (vec![certificate.clone()], Vec::new());
+        let identity =
+            Identity { cluster, incarnation: 0, node, issued, key, authority: certificate, cross, trusted };
         let token = authority.token(Role::Voter, state.token_epoch(Role::Voter)).reveal();
 
         make_private_dir(&config.dir)?;
@@ -287,8 +304,9 @@ impl ClusterHandle {
         self.stop().await;
         remove_files(&config.dir, true)?;
 
-        let Joined { cluster, incarnation, node, issued, authority, nodes } = joined;
-        let identity = Identity { cluster, incarnation, node, issued, key: joining.key, authority };
+        let Joined { cluster, incarnation, node, issued, authority, cross, trusted, nodes } = joined;
+        let key = joining.key;
+        let identity = Identity { cluster, incarnation, node, issued, key, authority, cross, trusted };
         make_private_dir(&config.dir)?;
         create(&config.dir.join(LOG), node, Birth::Joiner)?;
         identity.save(&config.dir)?;
@@ -445,9 +463,6 @@ fn check_joined(joined: &Joined, token: &Token) -> Result<(), ClusterError> {
 pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     let dir = &config.dir;
     let mut identity = Identity::load(dir)?.ok_or(ClusterError::NotInACluster)?;
-    if Authority::load(dir)?.is_none() {
-        return Err(ClusterError::NoAuthority);
-    }
     let path = dir.join(LOG);
     let mut state = everything(&path)?;
     let known = state.node(identity.node).map(|node| node.info.clone());
@@ -456,8 +471,11 @@ pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
         (None, Some(known)) => known,
         (None, None) => return Err(ClusterError::Fenced(Refusal::Fenced(identity.node))),
     };
-    let reduced = snapshot::reduce(&mut state, Some(identity.node), &info, (config.clock)());
+    let authority = own_authority(dir, &state)?;
+    let now_ms = (config.clock)();
+    let reduced = snapshot::reduce(&mut state, Some(identity.node), &info, authority.certificate(), now_ms);
     reduced.map_err(SnapshotFileError::Misfit)?;
+    authority.save(dir)?;
 
     let recovered = dir.join("log.recovered");
     remove(&recovered)?;
@@ -472,6 +490,18 @@ pub fn recover(config: &Config) -> Result<NodeId, ClusterError> {
     std::fs::rename(&recovered, &path).map_err(io)?;
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
     Ok(identity.node)
+}
+
+/// The authority that signs by the state, or else the former one, whose key this node has.
+fn own_authority(dir: &Path, state: &Shared) -> Result<Authority, ClusterError> {
+    let signs = |authority: &Authority| {
+        state.authorities().is_some_and(|authorities| authorities.current == authority.certificate())
+    };
+    match (Authority::load(dir)?, Authority::load_next(dir)?.filter(signs)) {
+        (_, Some(next)) => Ok(next),
+        (Some(authority), None) => Ok(authority),
+        (None, None) => Err(ClusterError::NoAuthority),
+    }
 }
 
 /// The state after all that is in the log.
@@ -496,7 +526,9 @@ fn everything(path: &Path) -> Result<Shared, ClusterError> {
 
 /// The identity goes first: without it, the rest is what is left of an attempt.
 fn remove_files(dir: &Path, also_joining: bool) -> Result<(), ClusterError> {
-    for name in ["identity", "authority", LOG, "log.redb.new", "log.recovered", "log.recovered.new"] {
+    for name in
+        ["identity", AUTHORITY, NEXT_AUTHORITY, LOG, "log.redb.new", "log.recovered", "log.recovered.new"]
+    {
         remove(&dir.join(name))?;
     }
     if also_joining {

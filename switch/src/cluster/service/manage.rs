@@ -12,7 +12,7 @@ use vswitch_proto::peer::{MemberChange, VOTERS_MAX};
 
 use super::super::membership::NotChanged;
 use super::super::status::{Peer, PeerState, Status};
-use super::super::transport::wire::{Denied, Manage, Response};
+use super::super::transport::wire::{Asked, Denied, Manage, Response};
 use super::STEP_PATIENCE;
 use super::engine::{Input, Proposed, View};
 use super::member::Member;
@@ -28,6 +28,10 @@ impl Member {
         if !self.is_leader() {
             return self.not_leader();
         }
+        // A leader that was replaced and does not know yet may not know either who was demoted.
+        if self.engine.read().await.is_err() {
+            return self.not_leader();
+        }
         let leaves = matches!(manage, Manage::Remove { node, .. } if node == caller);
         if !leaves && !self.votes(caller) {
             return Response::Denied(Denied::NotAVoter);
@@ -39,7 +43,9 @@ impl Member {
             Manage::Remove { node, force } => self.remove(node, force || leaves).await,
             Manage::Transfer { to } => self.transfer(to).await,
             Manage::ShowToken(role) => self.show_token(role),
-            Manage::RotateToken { role, request } => self.rotate_token(role, request).await,
+            Manage::RotateToken { role, asked } => self.rotate_token(role, asked).await,
+            Manage::RotateAuthority { asked } => self.rotate_authority(asked).await,
+            Manage::DropAuthority => self.drop_authority().await,
         };
         outcome.unwrap_or_else(|response| response)
     }
@@ -144,13 +150,13 @@ impl Member {
     }
 
     fn show_token(&self, role: Vote) -> Result<Response, Response> {
-        let authority = self.authority().ok_or(Response::Denied(Denied::NoAuthority))?;
+        let authority = self.present_authority().ok_or(Response::Denied(Denied::NoAuthority))?;
         Ok(Response::Token(authority.token(role, self.state().token_epoch(role)).reveal()))
     }
 
-    async fn rotate_token(&self, role: Vote, request: RequestId) -> Result<Response, Response> {
+    async fn rotate_token(&self, role: Vote, asked: Asked) -> Result<Response, Response> {
         let change = SharedChange::RotateToken { role };
-        match self.engine.propose(self.envelope(self.node, change, request)).await {
+        match self.engine.propose(self.envelope(self.node, asked, change)).await {
             Proposed::Applied(Ok(_)) => self.show_token(role),
             other => Err(self.not_proposed(other)),
         }
@@ -158,7 +164,7 @@ impl Member {
 
     /// Proposes a change of the state and waits for it.
     pub(super) async fn settle(&self, change: SharedChange) -> Result<(), Response> {
-        let envelope = self.envelope(self.node, change, RequestId(rand::random()));
+        let envelope = self.envelope(self.node, self.asked_now(RequestId(rand::random())), change);
         match self.engine.propose(envelope).await {
             Proposed::Applied(Ok(_)) => Ok(()),
             other => Err(self.not_proposed(other)),

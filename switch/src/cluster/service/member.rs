@@ -4,8 +4,9 @@
 //! the time is up. Asking again is harmless: a proposal carries a request id that the state remembers.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use vswitch_proto::id::{NodeId, RequestId};
 
 use super::super::group::{NotProposed, Role};
 use super::super::identity::{Authority, Identity};
-use super::super::transport::wire::{Denied, Manage, Refusal, Request, Response};
+use super::super::transport::wire::{Asked, Denied, Manage, Refusal, Request, Response};
 use super::super::transport::{CallError, Transport};
 use super::engine::{Engine, Proposed, View};
 use super::error::ClusterError;
@@ -29,6 +30,7 @@ const RETRY: Duration = Duration::from_millis(50);
 const CALL: Duration = Duration::from_secs(1);
 /// Of one attempt at a change of the membership, which takes several steps.
 const MANAGE_CALL: Duration = Duration::from_secs(8);
+const UNSETTLED_MAX: usize = 1024;
 
 pub(super) type Slot = Arc<RwLock<Option<Transport<Member>>>>;
 
@@ -47,6 +49,33 @@ pub(super) struct Member {
     pub(super) refusals: tokio::sync::Notify,
     /// Held while the membership is changed in several steps.
     pub(super) managing: tokio::sync::Mutex<()>,
+    pub(super) unsettled: Unsettled,
+}
+
+/// Requests that this node gave up on, and when they were first asked, in [`Shared::requests`]: whoever asks again under
+/// the same id asks no later. The ones that were given up on last.
+#[derive(Default)]
+pub(super) struct Unsettled(Mutex<VecDeque<(RequestId, u64)>>);
+
+impl Unsettled {
+    fn asked_at(&self, request: RequestId) -> Option<u64> {
+        self.lock().iter().find(|(id, _)| *id == request).map(|(_, asked_at)| *asked_at)
+    }
+
+    fn note(&self, request: RequestId, asked_at: u64) {
+        let mut unsettled = self.lock();
+        if unsettled.iter().any(|(id, _)| *id == request) {
+            return;
+        }
+        if unsettled.len() == UNSETTLED_MAX {
+            unsettled.pop_front();
+        }
+        unsettled.push_back((request, asked_at));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(RequestId, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Member {
@@ -102,13 +131,14 @@ impl Member {
         NodeInfo { certificate: Some(self.identity().issued.digest()), ..self.config.info() }
     }
 
-    pub(super) fn envelope(
-        &self,
-        from: NodeId,
-        change: SharedChange,
-        request_id: RequestId,
-    ) -> SharedEnvelope {
-        SharedEnvelope { request_id, at_ms: (self.config.clock)(), command: SharedCommand { from, change } }
+    pub(super) fn envelope(&self, from: NodeId, asked: Asked, change: SharedChange) -> SharedEnvelope {
+        let command = SharedCommand { from, asked_at: asked.at, change };
+        SharedEnvelope { request_id: asked.request, at_ms: (self.config.clock)(), command }
+    }
+
+    /// Asked for the first time.
+    pub(super) fn asked_now(&self, request: RequestId) -> Asked {
+        Asked { request, at: self.state().requests() }
     }
 
     /// Makes a change in the name of this node. It is in [`Member::state`] when this returns.
@@ -118,15 +148,19 @@ impl Member {
         request: RequestId,
     ) -> Result<Applied, ClusterError> {
         let deadline = Instant::now() + self.config.patience;
+        let at = self.unsettled.asked_at(request).unwrap_or_else(|| self.state().requests());
+        let asked = Asked { request, at };
         let outcome = loop {
-            if let Ok(Some(outcome)) = timeout_at(deadline, self.try_propose(&change, request)).await {
+            if let Ok(Some(outcome)) = timeout_at(deadline, self.try_propose(&change, asked)).await {
                 break outcome?;
             }
-            self.pause(deadline).await?;
+            if let Err(error) = self.pause(deadline).await {
+                self.unsettled.note(request, at);
+                return Err(error);
+            }
         };
-        let settled = |view: &View| view.state.outcome(&request).is_some();
         // Settled by another node, it comes here with the next message of the leader.
-        _ = self.wait_for(deadline, settled).await;
+        _ = self.wait_for(deadline, |view| view.state.is_settled(&request)).await;
         Ok(outcome?)
     }
 
@@ -134,17 +168,17 @@ impl Member {
     async fn try_propose(
         &self,
         change: &SharedChange,
-        request: RequestId,
+        asked: Asked,
     ) -> Option<Result<Result<Applied, Rejected>, ClusterError>> {
         if self.is_leader() {
-            let envelope = self.envelope(self.node, change.clone(), request);
+            let envelope = self.envelope(self.node, asked, change.clone());
             return match self.engine.propose(envelope).await {
                 Proposed::Applied(outcome) => Some(Ok(outcome)),
                 Proposed::Refused(error @ NotProposed::TooLarge(_)) => Some(Err(error.into())),
                 Proposed::Refused(_) | Proposed::Lost => None,
             };
         }
-        match self.ask_leader(Request::Propose { request, change: change.clone() }, CALL).await? {
+        match self.ask_leader(Request::Propose { asked, change: change.clone() }, CALL).await? {
             Response::Proposed(outcome) => Some(Ok(outcome)),
             Response::Denied(denied) => Some(Err(denied.into())),
             _ => None,
@@ -163,11 +197,20 @@ impl Member {
     /// Has the leader change who is in the cluster, and as what.
     pub(super) async fn manage(&self, manage: Manage) -> Result<Response, ClusterError> {
         let deadline = Instant::now() + self.config.patience.max(MANAGE_PATIENCE);
+        let mut led_at = Instant::now();
         loop {
             match timeout_at(deadline, self.try_manage(&manage)).await {
                 Ok(Some(Response::Denied(denied))) => return Err(denied.into()),
-                Ok(Some(response @ (Response::Done | Response::Token(_)))) => return Ok(response),
-                _ => self.pause(deadline).await?,
+                Ok(Some(response @ (Response::Done | Response::Token(_) | Response::Rotated(_)))) => {
+                    return Ok(response);
+                }
+                _ => {
+                    // What takes several steps has its time, but not without anybody who takes them.
+                    if self.view().status.leader.is_some() {
+                        led_at = Instant::now();
+                    }
+                    self.pause(deadline.min(led_at + self.config.patience)).await?;
+                }
             }
         }
     }
@@ -194,11 +237,11 @@ impl Member {
     /// `None`: there is no leader, or it does not answer.
     pub(super) async fn ask_leader(&self, request: Request, patience: Duration) -> Option<Response> {
         let leader = self.view().status.leader.filter(|leader| *leader != self.node)?;
-        let changed = self.wait_for(Instant::now() + patience, |view| view.status.leader != Some(leader));
+        let mut leaders = self.engine.watch_leader();
         tokio::select! {
             response = self.call(leader, request, patience) => response.ok(),
             // The next one knows better.
-            _ = changed => None,
+            _ = leaders.wait_for(|next| *next != Some(leader)) => None,
         }
     }
 
@@ -242,15 +285,19 @@ impl Member {
             SharedChange::AddNode { .. }
             | SharedChange::SetRole { .. }
             | SharedChange::RemoveNode { .. }
-            | SharedChange::RotateToken { .. } => Err(Denied::NotAllowed),
+            | SharedChange::RotateToken { .. }
+            | SharedChange::RotateAuthority { .. }
+            | SharedChange::DropAuthority { .. } => Err(Denied::NotAllowed),
             SharedChange::UpdateNode { node: of, .. } if *of != node && !self.is_voter(node) => {
                 Err(Denied::NotAllowed)
             }
             SharedChange::UpdateNode { .. }
+            | SharedChange::TakeAuthority { .. }
             | SharedChange::CreateNetwork(_)
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)
-            | SharedChange::Release { .. } => Ok(()),
+            | SharedChange::Release { .. }
+            | SharedChange::Describe { .. } => Ok(()),
         }
     }
 

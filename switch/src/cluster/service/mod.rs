@@ -14,7 +14,8 @@
 //! a join is under way `joining`. The identity is written last and removed first: without it, there is no member, and
 //! a log that is found is what is left of an attempt.
 //!
-//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `lifecycle`, `report`, `snapshot`.
+//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `authority`, `lifecycle`, `report`,
+//! `snapshot`.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,17 +24,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use vswitch_proto::api::ClusterToken;
-use vswitch_proto::api::JoinToken;
+use vswitch_proto::api::{AuthorityRotation, ClusterToken, JoinToken};
 use vswitch_proto::command::{NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{Name, NodeId, RequestId};
 
 use super::group::Limits;
+use super::token::hex;
 use super::transport::tls::Clock;
-use super::transport::wire::{Manage, Response};
+use super::transport::wire::{Manage, Response, Rotated};
 use crate::state::shared::{Applied, Shared};
 
 mod answer;
+mod authority;
 mod engine;
 mod error;
 mod lifecycle;
@@ -219,7 +221,34 @@ impl ClusterHandle {
 
     /// The tokens of the role so far are refused from then on.
     pub async fn rotate_token(&self, role: Role) -> Result<ClusterToken, ClusterError> {
-        self.ask_for_token(role, Manage::RotateToken { role, request: RequestId(rand::random()) }).await
+        let asked = self.member()?.asked_now(RequestId(rand::random()));
+        self.ask_for_token(role, Manage::RotateToken { role, asked }).await
+    }
+
+    /// Replaces the authority that signs the certificates of nodes, and with it all join tokens. Nodes get new
+    /// certificates by themselves; the former ones are trusted until all have, or for a week, or until
+    /// [`ClusterHandle::drop_former_authority`].
+    pub async fn rotate_authority(&self) -> Result<AuthorityRotation, ClusterError> {
+        let asked = self.member()?.asked_now(RequestId(rand::random()));
+        self.ask_for_rotation(Manage::RotateAuthority { asked }).await
+    }
+
+    /// Nodes that have no certificate of the present authority yet have to join again.
+    pub async fn drop_former_authority(&self) -> Result<AuthorityRotation, ClusterError> {
+        self.ask_for_rotation(Manage::DropAuthority).await
+    }
+
+    async fn ask_for_rotation(&self, manage: Manage) -> Result<AuthorityRotation, ClusterError> {
+        let member = self.member()?;
+        let Response::Rotated(Rotated { generation, digest, waiting, former_is_trusted }) =
+            member.manage(manage).await?
+        else {
+            return Err(ClusterError::Unexpected);
+        };
+        let state = member.state();
+        let name = |id: NodeId| state.node(id).map(|node| node.info.name.clone());
+        let waiting = waiting.into_iter().filter_map(name).collect();
+        Ok(AuthorityRotation { generation, authority: hex(&digest), waiting, former_is_trusted })
     }
 
     async fn ask_for_token(&self, role: Role, manage: Manage) -> Result<ClusterToken, ClusterError> {

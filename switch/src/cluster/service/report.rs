@@ -182,6 +182,16 @@ fn problems(member: &Member, view: &View, health: &ClusterHealth) -> Vec<String>
             node.name, node.name
         ));
     }
+    let is_rotating = view.state.authorities().is_some_and(|authorities| !authorities.former.is_empty());
+    if is_rotating {
+        let behind = view.state.behind_authority().filter_map(|id| view.state.node(id));
+        let names: Vec<&str> = behind.map(|node| node.info.name.as_str()).collect();
+        problems.push(format!(
+            "the authority of the cluster is being rotated and has to wait for {}: start what is down, or \
+             `vswitchctl cluster ca rotate --finish` and join it again",
+            names.join(", ")
+        ));
+    }
     let version = &member.config.version;
     for node in health.nodes.iter().filter(|node| node.version != *version) {
         problems

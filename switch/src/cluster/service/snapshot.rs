@@ -90,8 +90,40 @@ impl Snapshot {
 
 /// A cluster that consists of one node: the state of a new one, or what is left of `state` when only this node goes
 /// on. Of an old state it takes the place of `node`, or of the node of the same name, or of any: leases that it does
-/// not have it will release. Those of all others are released here.
+/// not have it will release. Those of all others are released here. `authority` is the certificate of the one that
+/// signs from then on.
 pub(super) fn reduce(
+    state: &mut Shared,
+    node: Option<NodeId>,
+    info: &NodeInfo,
+    authority: &[u8],
+    at_ms: u64,
+) -> Result<NodeId, Rejected> {
+    let own = reduce_nodes(state, node, info, at_ms)?;
+    let before = state.authorities().cloned();
+    let mut apply = |change| apply(state, own, change, at_ms);
+    if before.as_ref().is_none_or(|before| before.current != authority) {
+        let generation = before.as_ref().map_or(0, |before| before.generation);
+        if before.as_ref().is_some_and(|before| !before.former.is_empty()) {
+            apply(SharedChange::DropAuthority { generation })?;
+        }
+        let certificate = authority.to_vec();
+        apply(SharedChange::RotateAuthority { certificate, cross: Vec::new() })?;
+        apply(SharedChange::TakeAuthority { generation: generation + 1 })?;
+        if before.is_some() {
+            apply(SharedChange::DropAuthority { generation: generation + 1 })?;
+        }
+    }
+    Ok(own)
+}
+
+fn apply(state: &mut Shared, from: NodeId, change: SharedChange, at_ms: u64) -> Result<(), Rejected> {
+    let request_id = RequestId(rand::random());
+    let command = SharedCommand { from, asked_at: state.requests(), change };
+    state.apply(&SharedEnvelope { request_id, at_ms, command }).map(drop)
+}
+
+fn reduce_nodes(
     state: &mut Shared,
     node: Option<NodeId>,
     info: &NodeInfo,
@@ -100,11 +132,7 @@ pub(super) fn reduce(
     let named = state.nodes().find(|node| node.info.name == info.name).map(|node| node.id);
     let voters: Vec<NodeId> = state.voters().map(|node| node.id).collect();
     let all: Vec<NodeId> = state.nodes().map(|node| node.id).collect();
-    let mut apply = |from: NodeId, change: SharedChange| {
-        let request_id = RequestId(rand::random());
-        let command = SharedCommand { from, change };
-        state.apply(&SharedEnvelope { request_id, at_ms, command }).map(drop)
-    };
+    let mut apply = |from: NodeId, change: SharedChange| apply(state, from, change, at_ms);
     let Some(own) = node.or(named).or(voters.first().copied()) else {
         apply(NodeId(1), SharedChange::AddNode { info: info.clone(), role: Role::Voter })?;
         return Ok(NodeId(1));
@@ -151,7 +179,7 @@ mod tests {
 
     fn apply(state: &mut Shared, change: SharedChange) {
         let request_id = RequestId(rand::random());
-        let command = SharedCommand { from: NodeId(1), change };
+        let command = SharedCommand { from: NodeId(1), asked_at: 0, change };
         state.apply(&SharedEnvelope { request_id, at_ms: 1, command }).unwrap();
     }
 
@@ -165,15 +193,32 @@ mod tests {
             (Some(NodeId(9)), info(1), 9),
         ] {
             let mut state = state(9, 7);
-            assert_eq!(reduce(&mut state, node, &info_of, 5).unwrap(), NodeId(expected));
+            assert_eq!(reduce(&mut state, node, &info_of, &[1], 5).unwrap(), NodeId(expected));
             let left: Vec<_> = state.nodes().collect();
             assert_eq!((left.len(), left[0].id, left[0].role), (1, NodeId(expected), Role::Voter));
             assert_eq!(left[0].info, info_of);
             assert_eq!(Shared::from_bytes(&state.to_bytes()).unwrap(), state);
         }
         let mut fresh = Shared::new();
-        assert_eq!(reduce(&mut fresh, None, &info(1), 5).unwrap(), NodeId(1));
+        assert_eq!(reduce(&mut fresh, None, &info(1), &[1], 5).unwrap(), NodeId(1));
         assert_eq!(fresh.voters().count(), 1);
+        assert_eq!(fresh.authorities().unwrap().trusted().collect::<Vec<_>>(), [[1]]);
+        // With the same authority, and with another one while a former one is trusted.
+        for (authority, generation) in [(1, 1), (2, 2)] {
+            reduce(&mut fresh, Some(NodeId(1)), &info(1), &[authority], 6).unwrap();
+            assert_eq!(fresh.authorities().unwrap().generation, generation);
+            assert_eq!(fresh.authorities().unwrap().trusted().collect::<Vec<_>>(), [[authority]]);
+            assert_eq!(fresh.behind_authority().count(), 0);
+        }
+        super::apply(
+            &mut fresh,
+            NodeId(1),
+            SharedChange::RotateAuthority { certificate: vec![3], cross: vec![] },
+            7,
+        )
+        .unwrap();
+        reduce(&mut fresh, Some(NodeId(1)), &info(1), &[4], 8).unwrap();
+        assert_eq!(fresh.authorities().unwrap().trusted().collect::<Vec<_>>(), [[4]]);
     }
 
     #[test]

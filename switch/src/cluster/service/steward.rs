@@ -6,7 +6,7 @@
 //! to vote and have caught up are made voters as far as there is room, and so on.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,9 +16,6 @@ use vswitch_proto::id::{NodeId, RequestId};
 use vswitch_proto::peer::{MemberChange, VOTERS_MAX};
 
 use super::super::group::Role;
-use super::super::identity::{self, Authority, Identity};
-use super::super::transport::tls::Credentials;
-use super::super::transport::wire::{Request, Response};
 use super::engine::View;
 use super::error::ClusterError;
 use super::manage::has_caught_up;
@@ -30,7 +27,6 @@ const LOOK_TICKS: u32 = 5;
 const CHORES: Duration = Duration::from_secs(1);
 /// After a chore failed.
 const CHORES_RETRY: Duration = Duration::from_secs(5);
-const CALL: Duration = Duration::from_secs(2);
 
 /// Passes on what changes, until the member stops.
 pub(super) async fn follow(member: Arc<Member>, revision: watch::Sender<u64>) {
@@ -91,6 +87,10 @@ pub(super) async fn keep_group(member: Arc<Member>) {
         }
         // Somebody else is at it.
         let Ok(_managing) = member.managing.try_lock() else { continue };
+        if let Some(generation) = member.may_drop_authority() {
+            // Looked at again soon, as what is refused below.
+            _ = member.settle(SharedChange::DropAuthority { generation }).await;
+        }
         match next_step(&member.view(), member.node) {
             // A refusal now is looked at again soon.
             Some(Step::Group(change)) => _ = member.engine.change(vec![change]).await,
@@ -152,7 +152,9 @@ pub(super) async fn keep_house(member: Arc<Member>) {
         }
         let outcome = async {
             member.keep_authority().await?;
+            member.keep_trust()?;
             member.keep_certificate().await?;
+            member.tell_authority().await?;
             member.keep_info().await
         };
         if let Err(error) = outcome.await {
@@ -163,60 +165,6 @@ pub(super) async fn keep_house(member: Arc<Member>) {
 }
 
 impl Member {
-    /// Voters have the authority's key, nobody else.
-    async fn keep_authority(&self) -> Result<(), ClusterError> {
-        let view = self.view();
-        let Some(role) = view.state.node(self.node).map(|node| node.role) else { return Ok(()) };
-        match (role, self.authority()) {
-            (Vote::Learner, Some(_)) => {
-                Authority::forget(&self.dir)?;
-                self.set_authority(None);
-            }
-            (Vote::Voter, None) => {
-                let others = view.state.voters().map(|node| node.id).filter(|id| *id != self.node);
-                let leader = view.status.leader.filter(|leader| *leader != self.node);
-                for node in leader.into_iter().chain(others) {
-                    let response = self.call(node, Request::Authority, CALL).await;
-                    if let Ok(Response::Authority(key)) = response
-                        && key.certificate == self.identity().authority
-                    {
-                        let authority = Authority::of(&key)?;
-                        authority.save(&self.dir)?;
-                        self.set_authority(Some(authority));
-                        break;
-                    }
-                }
-            }
-            (Vote::Learner, None) | (Vote::Voter, Some(_)) => {}
-        }
-        Ok(())
-    }
-
-    /// A new certificate, and a new key, after two thirds of the life of the present one.
-    async fn keep_certificate(&self) -> Result<(), ClusterError> {
-        let identity = self.identity();
-        if (self.config.clock)() < identity.issued.renew_at_ms() {
-            return Ok(());
-        }
-        let (key, public_key) = identity::new_key()?;
-        let response = if self.is_leader() {
-            Some(self.renew(self.node, &public_key))
-        } else {
-            self.ask_leader(Request::Renew { public_key }, CALL).await
-        };
-        // Whatever else: asked again with the next chores. There is a month left.
-        let Some(Response::Renewed(issued)) = response else { return Ok(()) };
-        let renewed = Arc::new(Identity { issued, key, ..Identity::clone(&identity) });
-        let credentials = Credentials::new(renewed.clone(), &self.config.clock)?;
-        renewed.save(&self.dir)?;
-        if let Some(transport) = self.transport() {
-            transport.set_credentials(credentials);
-        }
-        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = renewed;
-        tracing::info!("the certificate of this node was renewed");
-        Ok(())
-    }
-
     /// The state says of this node what it says of itself: it may have moved, or run a new version.
     async fn keep_info(&self) -> Result<(), ClusterError> {
         let view = self.view();
@@ -224,12 +172,16 @@ impl Member {
         let has_leader = view.status.leader.is_some() && view.status.role != Role::Down;
         let differs = view.state.node(self.node).is_some_and(|node| node.info != info);
         if differs && has_leader {
-            let change = SharedChange::UpdateNode { node: self.node, info };
-            match self.propose(change, RequestId(rand::random())).await {
-                Ok(_) | Err(ClusterError::NoQuorum { .. } | ClusterError::Fenced(_)) => {}
-                Err(error) => return Err(error),
-            }
+            self.tell(SharedChange::UpdateNode { node: self.node, info }, RequestId(rand::random())).await?;
         }
         Ok(())
+    }
+
+    /// Without a quorum now, it is told with later chores.
+    pub(super) async fn tell(&self, change: SharedChange, request: RequestId) -> Result<(), ClusterError> {
+        match self.propose(change, request).await {
+            Ok(_) | Err(ClusterError::NoQuorum { .. } | ClusterError::Fenced(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -34,13 +34,17 @@ pub enum LinkError {
     #[error("{0} does not answer: check the address and the firewall")]
     Silent(SocketAddr),
     #[error(
-        "whoever answers at {0} has no certificate of this cluster: check the address and the join token"
+        "whoever answers at {0} has no certificate of this cluster: check the address, and that the join token is the \
+         present one"
     )]
     Foreign(SocketAddr),
     #[error(
         "{address} does not accept the certificate of this node: {source}: check the clocks and which cluster it is"
     )]
     NotAccepted { address: SocketAddr, source: std::io::Error },
+    /// Its own certificate was found good before.
+    #[error("{0} does not trust the authority of this node's certificate any more")]
+    Distrusted(SocketAddr),
     #[error("TLS with {address} failed: {source}: check the clocks of both hosts and what listens there")]
     Tls { address: SocketAddr, source: std::io::Error },
     #[error("whoever answers at {0} is no vswitchd: check the address")]
@@ -124,6 +128,7 @@ async fn introduce<T: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), LinkError> {
     // In TLS 1.3 the other side's opinion of this side's certificate comes with the first bytes that are read.
     let broken = |source| match source {
+        FrameError::Io(source) if is_unknown_ca(&source) => LinkError::Distrusted(address),
         FrameError::Io(source) if is_alert(&source) => LinkError::NotAccepted { address, source },
         source => LinkError::Broken { address, source },
     };
@@ -155,6 +160,10 @@ fn tls_failure(address: SocketAddr, source: std::io::Error) -> LinkError {
         )) => LinkError::Foreign(address),
         _ => LinkError::Tls { address, source },
     }
+}
+
+fn is_unknown_ca(error: &std::io::Error) -> bool {
+    matches!(rustls_error(error), Some(rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA)))
 }
 
 fn is_alert(error: &std::io::Error) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_rustls::client::TlsStream;
 use vswitch_proto::id::NodeId;
@@ -37,6 +37,8 @@ enum End {
     Malformed,
     Refused(Refusal),
     Idle,
+    /// To be made again, with what this node proves itself with now.
+    Renewed,
     /// The node is gone for good.
     Forgotten,
 }
@@ -45,18 +47,20 @@ enum End {
 pub(super) async fn run<S: Serve>(shared: Arc<Shared<S>>, node: NodeId, mut items: mpsc::Receiver<Item>) {
     let mut backoff = BACKOFF_MIN;
     while let Some(first) = items.recv().await {
+        // From before the credentials are read.
+        let renewals = shared.renewals.subscribe();
         match connect(&shared, node).await {
             Ok(stream) => {
                 shared.counters.connected.fetch_add(1, Ordering::Relaxed);
                 let connected = Instant::now();
-                let end = serve_connection(&shared, node, stream, first, &mut items).await;
+                let end = serve_connection(&shared, node, Made { stream, first, renewals }, &mut items).await;
                 if matches!(end, End::Forgotten) {
                     return;
                 }
                 if connected.elapsed() > BACKOFF_MAX {
                     backoff = BACKOFF_MIN;
                 }
-                if !matches!(end, End::Idle) {
+                if !matches!(end, End::Idle | End::Renewed) {
                     note_end(&shared, node, end);
                     pause(&mut backoff).await;
                 }
@@ -65,8 +69,10 @@ pub(super) async fn run<S: Serve>(shared: Arc<Shared<S>>, node: NodeId, mut item
                 shared.counters.connect_failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(node = node.0, "no connection: {error}");
                 let reason = error.to_string();
-                if let LinkError::Refused { refusal, .. } = error {
-                    shared.serve.refused(node, refusal);
+                match error {
+                    LinkError::Refused { refusal, .. } => shared.serve.refused(node, refusal),
+                    LinkError::Distrusted(_) => shared.serve.refused(node, Refusal::Distrusted),
+                    _ => {}
                 }
                 drop_item(&shared, node, first, &reason);
                 while let Ok(item) = items.try_recv() {
@@ -90,7 +96,7 @@ fn note_end<S: Serve>(shared: &Shared<S>, node: NodeId, end: End) {
             );
         }
         End::Broken(error) => tracing::debug!(node = node.0, "the connection ended: {error}"),
-        End::Idle | End::Forgotten => return,
+        End::Idle | End::Renewed | End::Forgotten => return,
     }
     shared.serve.unreachable(node);
 }
@@ -124,17 +130,26 @@ async fn connect<S: Serve>(shared: &Shared<S>, node: NodeId) -> Result<TlsStream
     Err(last.unwrap_or_else(|| LinkError::Connect { address: shared.advertised, source: nowhere }))
 }
 
+/// A connection that was made, and the first of what goes over it.
+struct Made {
+    stream: TlsStream<TcpStream>,
+    first: Item,
+    renewals: watch::Receiver<()>,
+}
+
 async fn serve_connection<S: Serve>(
     shared: &Shared<S>,
     node: NodeId,
-    stream: TlsStream<TcpStream>,
-    first: Item,
+    made: Made,
     items: &mut mpsc::Receiver<Item>,
 ) -> End {
+    let Made { stream, first, mut renewals } = made;
     let waiting = Waiting::default();
     let (reader, writer) = tokio::io::split(stream);
     let end = tokio::select! {
         end = read(reader, &waiting) => end,
+        // An error would say that the transport is gone, and this task with it.
+        _ = renewals.changed() => End::Renewed,
         end = write(shared, writer, &waiting, first, items) => end,
     };
     let reason = match &end {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -95,11 +95,13 @@ impl From<FrameError> for Failed {
 }
 
 async fn connection<S: Serve>(shared: Arc<Shared<S>>, tcp: TcpStream, from: SocketAddr, place: Place) {
+    // From before the credentials are read.
+    let renewals = shared.renewals.subscribe();
     let introduced = timeout(INTRODUCTION, introduce(&shared, tcp, from));
     let outcome = match introduced.await.unwrap_or(Err(Failed::Frame(FrameError::Silent))) {
         Ok((stream, Caller::Node(node))) => {
             drop(place);
-            node_connection(&shared, stream, node).await
+            node_connection(&shared, stream, node, renewals).await
         }
         Ok((stream, Caller::Joiner(_))) => {
             let outcome = joiner_connection(&shared, stream, from).await;
@@ -218,11 +220,14 @@ async fn node_connection<S: Serve>(
     shared: &Arc<Shared<S>>,
     stream: TlsStream<TcpStream>,
     node: NodeId,
+    mut renewals: watch::Receiver<()>,
 ) -> Result<(), Failed> {
     let (reader, writer) = tokio::io::split(stream);
     let (sender, answers) = mpsc::channel(QUEUE_MAX);
     tokio::select! {
         outcome = read(shared, reader, node, sender) => outcome,
+        // Connects again, and shows its present certificate.
+        _ = renewals.changed() => Ok(()),
         outcome = write(writer, answers) => outcome,
     }
 }

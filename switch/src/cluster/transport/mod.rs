@@ -135,6 +135,8 @@ pub(super) struct Shared<S> {
     /// Told to others.
     advertised: SocketAddr,
     credentials: RwLock<Credentials>,
+    /// Changes when connections have to be made again.
+    renewals: watch::Sender<()>,
     book: Mutex<Book>,
     peers: Mutex<HashMap<NodeId, Peer>>,
     counters: Counters,
@@ -191,6 +193,7 @@ impl<S: Serve> Transport<S> {
             serve,
             advertised,
             credentials: RwLock::new(credentials),
+            renewals: watch::Sender::new(()),
             book: Mutex::default(),
             peers: Mutex::default(),
             counters: Counters::default(),
@@ -250,6 +253,12 @@ impl<S: Serve> Transport<S> {
     /// For connections from now on.
     pub fn set_credentials(&self, credentials: Credentials) {
         *self.0.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+    }
+
+    /// Ends all connections, so that they are made again with the credentials of now, on both sides: when somebody
+    /// is trusted no more.
+    pub fn reconnect(&self) {
+        self.0.renewals.send_replace(());
     }
 
     pub fn address(&self, node: NodeId) -> Option<SocketAddr> {

@@ -35,7 +35,8 @@ fn identity(authority: &Authority, node: u64) -> Identity {
     let (key, public) = new_key().unwrap();
     let issued = authority.sign(NodeId(node), &public, NOW_MS).unwrap();
     let authority = authority.certificate().to_vec();
-    Identity { cluster: CLUSTER, incarnation: 0, node: NodeId(node), issued, key, authority }
+    let (cross, trusted) = (Vec::new(), vec![authority.clone()]);
+    Identity { cluster: CLUSTER, incarnation: 0, node: NodeId(node), issued, key, authority, cross, trusted }
 }
 
 /// Answers calls with their own number, and remembers what else came.
@@ -188,6 +189,36 @@ async fn a_node_that_comes_back_elsewhere_is_found() {
         assert!(Instant::now() < deadline);
     }
     assert_eq!(a.transport.address(NodeId(2)), Some(again.address));
+}
+
+#[tokio::test]
+async fn a_rotated_authority_is_trusted_by_who_knows_the_former_one_only() {
+    let (former, next) = (authority(), authority());
+    let cross = former.certify(&next, NOW_MS).unwrap();
+    let trusted = vec![next.certificate().to_vec(), former.certificate().to_vec()];
+    let moved_on = Identity { cross, trusted, ..identity(&next, 1) };
+    let a = host(moved_on.clone()).await;
+    let behind = host(identity(&former, 2)).await;
+    a.transport.set_addresses(HashMap::from([(NodeId(2), behind.address)]));
+    behind.transport.set_addresses(HashMap::from([(NodeId(1), a.address)]));
+    assert!(a.transport.call(NodeId(2), digest(1), LONG).await.is_ok());
+    assert!(behind.transport.call(NodeId(1), digest(1), LONG).await.is_ok());
+
+    // Once the former one is dropped, connections that there are end too.
+    let alone = Identity { trusted: vec![next.certificate().to_vec()], ..moved_on };
+    a.transport.set_credentials(Credentials::new(Arc::new(alone), &clock()).unwrap());
+    a.transport.reconnect();
+    let deadline = Instant::now() + LONG;
+    while behind.transport.call(NodeId(1), digest(1), LONG).await.is_ok() {
+        assert!(Instant::now() < deadline);
+    }
+    while !behind.echo.refusals.lock().unwrap().contains(&Refusal::Distrusted) {
+        assert!(behind.transport.call(NodeId(1), digest(1), LONG).await.is_err());
+        assert!(Instant::now() < deadline, "it is not told why");
+    }
+    let error = a.transport.call(NodeId(2), digest(1), LONG).await.unwrap_err();
+    assert!(error.to_string().contains("no certificate of this cluster"), "{error}");
+    assert!(a.echo.refusals.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

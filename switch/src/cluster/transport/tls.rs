@@ -46,12 +46,16 @@ impl Credentials {
 }
 
 fn configs(identity: &Identity, clock: &Clock) -> Result<(ServerConfig, ClientConfig), Error> {
-    let authority = CertificateDer::from(identity.authority.clone());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.clone())?;
+    for trusted in &identity.trusted {
+        roots.add(CertificateDer::from(trusted.clone()))?;
+    }
     let roots = Arc::new(roots);
-    // The authority's own comes along, so that a joiner can check it against its token.
-    let chain = vec![CertificateDer::from(identity.issued.certificate.clone()), authority];
+    // The authority's own comes along, so that a joiner can check it against its token, and what the former authority
+    // says of it, for nodes that know only that one.
+    let chain = [&identity.issued.certificate, &identity.authority, &identity.cross];
+    let chain = chain.into_iter().filter(|der| !der.is_empty());
+    let chain: Vec<_> = chain.map(|der| CertificateDer::from(der.clone())).collect();
     let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.key.0.clone()));
 
     let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());

@@ -79,6 +79,12 @@ pub enum Refusal {
         "the cluster was recovered without this node: `vswitchctl cluster leave --force` there, then join it again"
     )]
     Superseded,
+    #[error(
+        "the cluster's authority was replaced while this node was away, and its certificate is not trusted any more: \
+         `vswitchctl node rm --force` it on another node, `vswitchctl cluster leave --force` there, then join it again \
+         with a new token"
+    )]
+    Distrusted,
     #[error("it belongs to cluster {theirs}, this is cluster {ours}")]
     OtherCluster { ours: ClusterId, theirs: ClusterId },
     #[error("it has no certificate of this cluster: join it first")]
@@ -119,7 +125,7 @@ pub enum Request {
     Join(Box<Join>),
     /// Answered by the leader, in the name of the asking node.
     Propose {
-        request: RequestId,
+        asked: Asked,
         change: SharedChange,
     },
     Renew {
@@ -127,6 +133,8 @@ pub enum Request {
     },
     /// The authority's key; for voters.
     Authority,
+    /// By the leader to voters: what they keep in case it becomes the next one.
+    NextAuthority(AuthorityKey),
     /// How far the answering node is, as soon as it has applied this much.
     Digest {
         at_least: u64,
@@ -164,15 +172,43 @@ pub enum Manage {
     ShowToken(Role),
     RotateToken {
         role: Role,
-        request: RequestId,
+        asked: Asked,
     },
+    RotateAuthority {
+        asked: Asked,
+    },
+    /// Trusts nobody any more for a certificate of the former authority.
+    DropAuthority,
+}
+
+/// How far the replacement of the authority is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    pub generation: u64,
+    /// SHA-256 of the new certificate.
+    pub digest: [u8; 32],
+    /// Nodes that have none of its certificates yet.
+    pub waiting: Vec<NodeId>,
+    pub former_is_trusted: bool,
+}
+
+/// The same for every attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub request: RequestId,
+    /// As [`asked_at`](vswitch_proto::command::SharedCommand::asked_at).
+    pub at: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     Joined(Box<Joined>),
     Proposed(Result<Applied, Rejected>),
-    Renewed(Issued),
+    Renewed {
+        issued: Issued,
+        /// The certificate of the authority that signed.
+        authority: Vec<u8>,
+    },
     Authority(AuthorityKey),
     Digest {
         index: u64,
@@ -181,6 +217,7 @@ pub enum Response {
     Progress(Progress),
     /// The text of a token.
     Token(String),
+    Rotated(Rotated),
     Done,
     /// The leader is somewhere else; `None`: nobody leads at present.
     NotLeader {
@@ -198,8 +235,10 @@ pub struct Joined {
     pub incarnation: u32,
     pub node: NodeId,
     pub issued: Issued,
-    /// The authority's certificate.
+    /// As in [`Identity`](super::super::identity::Identity).
     pub authority: Vec<u8>,
+    pub cross: Vec<u8>,
+    pub trusted: Vec<Vec<u8>>,
     /// Where to find the cluster before its state has come.
     pub nodes: Vec<(NodeId, SocketAddr)>,
 }

@@ -84,6 +84,41 @@ impl Shared {
         Ok(Applied::Released { released: before - self.leases.len() })
     }
 
+    pub(super) fn describe(
+        &mut self,
+        from: NodeId,
+        endpoint: &EndpointId,
+        container: ContainerId,
+        (name, aliases): (&Name, &[Name]),
+    ) -> Result<Applied, Rejected> {
+        let lease = self.lease(endpoint).ok_or(Rejected::UnknownLease(*endpoint))?;
+        if lease.node != from {
+            return Err(Rejected::LeaseOfAnother(self.holder(lease)));
+        }
+        if aliases.len() > ALIASES_MAX {
+            return Err(Rejected::TooManyAliases(name.clone()));
+        }
+        let network = self.network(&lease.network).expect("a lease's network exists");
+        if let Some(other) =
+            self.lease_at(&container, &lease.network).filter(|other| other.endpoint != *endpoint)
+        {
+            return Err(Rejected::AlreadyLeased {
+                holder: self.holder(other),
+                network: network.name.clone(),
+            });
+        }
+        let described = Arc::new(Lease {
+            container,
+            container_name: name.clone(),
+            aliases: aliases.to_vec(),
+            ..lease.clone()
+        });
+        self.take_back(endpoint);
+        self.ledger_mut(&described.network).note(&described);
+        self.leases.insert(*endpoint, described);
+        Ok(Applied::Described { endpoint: *endpoint })
+    }
+
     pub(super) fn take_back(&mut self, endpoint: &EndpointId) {
         let Some(lease) = self.leases.remove(endpoint) else { return };
         self.ledger_mut(&lease.network).strike(&lease);

@@ -35,6 +35,7 @@ use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Change, Network, Rejected};
 
+mod authority;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -46,6 +47,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use authority::{Authorities, CERTIFICATE_BYTES_MAX};
 pub use lease::Lease;
 pub use node::{Membership, Node};
 
@@ -53,6 +55,9 @@ pub const NODES_MAX: usize = 1024;
 pub const VOTERS_MAX: usize = 7;
 /// Over all networks.
 pub const LEASES_MAX: usize = 65536;
+/// Of the requests that are remembered: 32,768 to 36,864. At 6,000 requests a second those are the last five seconds,
+/// which is how long a node asks again by itself.
+const GENERATION: usize = 4096;
 /// Of a node's version.
 pub const VERSION_BYTES_MAX: usize = 64;
 
@@ -68,7 +73,8 @@ pub struct Shared {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
-    requests: Requests<Applied>,
+    authorities: Option<Arc<Authorities>>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 /// How often the join token of each role was rotated. The tokens themselves are no part of the state.
@@ -90,6 +96,10 @@ pub enum Applied {
     Reserved { endpoint: EndpointId, addresses: Addresses },
     Released { released: usize },
     TokenRotated { role: Role, epoch: u64 },
+    Described { endpoint: EndpointId },
+    AuthorityRotated { generation: u64 },
+    AuthorityTaken { node: NodeId },
+    AuthorityDropped { generation: u64 },
 }
 
 impl Shared {
@@ -103,23 +113,40 @@ impl Shared {
             last_node: 0,
             next_vni: 0,
             tokens: TokenEpochs { voter: 0, learner: 0 },
+            authorities: None,
             requests: Requests::new(),
         }
     }
 
-    /// Applies one entry of the log. A request id seen before is answered as then and changes nothing.
+    /// Applies one entry of the log. A request id seen before is answered as then and changes nothing; one that may
+    /// have been seen before what is remembered is refused.
     pub fn apply(&mut self, envelope: &SharedEnvelope) -> Result<Applied, Rejected> {
         if let Some(outcome) = self.requests.get(&envelope.request_id) {
-            return outcome.clone();
+            return outcome.cloned().map_err(Clone::clone);
         }
-        let outcome = self.apply_command(&envelope.command, envelope.at_ms);
+        let outcome = if self.requests.may_be_forgotten(envelope.command.asked_at) {
+            Err(Rejected::TooLate)
+        } else {
+            self.apply_command(&envelope.command, envelope.at_ms)
+        };
         self.requests.put(envelope.request_id, outcome.clone());
         outcome
     }
 
     /// What was answered to a request that is still remembered.
-    pub fn outcome(&self, request: &RequestId) -> Option<&Result<Applied, Rejected>> {
+    pub fn outcome(&self, request: &RequestId) -> Option<Result<&Applied, &Rejected>> {
         self.requests.get(request)
+    }
+
+    /// Whether a request was answered and is still remembered.
+    pub fn is_settled(&self, request: &RequestId) -> bool {
+        self.requests.contains(request)
+    }
+
+    /// How many there ever were. Whoever asks notes it before the first attempt, see
+    /// [`asked_at`](vswitch_proto::command::SharedCommand::asked_at).
+    pub fn requests(&self) -> u64 {
+        self.requests.count()
     }
 
     fn apply_command(&mut self, command: &SharedCommand, at_ms: u64) -> Result<Applied, Rejected> {
@@ -135,6 +162,14 @@ impl Shared {
             SharedChange::Reserve(request) => self.reserve(from, request),
             SharedChange::Release { endpoints } => self.release(from, endpoints),
             SharedChange::RotateToken { role } => self.rotate_token(*role),
+            SharedChange::Describe { endpoint, container, container_name, aliases } => {
+                self.describe(from, endpoint, *container, (container_name, aliases))
+            }
+            SharedChange::RotateAuthority { certificate, cross } => {
+                self.rotate_authority(certificate, cross, at_ms)
+            }
+            SharedChange::TakeAuthority { generation } => self.take_authority(from, *generation),
+            SharedChange::DropAuthority { generation } => self.drop_authority(*generation),
         }
     }
 

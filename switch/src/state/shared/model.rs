@@ -31,6 +31,10 @@ enum Step {
     },
     RemoveNode(u8),
     RotateToken(Role),
+    /// By the first byte of its certificate.
+    RotateAuthority(u8),
+    TakeAuthority(u8),
+    DropAuthority(u8),
     CreateNetwork {
         name: u8,
         subnet: u8,
@@ -63,6 +67,9 @@ fn step() -> impl Strategy<Value = (u8, Step)> {
         2 => (1..NODES, role()).prop_map(|(node, role)| Step::SetRole { node, role }),
         1 => (1..NODES).prop_map(Step::RemoveNode),
         1 => role().prop_map(Step::RotateToken),
+        1 => (1..4u8).prop_map(Step::RotateAuthority),
+        1 => (0..4u8).prop_map(Step::TakeAuthority),
+        1 => (0..4u8).prop_map(Step::DropAuthority),
         3 => (0..5u8, 0..6u8, prop::option::weighted(0.3, 0..4u8))
             .prop_map(|(name, subnet, vni)| Step::CreateNetwork { name, subnet, vni }),
         1 => (0..5u8).prop_map(Step::RemoveNetwork),
@@ -81,6 +88,14 @@ struct ModelNode {
     told: u8,
     votes: bool,
     wanted: Role,
+    authority: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct AuthorityModel {
+    generation: u64,
+    current: Option<u8>,
+    former: Option<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -109,6 +124,7 @@ struct Model {
     leases: Vec<ModelLease>,
     /// How often the tokens of voters and of learners were.
     rotated: (u64, u64),
+    authority: AuthorityModel,
     sent: Vec<SharedEnvelope>,
 }
 
@@ -127,6 +143,11 @@ impl Model {
             Step::SetRole { node, role } => SharedChange::SetRole { node: NodeId(node.into()), role },
             Step::RemoveNode(node) => SharedChange::RemoveNode { node: NodeId(node.into()) },
             Step::RotateToken(role) => SharedChange::RotateToken { role },
+            Step::RotateAuthority(first) => {
+                SharedChange::RotateAuthority { certificate: vec![first; 9], cross: Vec::new() }
+            }
+            Step::TakeAuthority(n) => SharedChange::TakeAuthority { generation: n.into() },
+            Step::DropAuthority(n) => SharedChange::DropAuthority { generation: n.into() },
             Step::CreateNetwork { name, subnet, vni } => {
                 let mut request = overlay(fleet.network_id(), &format!("n{name}"));
                 request.pools = vec![pool(&format!("10.0.{subnet}.0/29"))];
@@ -212,6 +233,14 @@ impl Model {
                 self.node(*node).is_some_and(|n| !n.votes || self.voters() > 1)
             }
             SharedChange::RotateToken { .. } => true,
+            SharedChange::RotateAuthority { certificate, .. } => {
+                let AuthorityModel { current, former, .. } = self.authority;
+                former.is_none() && current != Some(certificate[0])
+            }
+            SharedChange::TakeAuthority { generation } => *generation <= self.authority.generation,
+            SharedChange::DropAuthority { generation } => {
+                self.authority.former.is_some() && *generation == self.authority.generation
+            }
             SharedChange::CreateNetwork(request) => {
                 let subnet = request.pools[0].subnet.to_string();
                 let vni = request.options.get(VXLAN_ID_OPTION).map(|vni| vni.parse().unwrap());
@@ -235,6 +264,7 @@ impl Model {
             SharedChange::Release { endpoints } => {
                 self.leases.iter().filter(|l| endpoints.contains(&l.endpoint)).all(|l| l.node == from)
             }
+            SharedChange::Describe { .. } => unreachable!("the model makes none"),
         }
     }
 
@@ -248,7 +278,8 @@ impl Model {
                 assert_eq!(node, NodeId(self.added), "ids rise, and none is used again");
                 let votes = self.nodes.is_empty();
                 let wanted = if votes { Role::Voter } else { *role };
-                self.nodes.push(ModelNode { id: node, told: told(info), votes, wanted });
+                let authority = self.authority.generation;
+                self.nodes.push(ModelNode { id: node, told: told(info), votes, wanted, authority });
             }
             (SharedChange::UpdateNode { node, info }, _) => {
                 self.nodes.iter_mut().find(|n| n.id == *node).unwrap().told = told(info);
@@ -271,6 +302,20 @@ impl Model {
                 *rotated += 1;
                 assert_eq!((of, epoch), (*role, *rotated));
                 assert_eq!(shared.token_epoch(*role), epoch);
+            }
+            (SharedChange::RotateAuthority { certificate, .. }, Applied::AuthorityRotated { generation }) => {
+                let before = self.authority;
+                let current = Some(certificate[0]);
+                self.authority = AuthorityModel { generation, current, former: before.current };
+                assert_eq!(generation, before.generation + 1);
+            }
+            (SharedChange::TakeAuthority { generation }, Applied::AuthorityTaken { node }) => {
+                assert_eq!(node, from);
+                let node = self.nodes.iter_mut().find(|n| n.id == from).unwrap();
+                node.authority = node.authority.max(*generation);
+            }
+            (SharedChange::DropAuthority { .. }, Applied::AuthorityDropped { .. }) => {
+                self.authority.former = None;
             }
             (SharedChange::CreateNetwork(request), _) => {
                 let vni = shared.network(&request.id).unwrap().vni;
@@ -317,6 +362,11 @@ impl Model {
         let nodes = shared.nodes().map(|n| (n.id, n.info.clone(), n.role == Role::Voter, n.wanted));
         assert!(nodes.eq(expected));
         assert!(self.nodes.is_empty() || (1..=VOTERS_MAX).contains(&shared.voters().count()));
+        let AuthorityModel { generation, current, former } = self.authority;
+        let trusted = shared.authorities().into_iter().flat_map(|a| a.trusted().map(|c| c[0]));
+        assert!(trusted.eq(current.into_iter().chain(former)));
+        let behind = self.nodes.iter().filter(|n| n.authority < generation).map(|n| n.id);
+        assert!(shared.behind_authority().eq(behind));
         for lease in &self.leases {
             let held = shared.lease(&lease.endpoint).unwrap();
             assert_eq!((held.node, held.addresses), (lease.node, lease.addresses), "a lease does not change");
@@ -345,9 +395,10 @@ proptest! {
                 let Step::Again(which) = step else { unreachable!() };
                 if !model.sent.is_empty() {
                     let sent = which.get(&model.sent);
-                    let (digest, first) = (fleet.shared.digest(), fleet.shared.outcome(&sent.request_id).cloned());
-                    prop_assert_eq!(Some(fleet.shared.apply(sent)), first);
-                    prop_assert_eq!(fleet.shared.digest(), digest);
+                    let before = fleet.shared.clone();
+                    let again = fleet.shared.apply(sent);
+                    prop_assert_eq!(Some(again.as_ref()), before.outcome(&sent.request_id));
+                    prop_assert_eq!(fleet.shared.digest(), before.digest());
                 }
                 continue;
             };

@@ -18,6 +18,8 @@ pub struct Node {
     /// What it is to be: a learner that is to vote is promoted when there is room and it has caught up.
     pub wanted: Role,
     pub joined_at_ms: u64,
+    /// Generation of the authority that its certificate is of, see [`Authorities`](super::Authorities).
+    pub authority: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ impl Shared {
         let id = NodeId(self.last_node.checked_add(1).ok_or(Rejected::NodeIdsExhausted)?);
         let (role, wanted) =
             if self.nodes.is_empty() { (Role::Voter, Role::Voter) } else { (Role::Learner, role) };
-        let node = Node { id, info: info.clone(), role, wanted, joined_at_ms: at_ms };
+        let authority = self.authority_generation();
+        let node = Node { id, info: info.clone(), role, wanted, joined_at_ms: at_ms, authority };
         self.last_node = id.0;
         self.nodes.insert(id, Arc::new(node));
         Ok(Applied::NodeAdded { node: id })

@@ -9,7 +9,10 @@ use vswitch_proto::command::Driver;
 use super::super::ledger::Cursors;
 use super::super::requests::Requests;
 use super::super::snapshot::{self, Kind, SnapshotError};
-use super::{Applied, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs, VOTERS_MAX};
+use super::{
+    Applied, Authorities, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs,
+    VOTERS_MAX,
+};
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -19,7 +22,8 @@ struct Written<'a> {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
-    requests: &'a Requests<Applied>,
+    authorities: Option<&'a Authorities>,
+    requests: &'a Requests<Applied, GENERATION>,
 }
 
 #[derive(Deserialize)]
@@ -30,7 +34,8 @@ struct Read {
     last_node: u64,
     next_vni: u32,
     tokens: TokenEpochs,
-    requests: Requests<Applied>,
+    authorities: Option<Authorities>,
+    requests: Requests<Applied, GENERATION>,
 }
 
 impl Shared {
@@ -42,13 +47,15 @@ impl Shared {
             last_node: self.last_node,
             next_vni: self.next_vni,
             tokens: self.tokens,
+            authorities: self.authorities(),
             requests: &self.requests,
         };
         snapshot::write(Kind::Shared, &written)
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Shared, SnapshotError> {
-        rebuild(snapshot::read(Kind::Shared, bytes)?)
+        let (state, ()) = snapshot::read(Kind::Shared, bytes)?;
+        rebuild(state)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -65,6 +72,7 @@ fn rebuild(read: Read) -> Result<Shared, SnapshotError> {
         last_node: read.last_node,
         next_vni: read.next_vni,
         tokens: read.tokens,
+        authorities: read.authorities.map(Arc::new),
         requests: read.requests,
         ..Shared::new()
     };
@@ -72,6 +80,9 @@ fn rebuild(read: Read) -> Result<Shared, SnapshotError> {
         if shared.nodes.insert(node.id, Arc::new(node)).is_some() {
             return Err(SnapshotError::Inconsistent("a node twice"));
         }
+    }
+    if shared.authorities().is_some_and(|authorities| !authorities.is_sound()) {
+        return Err(SnapshotError::Inconsistent("an authority that is none"));
     }
     check_nodes(&shared)?;
     for lease in read.leases {
@@ -98,6 +109,9 @@ fn check_nodes(shared: &Shared) -> Result<(), SnapshotError> {
     for node in shared.nodes() {
         if !(1..=shared.last_node).contains(&node.id.0) {
             return Err(SnapshotError::Inconsistent("a node id that was never given"));
+        }
+        if node.authority > shared.authority_generation() {
+            return Err(SnapshotError::Inconsistent("a node of a future authority"));
         }
         let info = &node.info;
         if !names.insert(&info.name) || !addresses.insert(info.address) || !vteps.insert(info.vtep) {

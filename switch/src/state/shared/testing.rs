@@ -73,7 +73,7 @@ impl Fleet {
 
     pub(crate) fn envelope(&mut self, from: NodeId, change: SharedChange) -> SharedEnvelope {
         let n = self.draw();
-        let command = SharedCommand { from, change };
+        let command = SharedCommand { from, asked_at: self.shared.requests(), change };
         SharedEnvelope { request_id: RequestId(u128::from(n).to_be_bytes()), at_ms: 1_000 + n, command }
     }
 

@@ -58,6 +58,37 @@ fn the_first_node_votes_and_others_learn_first() {
 }
 
 #[test]
+fn an_authority_is_rotated_and_the_former_one_dropped() {
+    let mut fleet = Fleet::new(2);
+    let rotate = |first: u8| SharedChange::RotateAuthority { certificate: vec![first; 500], cross: vec![1] };
+    assert!(fleet.shared.authorities().is_none());
+    fleet.apply(ONE, rotate(1)).unwrap();
+    assert_eq!(fleet.shared.authorities().unwrap().trusted().count(), 1, "the first one follows none");
+    for node in [ONE, TWO] {
+        fleet.apply(node, SharedChange::TakeAuthority { generation: 1 }).unwrap();
+    }
+    assert_eq!(fleet.apply(ONE, rotate(1)), Err(Rejected::InvalidAuthority), "the same");
+    assert_eq!(fleet.apply(ONE, rotate(2)), Ok(Applied::AuthorityRotated { generation: 2 }));
+    assert!(line(fleet.apply(ONE, rotate(3))).contains("is being rotated already"));
+    let trusted: Vec<u8> = fleet.shared.authorities().unwrap().trusted().map(|c| c[0]).collect();
+    assert_eq!(trusted, [2, 1]);
+    assert_eq!(fleet.add(info(3), Role::Learner), Ok(THREE), "it begins with the new one");
+    fleet.apply(TWO, SharedChange::TakeAuthority { generation: 2 }).unwrap();
+    fleet.apply(TWO, SharedChange::TakeAuthority { generation: 1 }).expect("late, and nothing changes");
+    assert_eq!(fleet.shared.behind_authority().collect::<Vec<_>>(), [ONE]);
+    let ahead = fleet.apply(ONE, SharedChange::TakeAuthority { generation: 3 });
+    assert_eq!(ahead, Err(Rejected::InvalidAuthority));
+    let early = fleet.apply(ONE, SharedChange::DropAuthority { generation: 1 });
+    assert_eq!(early, Err(Rejected::NoFormerAuthority), "of another rotation");
+    fleet.apply(ONE, SharedChange::DropAuthority { generation: 2 }).unwrap();
+    assert_eq!(fleet.shared.authorities().unwrap().trusted().count(), 1);
+    let large =
+        SharedChange::RotateAuthority { certificate: vec![9; CERTIFICATE_BYTES_MAX + 1], cross: Vec::new() };
+    assert_eq!(fleet.apply(ONE, large), Err(Rejected::InvalidAuthority));
+    assert_eq!(Shared::from_bytes(&fleet.shared.to_bytes()).unwrap(), fleet.shared);
+}
+
+#[test]
 fn there_are_seven_voters_at_most() {
     let mut fleet = Fleet::new(9);
     for n in 2..=7 {
@@ -361,9 +392,41 @@ fn a_request_applies_once() {
     fleet.release(ONE, endpoint).unwrap();
     let digest = fleet.shared.digest();
     assert_eq!(fleet.shared.apply(&first), answer, "as then, although it is gone");
-    assert_eq!(fleet.shared.outcome(&first.request_id), Some(&answer));
+    assert_eq!(fleet.shared.outcome(&first.request_id), Some(answer.as_ref()));
     assert_eq!(fleet.shared.digest(), digest);
     assert!(fleet.shared.lease(&endpoint).is_none());
+}
+
+#[test]
+fn a_request_that_may_be_forgotten_is_not_applied_again() {
+    let mut fleet = Fleet::new(2);
+    let create = |fleet: &mut Fleet, name: &str| {
+        let request = overlay(fleet.network_id(), name);
+        fleet.envelope(ONE, SharedChange::CreateNetwork(request))
+    };
+    let (first, never) = (create(&mut fleet, "first"), create(&mut fleet, "never"));
+    fleet.shared.apply(&first).unwrap();
+    let blue = fleet.shared.find_network("first").unwrap().id;
+    fleet.apply(ONE, SharedChange::RemoveNetwork { network: blue }).unwrap();
+    let pass = |fleet: &mut Fleet, requests: usize| {
+        for _ in 0..requests {
+            fleet.apply(TWO, SharedChange::Release { endpoints: Vec::new() }).unwrap();
+        }
+    };
+    // Behind `first`'s count there were itself, the removal, and these.
+    pass(&mut fleet, 8 * GENERATION - 2);
+    assert_eq!(fleet.shared.apply(&first), Ok(Applied::NetworkCreated { network: blue }), "remembered");
+    assert_eq!(fleet.shared.networks().count(), 0);
+    pass(&mut fleet, GENERATION);
+    assert!(!fleet.shared.is_settled(&first.request_id));
+    let late = fleet.shared.apply(&first);
+    assert_eq!(late, Err(Rejected::TooLate), "although the name is free");
+    assert!(line(late).contains("look whether it was"));
+    assert_eq!(fleet.shared.apply(&never), Err(Rejected::TooLate), "nobody can tell the two apart");
+    let anew = SharedEnvelope { request_id: RequestId([9; 16]), ..create(&mut fleet, "anew") };
+    fleet.shared.apply(&anew).unwrap();
+    let read = Shared::from_bytes(&fleet.shared.to_bytes()).unwrap();
+    assert_eq!(read.requests(), fleet.shared.requests());
 }
 
 #[test]
@@ -477,6 +540,11 @@ fn contradictions_are_refused() {
         broken(&|s| node(s, &|n| n.info.vtep = "2001:db8::1".parse().unwrap())),
         broken(&|s| node(s, &|n| n.id = ONE)),
         broken(&|s| s.last_node = 1),
+        broken(&|s| node(s, &|n| n.authority = 1)),
+        broken(&|s| {
+            s.rotate_authority(&[1], &[], 5).unwrap();
+            Arc::make_mut(s.authorities.as_mut().unwrap()).current.clear();
+        }),
         broken(&|s| {
             [ONE, TWO].iter().for_each(|n| Arc::make_mut(s.nodes.get_mut(n).unwrap()).role = Role::Learner);
         }),

@@ -1,0 +1,220 @@
+//! The plugin side of a Docker engine: HTTP on a unix socket, one path per call, written at [`vswitch_proto::docker`].
+//!
+//! The engine waits for an answer for as long as it takes, and keeps others waiting meanwhile. So every call is answered
+//! within `DEADLINE`, with an error if need be; what it asked for may still come to pass, and asked again is answered
+//! as done. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
+//!
+//! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
+//! [`BODY_BYTES_MAX`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use vswitch_proto::api::BODY_BYTES_MAX;
+use vswitch_proto::docker::{
+    ADDRESS_SPACE, AddressSpaces, Answer, Call, DriverCapabilities, IpamCapabilities, MEDIA_TYPE, Manifest,
+    OperInfo,
+};
+
+use crate::daemon::{Change, Handle};
+
+/// More connections than this at a time wait.
+const CONNECTIONS_MAX: usize = 256;
+
+/// From the head of a request to its answer.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+const IPAM: &str = "/IpamDriver.";
+
+/// What a request turns out to be.
+enum Asked {
+    /// Answered without a look at anything.
+    Fixed(Vec<u8>),
+    Call(Call),
+}
+
+/// Why a request is not carried out.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("{0} is no call of a network or address plugin")]
+    NoSuchCall(String),
+    #[error("{call}: the request has no body; the engine has lost it, try again")]
+    Empty { call: String },
+    #[error("{call}: {reason}")]
+    Malformed { call: String, reason: String },
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    serve_connection(connection, handle).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: let others finish first.
+                tracing::warn!(%error, "cannot accept a connection on the plugin socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(connection: UnixStream, handle: Handle) {
+    let service = service_fn(|request| {
+        let handle = handle.clone();
+        async move { Ok::<_, Infallible>(answer(&handle, request).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(connection), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection of the engine ended");
+    }
+}
+
+async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
+    let answer = timeout(DEADLINE, carry_out(handle, request, &path)).await.unwrap_or_else(|_| late());
+    match answer {
+        Ok(body) => response(StatusCode::OK, body),
+        Err(message) => {
+            tracing::warn!(call = path, message, "refused a call of the Docker engine");
+            let status = if is_known(&path) { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            response(status, refusal(&path, &message))
+        }
+    }
+}
+
+async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> Result<Vec<u8>, String> {
+    if request.method() != Method::POST {
+        return Err(format!("{path} takes POST only"));
+    }
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| format!("{path}: the request cannot be read: {error}"))?.to_bytes();
+    tracing::debug!(call = path, body = %String::from_utf8_lossy(&body), "the Docker engine asks");
+    match parse(path, &body).map_err(|refused| refused.to_string())? {
+        Asked::Fixed(body) => Ok(body),
+        Asked::Call(call) => {
+            let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
+            Ok(json(&done.docker()))
+        }
+    }
+}
+
+/// The calls that there are, for fuzzing: whatever comes is refused or a call.
+pub fn check(path: &str, body: &[u8]) -> Result<(), Refused> {
+    parse(path, body).map(|_| ())
+}
+
+fn parse(path: &str, body: &[u8]) -> Result<Asked, Refused> {
+    let asked = match path {
+        "/Plugin.Activate" => fixed(&Manifest { implements: ["NetworkDriver", "IpamDriver"] }),
+        "/NetworkDriver.GetCapabilities" => {
+            fixed(&DriverCapabilities { scope: "local", connectivity_scope: "global" })
+        }
+        "/NetworkDriver.EndpointOperInfo" => fixed(&OperInfo { value: Default::default() }),
+        "/NetworkDriver.ProgramExternalConnectivity"
+        | "/NetworkDriver.RevokeExternalConnectivity"
+        | "/NetworkDriver.DiscoverNew"
+        | "/NetworkDriver.DiscoverDelete" => fixed(&Answer::NOTHING),
+        "/IpamDriver.GetCapabilities" => {
+            fixed(&IpamCapabilities { requires_mac_address: true, requires_request_replay: false })
+        }
+        "/IpamDriver.GetDefaultAddressSpaces" => fixed(&AddressSpaces {
+            local_default_address_space: ADDRESS_SPACE,
+            global_default_address_space: ADDRESS_SPACE,
+        }),
+        "/NetworkDriver.CreateNetwork" => Asked::Call(Call::CreateNetwork(read(path, body)?)),
+        "/NetworkDriver.DeleteNetwork" => Asked::Call(Call::DeleteNetwork(read(path, body)?)),
+        "/NetworkDriver.CreateEndpoint" => Asked::Call(Call::CreateEndpoint(read(path, body)?)),
+        "/NetworkDriver.DeleteEndpoint" => Asked::Call(Call::DeleteEndpoint(read(path, body)?)),
+        "/NetworkDriver.Join" => Asked::Call(Call::Join(read(path, body)?)),
+        "/NetworkDriver.Leave" => Asked::Call(Call::Leave(read(path, body)?)),
+        "/IpamDriver.RequestPool" => Asked::Call(Call::RequestPool(read(path, body)?)),
+        "/IpamDriver.ReleasePool" => Asked::Call(Call::ReleasePool(read(path, body)?)),
+        "/IpamDriver.RequestAddress" => Asked::Call(Call::RequestAddress(read(path, body)?)),
+        "/IpamDriver.ReleaseAddress" => Asked::Call(Call::ReleaseAddress(read(path, body)?)),
+        _ => return Err(Refused::NoSuchCall(path.into())),
+    };
+    Ok(asked)
+}
+
+/// The engine takes 404 for "this plugin does without that call".
+fn is_known(path: &str) -> bool {
+    !matches!(parse(path, b""), Err(Refused::NoSuchCall(_)))
+}
+
+fn read<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, Refused> {
+    let call = || path.trim_start_matches('/').to_owned();
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Refused::Empty { call: call() });
+    }
+    serde_json::from_slice(body).map_err(|e| Refused::Malformed { call: call(), reason: e.to_string() })
+}
+
+fn fixed(answer: &impl Serialize) -> Asked {
+    Asked::Fixed(json(answer))
+}
+
+fn json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("answers are plain data")
+}
+
+fn refusal(path: &str, message: &str) -> Vec<u8> {
+    let key = if path.starts_with(IPAM) { "Error" } else { "Err" };
+    json(&serde_json::json!({ key: message }))
+}
+
+fn response(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_told_apart_from_nonsense() {
+        assert!(matches!(parse("/Plugin.Activate", b""), Ok(Asked::Fixed(_))));
+        assert!(matches!(parse("/NetworkDriver.DiscoverNew", b"\xff"), Ok(Asked::Fixed(_))));
+        assert_eq!(
+            check("/NetworkDriver.Join", b" \n"),
+            Err(Refused::Empty { call: "NetworkDriver.Join".into() })
+        );
+        assert!(matches!(check("/IpamDriver.RequestPool", b"{"), Err(Refused::Malformed { .. })));
+        assert!(matches!(parse("/IpamDriver.RequestPool", b"{}"), Ok(Asked::Call(Call::RequestPool(_)))));
+        assert!(matches!(check("/NetworkDriver.AllocateNetwork", b"{}"), Err(Refused::NoSuchCall(_))));
+        assert!(is_known("/NetworkDriver.Join") && !is_known("/VolumeDriver.Create"));
+    }
+
+    #[test]
+    fn each_driver_has_its_own_word_for_errors() {
+        assert_eq!(refusal("/IpamDriver.RequestPool", "no"), br#"{"Error":"no"}"#);
+        assert_eq!(refusal("/NetworkDriver.Join", "no"), br#"{"Err":"no"}"#);
+    }
+}

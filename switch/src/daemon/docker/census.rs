@@ -1,0 +1,139 @@
+//! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use vswitch_proto::command::{DockerChange, SharedChange};
+use vswitch_proto::id::EndpointId;
+
+use super::super::handle::Handle;
+use super::super::overlay::Prepared;
+use super::super::{Change, Feed, feed, now_ms, random_request_id};
+use super::engine::{Census, Engine, EngineEndpoint};
+use super::leftovers::{self, Leftover, Missing};
+use crate::state::shared::Lease;
+use crate::state::{Container, State};
+
+/// Without events, and not more often than the grace period allows to be needed.
+const INTERVAL_MAX: Duration = Duration::from_secs(15);
+
+/// Follows the engine for as long as the daemon runs.
+pub async fn keep(handle: Handle) {
+    let config = &handle.shared().config;
+    let grace = Duration::from_secs(config.docker_grace_s.into());
+    let interval = (grace / 4).clamp(Duration::from_secs(1), INTERVAL_MAX);
+    let engine = Engine::new(config.docker_host.clone());
+    let (hint, mut hints) = mpsc::channel(1);
+    let watching = async { engine.watch(interval, hint).await };
+    let (mut missing, mut is_away) = (Missing::default(), false);
+    let following = async {
+        while hints.recv().await.is_some() {
+            match follow(&handle, &engine, &mut missing, grace).await {
+                Ok(()) if std::mem::take(&mut is_away) => tracing::info!("the Docker engine is back"),
+                Ok(()) => {}
+                Err(error) => {
+                    is_away = true;
+                    tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
+                }
+            }
+        }
+    };
+    tokio::join!(watching, following);
+}
+
+async fn follow(
+    handle: &Handle,
+    engine: &Engine,
+    missing: &mut Missing,
+    grace: Duration,
+) -> Result<(), super::engine::EngineError> {
+    let nameless = |endpoint: &EndpointId| {
+        let found = handle.state();
+        let container = found.container(&super::container_of(endpoint));
+        container.and_then(Container::docker).is_some_and(|spec| spec.container.is_none())
+    };
+    let census = engine.census(nameless).await?;
+    name(handle, &census).await;
+    describe_leases(handle).await;
+    let state = handle.state();
+    for leftover in missing.due(&leftovers::missing(&state, &census), grace, Instant::now()) {
+        if note(handle, leftover.change()).await {
+            tell_reclaimed(handle.feed(), leftover);
+        }
+    }
+    Ok(())
+}
+
+/// In the log and as an event.
+pub fn tell_reclaimed(feed: &Feed, leftover: Leftover) {
+    let (what, id) = leftover.told();
+    tracing::warn!(what, id, "the Docker engine has forgotten it; it was taken away");
+    let attributes = [("what".to_owned(), what.to_owned())].into();
+    let change = feed::Change { kind: "docker", action: "reclaim", id, name: String::new(), attributes };
+    feed.publish(now_ms(), vec![change]);
+}
+
+/// What the engine calls its networks and the containers that its endpoints are of.
+async fn name(handle: &Handle, census: &Census) {
+    let state = handle.state();
+    let cluster = handle.snapshot().shared;
+    for (id, network) in &census.networks {
+        let Some(name) = network.name.clone().filter(|_| state.belongs_to_docker(id)) else { continue };
+        let is_taken = state.networks().chain(cluster.networks()).any(|n| n.name == name);
+        if !is_taken {
+            note(handle, DockerChange::NameNetwork { network: *id, name }).await;
+        }
+    }
+    for (id, endpoint) in &census.endpoints {
+        if let Some(change) = description(&state, id, endpoint) {
+            note(handle, change).await;
+        }
+    }
+}
+
+fn description(state: &State, id: &EndpointId, listed: &EngineEndpoint) -> Option<DockerChange> {
+    let held = state.container(&super::container_of(id))?;
+    let known = held.docker()?.container == Some(listed.container);
+    let name = listed.name.clone().unwrap_or_else(|| held.name.clone());
+    let before = held.attachments.first().map_or(&[][..], |attachment| &attachment.aliases);
+    let aliases = listed.aliases.clone().unwrap_or_else(|| before.to_vec());
+    let same = known && held.name == name && before == aliases;
+    let (endpoint, container) = (held.id, listed.container);
+    (!same).then_some(DockerChange::Describe { endpoint, container, name, aliases })
+}
+
+/// Leases were made before it was known for whom.
+async fn describe_leases(handle: &Handle) {
+    let seen = handle.snapshot();
+    let Some(node) = seen.node else { return };
+    for lease in seen.shared.leases_of(node) {
+        let Some(change) = lease_description(&seen.local, lease) else { continue };
+        if let Err(error) = handle.cluster().propose(change, random_request_id()).await {
+            tracing::debug!(%error, "other hosts do not know the name of a container so far");
+            return;
+        }
+    }
+}
+
+fn lease_description(state: &State, lease: &Lease) -> Option<SharedChange> {
+    let endpoint = state.endpoint(&lease.endpoint)?;
+    let container = state.container(&endpoint.container)?;
+    let id = container.docker()?.container?;
+    let aliases = container.attachment(&lease.network).map_or_else(Vec::new, |a| a.aliases.clone());
+    let same = (lease.container, &lease.container_name, &lease.aliases) == (id, &container.name, &aliases);
+    (!same).then(|| SharedChange::Describe {
+        endpoint: lease.endpoint,
+        container: id,
+        container_name: container.name.clone(),
+        aliases,
+    })
+}
+
+/// Whether it was done. What was not is tried again with the next census.
+async fn note(handle: &Handle, change: DockerChange) -> bool {
+    let done = handle.enqueue(Change::DockerState(change), random_request_id(), Prepared::default()).await;
+    if let Err(error) = &done {
+        tracing::debug!(error = error.message, "a change after the engine's lists was refused");
+    }
+    done.is_ok()
+}

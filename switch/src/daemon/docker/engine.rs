@@ -1,0 +1,337 @@
+//! The engine's own API: what it has, and when that changes. It is only read.
+//!
+//! The plugin's calls tell neither names nor when an engine has forgotten something. Both are in the engine's lists of
+//! networks and containers, its [`Census`]. One is taken when the engine is found, a moment after each of its events, and
+//! now and then without one; while the engine is away there is none, and nothing follows from that.
+//!
+//! The engine may hold its answer back until a call to the plugin is answered, so this waits in a task of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::header::HOST;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// While the engine is away.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// One census for events that come together.
+const GATHERING: Duration = Duration::from_millis(50);
+
+/// The list of some ten thousand containers.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Of one event.
+const EVENT_BYTES_MAX: usize = 1 << 20;
+
+const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D";
+
+/// Events after which an engine has something else, or calls it something else.
+const ACTIONS: [&str; 9] =
+    ["start", "die", "destroy", "rename", "connect", "disconnect", "create", "remove", "restart"];
+
+/// What an engine has.
+#[derive(Debug, Clone, Default)]
+pub struct Census {
+    pub networks: BTreeMap<NetworkId, EngineNetwork>,
+    pub endpoints: BTreeMap<EndpointId, EngineEndpoint>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineNetwork {
+    /// `None` if it cannot be a name here.
+    pub name: Option<Name>,
+    /// Of whichever driver, if its addresses come from this plugin.
+    pub pools: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineEndpoint {
+    pub container: ContainerId,
+    /// `None` if it cannot be a name here.
+    pub name: Option<Name>,
+    /// `None` where that was not asked.
+    pub aliases: Option<Vec<Name>>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the Docker engine cannot be reached: {0}")]
+    Away(#[from] std::io::Error),
+    #[error("the Docker engine broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("the Docker engine did not answer {0} in time")]
+    Late(String),
+    #[error("the Docker engine answers {path} with {status}")]
+    Refused { path: String, status: u16 },
+    #[error("what the Docker engine answers to {path} is not understood: {reason}")]
+    Foreign { path: String, reason: String },
+}
+
+pub struct Engine {
+    socket: PathBuf,
+}
+
+impl Engine {
+    pub fn new(socket: PathBuf) -> Engine {
+        Engine { socket }
+    }
+
+    /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, and after
+    /// each `interval` without any. A hint that finds another one waiting is not needed.
+    pub async fn watch(&self, interval: Duration, changed: mpsc::Sender<()>) {
+        loop {
+            if let Err(error) = self.follow(interval, &changed).await {
+                tracing::debug!(%error, "the events of the engine stopped");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow(&self, interval: Duration, changed: &mpsc::Sender<()>) -> Result<(), EngineError> {
+        let mut events = self.get(EVENTS).await?.into_body();
+        let _ = changed.try_send(());
+        let mut buffer: Vec<u8> = Vec::new();
+        loop {
+            let Ok(frame) = timeout(interval, events.frame()).await else {
+                let _ = changed.try_send(());
+                continue;
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            let Ok(chunk) = frame?.into_data() else { continue };
+            buffer.extend_from_slice(&chunk);
+            let whole = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let lines: Vec<u8> = buffer.drain(..whole).collect();
+            if buffer.len() > EVENT_BYTES_MAX {
+                let reason = format!("an event of over {EVENT_BYTES_MAX} bytes");
+                return Err(EngineError::Foreign { path: EVENTS.into(), reason });
+            }
+            if lines.split(|byte| *byte == b'\n').any(matters) {
+                tokio::time::sleep(GATHERING).await;
+                let _ = changed.try_send(());
+            }
+        }
+    }
+
+    /// What the engine has; with the aliases of those containers that have one of the endpoints `nameless`.
+    pub async fn census(&self, nameless: impl Fn(&EndpointId) -> bool) -> Result<Census, EngineError> {
+        let mut census = Census::default();
+        for network in self.json::<Vec<ListedNetwork>>("/networks").await? {
+            if let Ok(id) = network.id.parse() {
+                census.networks.insert(id, network.checked());
+            }
+        }
+        for container in self.json::<Vec<ListedContainer>>("/containers/json?all=true").await? {
+            let Ok(id) = container.id.parse::<ContainerId>() else { continue };
+            let name = container
+                .names
+                .into_iter()
+                .flatten()
+                .find_map(|name| name.trim_start_matches('/').parse().ok());
+            let mut networks = container.settings.unwrap_or_default().checked(id, &name);
+            if networks.iter().any(|(endpoint, _)| nameless(endpoint)) {
+                // It may have ended since.
+                if let Ok(inspected) = self.json::<Inspected>(&format!("/containers/{id}/json")).await {
+                    networks = inspected.settings.unwrap_or_default().checked(id, &name);
+                    // Asked, and none is none.
+                    networks.values_mut().for_each(|endpoint| _ = endpoint.aliases.get_or_insert_default());
+                }
+            }
+            census.endpoints.extend(networks);
+        }
+        Ok(census)
+    }
+
+    async fn get(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
+        let asked = async {
+            let stream = UnixStream::connect(&self.socket).await?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            // It ends with the body of the answer; how is seen there.
+            tokio::spawn(async move { _ = connection.await });
+            let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new());
+            let request = request.expect("the paths here are paths");
+            Ok::<_, EngineError>(sender.send_request(request).await?)
+        };
+        let response = timeout(PATIENCE, asked).await.map_err(|_| EngineError::Late(path.into()))??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(EngineError::Refused { path: path.into(), status: status.as_u16() })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        let body = Limited::new(self.get(path).await?.into_body(), ANSWER_BYTES_MAX).collect();
+        let body = timeout(PATIENCE, body).await.map_err(|_| EngineError::Late(path.into()))?;
+        let foreign = |reason: String| EngineError::Foreign { path: path.into(), reason };
+        let body = body.map_err(|e| foreign(e.to_string()))?.to_bytes();
+        serde_json::from_slice(&body).map_err(|e| foreign(e.to_string()))
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+/// Whether a line is an event that changes what the engine has.
+fn matters(line: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Event {
+        #[serde(rename = "Action", default)]
+        action: String,
+    }
+    serde_json::from_slice::<Event>(line).is_ok_and(|event| ACTIONS.contains(&event.action.as_str()))
+}
+
+#[derive(Deserialize)]
+struct ListedNetwork {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(rename = "Name", default)]
+    name: String,
+    #[serde(rename = "IPAM", default)]
+    ipam: Option<Ipam>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Ipam {
+    driver: Option<String>,
+    config: Option<Vec<IpamConfig>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct IpamConfig {
+    subnet: String,
+}
+
+impl ListedNetwork {
+    fn checked(&self) -> EngineNetwork {
+        let ours = self.ipam.as_ref().filter(|ipam| ipam.driver.as_deref() == Some("vswitch"));
+        let config = ours.and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
+        let pools = config.filter_map(|c| c.subnet.parse().ok()).collect();
+        EngineNetwork { name: self.name.parse().ok(), pools }
+    }
+}
+
+#[derive(Deserialize)]
+struct ListedContainer {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(rename = "Names", default)]
+    names: Option<Vec<String>>,
+    #[serde(rename = "NetworkSettings", default)]
+    settings: Option<Settings>,
+}
+
+#[derive(Deserialize)]
+struct Inspected {
+    #[serde(rename = "NetworkSettings", default)]
+    settings: Option<Settings>,
+}
+
+#[derive(Deserialize, Default)]
+struct Settings {
+    #[serde(rename = "Networks", default)]
+    networks: Option<HashMap<String, Attached>>,
+}
+
+#[derive(Deserialize)]
+struct Attached {
+    #[serde(rename = "EndpointID", default)]
+    endpoint: String,
+    #[serde(rename = "Aliases", default)]
+    aliases: Option<Vec<String>>,
+    /// What newer engines have in its place, with the container's name and short id.
+    #[serde(rename = "DNSNames", default)]
+    dns_names: Option<Vec<String>>,
+    #[serde(rename = "IPAddress", default)]
+    ipv4: String,
+    #[serde(rename = "GlobalIPv6Address", default)]
+    ipv6: String,
+}
+
+impl Settings {
+    /// Without those that a container which does not run has not got.
+    fn checked(self, container: ContainerId, name: &Option<Name>) -> BTreeMap<EndpointId, EngineEndpoint> {
+        let attached = self.networks.unwrap_or_default().into_values();
+        let endpoints = attached.filter_map(|attached| {
+            let names = attached.dns_names.or(attached.aliases);
+            let is_alias =
+                |alias: &Name| Some(alias) != name.as_ref() && *alias.as_str() != container.short();
+            let aliases =
+                names.map(|names| names.iter().filter_map(|n| n.parse().ok()).filter(is_alias).collect());
+            let addresses = [&attached.ipv4, &attached.ipv6].into_iter().filter_map(|ip| ip.parse().ok());
+            let addresses = addresses.collect();
+            let endpoint = attached.endpoint.parse().ok()?;
+            Some((endpoint, EngineEndpoint { container, name: name.clone(), aliases, addresses }))
+        });
+        endpoints.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "777344ef4943d34827a3504a802bf15db69327d7abe4af28a05084ca7406f843";
+
+    #[test]
+    fn events_that_matter() {
+        assert!(matters(br#"{"Type":"container","Action":"start","id":"x"}"#));
+        assert!(!matters(br#"{"Type":"container","Action":"exec_create: ps"}"#));
+        assert!(!matters(b"") && !matters(b"{"));
+    }
+
+    #[test]
+    fn names_of_older_and_newer_engines() {
+        for (key, text) in [
+            ("Aliases", r#"["front","777344ef4943","no name"]"#),
+            ("DNSNames", r#"["c3","front","777344ef4943"]"#),
+        ] {
+            let json = format!(
+                r#"{{"Networks":{{"blue":{{"EndpointID":"{ID}","{key}":{text},"IPAddress":"10.0.0.2",
+                    "GlobalIPv6Address":""}},"off":{{"EndpointID":"","Aliases":null}}}}}}"#
+            );
+            let settings: Settings = serde_json::from_str(&json).unwrap();
+            let found = settings.checked(ID.parse().unwrap(), &"c3".parse().ok());
+            assert_eq!(found.len(), 1, "a container that does not run has no endpoint");
+            let endpoint = &found[&ID.parse().unwrap()];
+            assert_eq!(endpoint.aliases, Some(vec!["front".parse().unwrap()]));
+            assert_eq!(endpoint.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn pools_of_this_plugin_only() {
+        let listed = |driver: &str| {
+            let json = format!(
+                r#"{{"Id":"{ID}","Name":"blue","IPAM":{{"Driver":"{driver}","Options":null,"Config":[
+                    {{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1","AuxiliaryAddresses":{{"a":"10.1.0.9"}}}}]}}}}"#
+            );
+            serde_json::from_str::<ListedNetwork>(&json).unwrap().checked()
+        };
+        let ours = listed("vswitch");
+        assert_eq!(ours.pools, ["10.1.0.0/24".parse::<IpNet>().unwrap()]);
+        assert!(listed("default").pools.is_empty());
+    }
+}

@@ -1,0 +1,115 @@
+//! What an engine has forgotten: endpoints, networks, pools and addresses that are kept here and that it does not list.
+//!
+//! A call that makes something comes before the engine lists it, and a call that ends something may come after it stopped
+//! to. So what is missing is only taken away after it has been missing for a while, in every [`Census`] of that time.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use vswitch_proto::command::{AddressHolder, DockerChange};
+use vswitch_proto::id::{ContainerId, EndpointId, NetworkId};
+
+use super::engine::Census;
+use crate::state::State;
+
+/// In the order in which they are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leftover {
+    Endpoint(ContainerId),
+    Reservation(EndpointId),
+    Address(IpNet, IpAddr),
+    Network(NetworkId),
+    Pool(IpNet),
+}
+
+impl Leftover {
+    /// Its end.
+    pub fn change(self) -> DockerChange {
+        match self {
+            Leftover::Endpoint(endpoint) => DockerChange::RemoveEndpoint { endpoint },
+            Leftover::Reservation(endpoint) => DockerChange::Unreserve { endpoint },
+            Leftover::Address(subnet, address) => DockerChange::ReleaseAddress { subnet, address },
+            Leftover::Network(network) => DockerChange::RemoveNetwork { network },
+            Leftover::Pool(subnet) => DockerChange::ReclaimPool { subnet },
+        }
+    }
+
+    /// What it is, with what it is known by.
+    pub fn told(self) -> (&'static str, String) {
+        match self {
+            Leftover::Endpoint(id) => ("endpoint", id.to_string()),
+            Leftover::Reservation(id) => ("lease", id.to_string()),
+            Leftover::Address(_, address) => ("address", address.to_string()),
+            Leftover::Network(id) => ("network", id.to_string()),
+            Leftover::Pool(subnet) => ("pool", subnet.to_string()),
+        }
+    }
+}
+
+/// Since when each is missing.
+#[derive(Debug, Default)]
+pub struct Missing(BTreeMap<Leftover, Instant>);
+
+impl Missing {
+    /// Those that have been missing for `grace`, of those that are missing now.
+    pub fn due(&mut self, now_missing: &BTreeSet<Leftover>, grace: Duration, now: Instant) -> Vec<Leftover> {
+        self.0.retain(|leftover, _| now_missing.contains(leftover));
+        for leftover in now_missing {
+            self.0.entry(*leftover).or_insert(now);
+        }
+        let due = self.0.iter().filter(|(_, since)| now.duration_since(**since) >= grace);
+        due.map(|(leftover, _)| *leftover).collect()
+    }
+}
+
+/// Everything that the engine does not list.
+pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
+    let mut missing = BTreeSet::new();
+    let listed = |endpoint: &ContainerId| census.endpoints.contains_key(&EndpointId(endpoint.0));
+    let endpoints = state.docker_endpoints().map(|(container, _)| container.id);
+    missing.extend(endpoints.filter(|id| !listed(id)).map(Leftover::Endpoint));
+
+    let in_use: BTreeSet<IpAddr> =
+        census.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
+    let unused = state.reservations().filter(|r| {
+        state.endpoint(&r.endpoint).is_none() && !r.addresses.ips().any(|ip| in_use.contains(&ip))
+    });
+    missing.extend(unused.map(|r| Leftover::Reservation(r.endpoint)));
+
+    let networks = state.docker_networks().filter(|n| !census.networks.contains_key(&n.id));
+    missing.extend(networks.map(|n| Leftover::Network(n.id)));
+
+    let pools: BTreeSet<IpNet> = census.networks.values().flat_map(|n| n.pools.iter().copied()).collect();
+    for pool in state.pools() {
+        if !pools.contains(&pool.subnet) {
+            missing.insert(Leftover::Pool(pool.subnet));
+            continue;
+        }
+        let interfaces = pool.addresses.iter().filter(|(_, h)| matches!(h, AddressHolder::Interface(_)));
+        let unused = interfaces.map(|(address, _)| *address).filter(|address| !in_use.contains(address));
+        missing.extend(unused.map(|address| Leftover::Address(pool.subnet, address)));
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_all_the_time_is_due() {
+        let (mut missing, start) = (Missing::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        let grace = Duration::from_secs(60);
+        let (a, b) = (Leftover::Endpoint(ContainerId([1; 32])), Leftover::Network(NetworkId([2; 32])));
+        let both = BTreeSet::from([a, b]);
+        assert_eq!(missing.due(&both, grace, at(0)), []);
+        assert_eq!(missing.due(&BTreeSet::from([b]), grace, at(30)), []);
+        assert_eq!(missing.due(&both, grace, at(59)), []);
+        assert_eq!(missing.due(&both, grace, at(60)), [b], "the other one was there meanwhile");
+        assert_eq!(missing.due(&both, grace, at(119)), [a, b]);
+    }
+}

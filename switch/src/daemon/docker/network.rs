@@ -1,0 +1,134 @@
+//! Networks that an engine makes and removes.
+
+use vswitch_proto::api::Error;
+use vswitch_proto::command::{CreateNetwork, DockerChange, DockerNetwork, Driver, PoolRequest, Scope};
+use vswitch_proto::docker::{self, ADDRESS_SPACE, Answer, IpamData, NETWORK_OPTION};
+use vswitch_proto::id::{Name, NetworkId, RequestId};
+
+use super::super::control::Control;
+use super::bound::shared_network;
+use super::{command, invalid};
+use crate::state::{Network, Pool, Snapshot};
+
+impl Control {
+    pub(super) async fn docker_create_network(
+        &mut self,
+        request: docker::CreateNetwork,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        if self.state().docker_network(&request.network).is_some() {
+            return Ok(Answer::NOTHING);
+        }
+        let network = match request.options.generic.get(NETWORK_OPTION) {
+            Some(name) => {
+                let bound = bind(&self.snapshot(), name, &request)?;
+                self.commit(id, command(DockerChange::AddNetwork { network: bound, local: None }), None)
+                    .await?;
+                return Ok(Answer::NOTHING);
+            }
+            None => local(&self.snapshot(), request)?,
+        };
+        let undo = command(DockerChange::RemoveNetwork { network: network.id });
+        let record = DockerNetwork {
+            id: network.id,
+            network: network.id,
+            scope: Scope::Local,
+            internal: network.internal,
+        };
+        let add = DockerChange::AddNetwork { network: record, local: Some(network) };
+        self.commit(id, command(add), Some(undo)).await?;
+        Ok(Answer::NOTHING)
+    }
+
+    pub(super) async fn docker_delete_network(
+        &mut self,
+        network: &NetworkId,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        if self.state().docker_network(network).is_some() {
+            self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await?;
+        }
+        Ok(Answer::NOTHING)
+    }
+}
+
+/// What a network is called until the engine tells what it calls it.
+fn provisional_name(network: &NetworkId) -> Name {
+    format!("docker-{}", network.short()).parse().expect("letters, digits and a dash make a name")
+}
+
+/// A network of this node. The host's routes are no obstacle: the subnet is chosen, and nothing of it is routed.
+fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwork, Error> {
+    if request.ipv4.is_empty() {
+        return Err(invalid("a network of vswitch has an IPv4 subnet; leave out --ipv4=false"));
+    }
+    if let Some(name) = of_cluster(seen, &request) {
+        return Err(invalid(format!(
+            "its addresses are those of the network {name}; add -o {NETWORK_OPTION}={name}"
+        )));
+    }
+    let ipv6 = !request.ipv6.is_empty();
+    let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect::<Result<_, _>>()?;
+    Ok(CreateNetwork {
+        id: request.network,
+        name: provisional_name(&request.network),
+        driver: Driver::Bridge,
+        pools,
+        internal: request.options.internal,
+        ipv6,
+        options: request.options.generic,
+        labels: Default::default(),
+        occupied: Vec::new(),
+        builtin: false,
+    })
+}
+
+/// The network of the cluster that the address pool is, if it is one.
+fn of_cluster<'a>(seen: &'a Snapshot, request: &docker::CreateNetwork) -> Option<&'a Name> {
+    let ours = request.ipv4.iter().filter(|data| data.address_space == ADDRESS_SPACE);
+    let mut subnets =
+        ours.filter_map(|data| data.pool).filter(|pool| seen.local.address_pool(pool).is_none());
+    let is = |network: &&Network, subnet| network.pools.iter().any(|pool| pool.subnet == subnet);
+    subnets.find_map(|subnet| seen.shared.networks().find(|n| is(n, subnet))).map(|network| &network.name)
+}
+
+/// The engine's network as one of the cluster, whose addresses it has to have.
+fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<DockerNetwork, Error> {
+    let how = format!("--ipam-driver vswitch --ipam-opt {NETWORK_OPTION}={name}");
+    let mut data = request.ipv4.iter().chain(&request.ipv6);
+    if data.any(|data| data.address_space != ADDRESS_SPACE) {
+        return Err(invalid(format!(
+            "network {name} is shared by all hosts, so its addresses are vswitch's: add {how}"
+        )));
+    }
+    let name: Name = name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))?;
+    let network = shared_network(seen, &name);
+    let network =
+        network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;
+    for data in request.ipv4.iter().chain(&request.ipv6) {
+        let fits = |pool: &&Pool| {
+            Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
+        };
+        if !network.pools.iter().any(|pool| fits(&pool)) {
+            return Err(invalid(format!("its addresses are not those of the network {name}: add {how}")));
+        }
+    }
+    let mut options = request.options.generic.iter().filter(|(key, _)| *key != NETWORK_OPTION);
+    if let Some((key, _)) = options.find(|(key, value)| network.options.get(*key) != Some(value)) {
+        return Err(invalid(format!(
+            "{key} of a shared network is set when it is made: vswitchctl network create -d overlay -o {key}=VALUE {name}"
+        )));
+    }
+    let internal = request.options.internal;
+    Ok(DockerNetwork { id: request.network, network: network.id, scope: Scope::Cluster, internal })
+}
+
+fn pool(data: IpamData) -> Result<PoolRequest, Error> {
+    let no_pool = || invalid("a subnet is missing; use --ipam-driver default or vswitch");
+    Ok(PoolRequest {
+        subnet: data.pool.ok_or_else(no_pool)?,
+        gateway: data.gateway.map(|gateway| gateway.addr()),
+        ip_range: None,
+        aux_addresses: data.aux_addresses.into_iter().map(|(name, aux)| (name, aux.addr())).collect(),
+    })
+}

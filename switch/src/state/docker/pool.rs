@@ -1,0 +1,180 @@
+//! Pools of addresses that are this node's: which subnets an engine gets, and which addresses of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use vswitch_proto::command::AddressHolder;
+use vswitch_proto::id::NetworkId;
+
+use super::super::ipam::{self, Pool};
+use super::super::{Applied, Rejected, State};
+use super::POOLS_MAX;
+
+/// Of one pool.
+const ADDRESSES_MAX: usize = super::ENDPOINTS_MAX;
+
+/// A subnet, and who has which address of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressPool {
+    pub subnet: IpNet,
+    pub ip_range: Option<IpNet>,
+    /// Requests that were not released.
+    pub uses: u32,
+    pub addresses: BTreeMap<IpAddr, AddressHolder>,
+    cursor: Option<IpAddr>,
+}
+
+impl AddressPool {
+    /// The address that the gateway has, or an interface: a second request gets it again. Auxiliary addresses are told
+    /// apart by themselves only.
+    fn held_by(&self, holder: AddressHolder) -> Option<IpAddr> {
+        let held =
+            self.addresses.iter().find(|(_, held)| **held == holder && holder != AddressHolder::Nobody);
+        held.map(|(address, _)| *address)
+    }
+
+    /// The rules of what may be handed out, as for a network whose gateway is not set apart.
+    fn rules(&self) -> Pool {
+        Pool {
+            subnet: self.subnet,
+            gateway: self.subnet.network(),
+            ip_range: self.ip_range,
+            aux_addresses: BTreeMap::new(),
+        }
+    }
+
+    /// What a request gets: an address that `is_taken` elsewhere is not handed out, but may be asked for.
+    fn choose(
+        &self,
+        address: Option<IpAddr>,
+        holder: AddressHolder,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Result<IpAddr, Rejected> {
+        let rules = self.rules();
+        if let Some(address) = address {
+            rules.check_host("address", address)?;
+            return match self.addresses.get(&address) {
+                Some(held) if *held != holder => {
+                    Err(Rejected::PoolAddressInUse { address, subnet: self.subnet })
+                }
+                _ => Ok(address),
+            };
+        }
+        if let Some(again) = self.held_by(holder) {
+            return Ok(again);
+        }
+        let (rules, cursor) = match holder {
+            // The first address that is free of the whole subnet.
+            AddressHolder::Gateway => (Pool { ip_range: None, ..rules }, None),
+            _ => (rules, self.cursor),
+        };
+        let free = rules.next_free(cursor, |ip| self.addresses.contains_key(&ip) || is_taken(ip));
+        free.ok_or(Rejected::AddressesExhausted(rules.range()))
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        let within = |ip: &IpAddr| self.subnet.contains(ip);
+        let mut interfaces: Vec<_> =
+            self.addresses.values().filter(|h| matches!(h, AddressHolder::Interface(_))).collect();
+        let count = interfaces.len();
+        interfaces.sort();
+        interfaces.dedup();
+        self.rules().is_sound()
+            && self.addresses.keys().all(within)
+            && self.cursor.as_ref().is_none_or(within)
+            && count == interfaces.len()
+    }
+}
+
+impl State {
+    /// `kind` is whether it is to be of IPv6, and the seed for the search then.
+    pub(super) fn request_pool(
+        &mut self,
+        subnet: Option<IpNet>,
+        ip_range: Option<IpNet>,
+        (ipv6, seed): (bool, &[u8; 32]),
+        occupied: &[IpNet],
+    ) -> Result<Applied, Rejected> {
+        let pools = || self.docker.pools.keys();
+        let subnet = match subnet {
+            Some(subnet) => {
+                ipam::check_subnet(subnet)?;
+                let other = pools().find(|other| **other != subnet && ipam::overlap(**other, subnet));
+                if let Some(other) = other {
+                    return Err(Rejected::PoolOverlap { subnet, other: *other });
+                }
+                subnet
+            }
+            None => {
+                let networks = self.networks().flat_map(|n| n.pools.iter().map(|pool| pool.subnet));
+                let taken: Vec<IpNet> =
+                    networks.chain(pools().copied()).chain(occupied.iter().copied()).collect();
+                let is_free = |subnet: &IpNet| !taken.iter().any(|other| ipam::overlap(*other, *subnet));
+                let found = if ipv6 {
+                    ipam::unique_local(&NetworkId(*seed)).find(is_free)
+                } else {
+                    ipam::default_ipv4().find(is_free)
+                };
+                found.ok_or(Rejected::NoFreePool { ipv6 })?
+            }
+        };
+        if let Some(range) = ip_range {
+            ipam::check_range(range, subnet)?;
+        }
+        if !self.docker.pools.contains_key(&subnet) && self.docker.pools.len() >= POOLS_MAX {
+            return Err(Rejected::TooManyPools);
+        }
+        let new = AddressPool { subnet, ip_range, uses: 0, addresses: BTreeMap::new(), cursor: None };
+        let pool = self.docker_mut().pools.entry(subnet).or_insert_with(|| Arc::new(new));
+        let pool = Arc::make_mut(pool);
+        pool.uses = pool.uses.saturating_add(1);
+        Ok(Applied::PoolGiven { subnet })
+    }
+
+    /// One that is gone already is passed over.
+    pub(super) fn release_pool(&mut self, subnet: &IpNet) -> Result<Applied, Rejected> {
+        let pools = &mut self.docker_mut().pools;
+        if let Some(pool) = pools.get_mut(subnet) {
+            let pool = Arc::make_mut(pool);
+            pool.uses = pool.uses.saturating_sub(1);
+            if pool.uses == 0 {
+                pools.remove(subnet);
+            }
+        }
+        Ok(Applied::DockerChanged)
+    }
+
+    pub(super) fn request_address(
+        &mut self,
+        subnet: &IpNet,
+        address: Option<IpAddr>,
+        holder: AddressHolder,
+    ) -> Result<Applied, Rejected> {
+        let pool = self.address_pool(subnet).ok_or(Rejected::UnknownPool(*subnet))?;
+        if pool.addresses.len() >= ADDRESSES_MAX {
+            return Err(Rejected::TooManyEndpoints);
+        }
+        // Containers of the lab runner get their addresses from the network itself.
+        let network = self.networks().find(|n| n.pools.iter().any(|p| p.subnet == *subnet));
+        let ledger = network.and_then(|network| self.ledgers.get(&network.id));
+        let given = pool.choose(address, holder, |ip| ledger.is_some_and(|ledger| ledger.has(&ip)))?;
+        let pool = self.docker_mut().pools.get_mut(subnet).expect("it was just found");
+        let pool = Arc::make_mut(pool);
+        pool.addresses.insert(given, holder);
+        if address.is_none() && holder != AddressHolder::Gateway {
+            pool.cursor = ipam::successor(given).filter(|next| subnet.contains(next));
+        }
+        Ok(Applied::AddressGiven { address: given })
+    }
+
+    /// One that nobody has is passed over.
+    pub(super) fn release_address(&mut self, subnet: &IpNet, address: IpAddr) -> Result<Applied, Rejected> {
+        if let Some(pool) = self.docker_mut().pools.get_mut(subnet) {
+            Arc::make_mut(pool).addresses.remove(&address);
+        }
+        Ok(Applied::DockerChanged)
+    }
+}

@@ -1,0 +1,172 @@
+//! Two hosts, each with an engine of its own, and one network.
+
+use vswitch_tests::Cluster;
+
+use super::*;
+
+/// One per machine of a cluster. The machines go with them, the bridge between with the second.
+fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
+    let mut cluster = Cluster::with(count, &[&["--docker-plugin"], arguments].concat());
+    cluster.join_all();
+    let labs = std::mem::take(&mut cluster.labs);
+    (labs.into_iter().map(Docker::beside).collect(), cluster)
+}
+
+/// The line that is the same on each host.
+const CREATE: [&str; 9] = [
+    "network",
+    "create",
+    "-d",
+    "vswitch",
+    "--ipam-driver=vswitch",
+    "--opt=vswitch.network=blue",
+    "--ipam-opt=vswitch.network=blue",
+    "--subnet=10.0.0.0/24",
+    "blue",
+];
+
+#[test]
+fn containers_on_two_hosts_find_each_other_by_name() {
+    let (hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    let [one, two] = &hosts[..] else { panic!("there are two") };
+    one.does(&CREATE);
+    two.does(&CREATE);
+    one.starts("c1", &["--net=blue"]);
+    two.starts("c2", &["--net=blue", "--network-alias=second"]);
+    let addresses = [one.members("blue"), two.members("blue")].concat();
+    assert!(
+        addresses[0].starts_with("c1 10.0.0.2/24") && addresses[1].starts_with("c2 10.0.0.3/24"),
+        "{addresses:?}"
+    );
+    one.assert_pings("c1", "10.0.0.3");
+    one.wait_for_ping("c1", "c2");
+    two.wait_for_ping("c2", "c1");
+    one.assert_pings("c1", "second");
+    one.assert_pings("c1", "c2.blue");
+    assert!(one.within("c1", &["ifconfig", "eth0"]).contains("MTU:1450"), "a tunnel needs 50 bytes");
+    // The resolver is the gateway, which may be asked directly.
+    let answer = one.within("c1", &["nslookup", "c2", "10.0.0.1"]);
+    assert!(answer.contains("10.0.0.3"), "{answer}");
+    let unknown = one.docker(&["exec", "c1", "ping", "-c", "1", "c9"]);
+    assert!(unknown.stderr.contains("bad address"), "{unknown:?}");
+    let shown = two.inspect_network("blue");
+    let mut names: Vec<&str> = shown.containers.values().map(|c| c.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["c1", "c2"]);
+
+    // Another network knows nothing of them.
+    one.does(&["network", "create", "-d", "vswitch", "red"]);
+    one.starts("r1", &["--net=red"]);
+    let by_name = one.docker(&["exec", "r1", "ping", "-c", "1", "c2"]);
+    assert!(by_name.stderr.contains("bad address"), "{by_name:?}");
+    one.assert_pings_in_vain("r1", "10.0.0.3");
+
+    // A container that moves takes its address along.
+    two.does(&["rm", "-f", "c2"]);
+    one.starts("c2", &["--net=blue", "--ip=10.0.0.3"]);
+    one.assert_pings("c1", "c2");
+    let taken = two.refuses(&["run", "--rm", "--net=blue", "--ip=10.0.0.3", "busybox", "true"]);
+    assert!(taken.contains("10.0.0.3 is already in use"), "{taken}");
+    for host in [one, two] {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
+    eventually("no lease is left", || {
+        let network = one.inspect_network("blue");
+        ensure!(network.containers.is_empty(), "{:?}", network.containers);
+        Ok(())
+    });
+    one.ok(&["network", "rm", "blue"]);
+}
+
+#[test]
+fn a_shared_network_says_what_it_needs() {
+    let (hosts, _fabric) = engines(&[], 1);
+    let docker = &hosts[0];
+    docker.ok(&[
+        "network",
+        "create",
+        "-d",
+        "overlay",
+        "--subnet=10.5.0.0/24",
+        "-o",
+        "com.docker.network.driver.mtu=1300",
+        "blue",
+    ]);
+    let create = |options: &[&str]| {
+        docker.refuses(&[&["network", "create", "-d", "vswitch"], options, &["blue"]].concat())
+    };
+    let (network, ipam) = ("--opt=vswitch.network=blue", "--ipam-opt=vswitch.network=blue");
+    for (options, part) in [
+        (&[network][..], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (&[network, "--ipam-driver=vswitch"], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (&["--ipam-driver=vswitch", ipam], "add -o vswitch.network=blue"),
+        (&[network, "--ipam-driver=vswitch", ipam, "--subnet=10.6.0.0/24"], "has the subnet 10.5.0.0/24"),
+        (&[network, "--ipam-driver=vswitch", ipam, "--ipv6"], "has no IPv6 subnet"),
+        (
+            &[network, "--ipam-driver=vswitch", ipam, "--opt=com.docker.network.driver.mtu=1400"],
+            "is set when it is made",
+        ),
+    ] {
+        let message = create(options);
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+    assert_eq!(docker.does(&["network", "ls", "-q", "--filter=driver=vswitch"]), "");
+    docker.does(&[
+        "network",
+        "create",
+        "-d",
+        "vswitch",
+        "--ipam-driver=vswitch",
+        network,
+        ipam,
+        "--subnet=10.5.0.0/24",
+        "blue",
+    ]);
+    docker.starts("c1", &["--net=blue"]);
+    docker.run_idle("lab", &["--net=blue"]);
+    assert!(docker.within("c1", &["ifconfig", "eth0"]).contains("MTU:1300"));
+    docker.wait_for_ping("c1", "lab");
+    eventually("the lab's container knows the name", || {
+        let ping = docker.ping("lab", "c1");
+        ensure!(ping.received == 1, "{ping:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn without_a_quorum_what_runs_goes_on() {
+    let (mut hosts, fabric) = engines(&["--docker-grace-s=2"], 3);
+    for host in &hosts[..2] {
+        host.does(&CREATE);
+    }
+    hosts[0].starts("c1", &["--net=blue"]);
+    hosts[1].starts("c2", &["--net=blue"]);
+    hosts[0].wait_for_ping("c1", "c2");
+    // The first one alone is no majority. Its daemon and the containers' tunnel to the second stay.
+    hosts[1].kill9();
+    hosts[2].kill9();
+    let message = eventually("the loss of the quorum is noticed", || {
+        let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
+        ensure!(output.code != 0, "it ran: {output:?}");
+        Ok(output.stderr)
+    });
+    assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
+    hosts[0].does(&["network", "create", "-d", "vswitch", "local"]);
+    hosts[0].starts("l1", &["--net=local"]);
+    hosts[0].starts("l2", &["--net=local"]);
+    hosts[0].assert_pings("l1", "l2");
+    hosts[0].assert_pings("c1", "10.0.0.1");
+    hosts[0].does(&["rm", "-f", "l1", "l2"]);
+    hosts[1].start();
+    hosts[2].start();
+    hosts[0].wait_for_ping("c1", "c2");
+    eventually("containers start again", || {
+        let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
+        ensure!(output.code == 0, "{output:?}");
+        Ok(())
+    });
+    drop(hosts);
+    drop(fabric);
+}

@@ -1,0 +1,183 @@
+//! What users of `docker network create`, `docker run` and `docker compose` expect of their options.
+
+use super::*;
+
+#[test]
+fn addresses_and_mtu_are_what_was_asked_for() {
+    let docker = Docker::new();
+    for (network, driver) in [("net", "default"), ("own", "vswitch")] {
+        let octet = if network == "net" { 7 } else { 8 };
+        let subnet = |rest: &str| format!("10.{octet}.0.{rest}");
+        docker.does(&[
+            "network",
+            "create",
+            "--driver=vswitch",
+            &format!("--ipam-driver={driver}"),
+            &format!("--subnet={}", subnet("0/24")),
+            &format!("--gateway={}", subnet("254")),
+            &format!("--ip-range={}", subnet("128/28")),
+            &format!("--aux-address=router={}", subnet("129")),
+            "--opt=com.docker.network.driver.mtu=1400",
+            network,
+        ]);
+        let options = [
+            format!("--net={network}"),
+            format!("--ip={}", subnet("9")),
+            "--mac-address=02:11:22:33:44:55".into(),
+        ];
+        docker.starts(&format!("{network}1"), &options.each_ref().map(String::as_str));
+        docker.starts(&format!("{network}2"), &[&format!("--net={network}")]);
+        let ifconfig = docker.within(&format!("{network}1"), &["ifconfig", "eth0"]);
+        for part in ["HWaddr 02:11:22:33:44:55", &format!("inet addr:{} ", subnet("9")), "MTU:1400"] {
+            assert!(ifconfig.contains(part), "no `{part}` in {ifconfig}");
+        }
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}";
+        let second = docker.says(format, &format!("{network}2"));
+        let (address, gateway) = second.split_once(' ').expect("two addresses");
+        let last: u8 = address.rsplit('.').next().and_then(|n| n.parse().ok()).expect("an address");
+        assert!((128..144).contains(&last) && last != 129, "{address}");
+        assert_eq!(gateway, subnet("254"));
+        docker.assert_pings(&format!("{network}1"), &format!("{network}2"));
+        docker.assert_pings(&format!("{network}2"), &subnet("254"));
+    }
+    assert!(
+        docker.refuses(&["run", "--rm", "--net=net", "--ip=10.7.0.9", "busybox", "true"]).contains("in use")
+    );
+    docker.sh("docker ps -aq | xargs docker rm -f && docker network rm net own");
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
+fn an_internal_network_has_no_way_out() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    docker.does(&["network", "create", "-d", "vswitch", "--internal", "inner"]);
+    docker.starts("outer1", &["--net=net"]);
+    docker.starts("inner1", &["--net=inner"]);
+    assert!(docker.within("outer1", &["ip", "route"]).contains("default via 172.18.0.1"));
+    let routes = docker.within("inner1", &["ip", "route"]);
+    assert!(!routes.contains("default"), "{routes}");
+    for container in ["outer1", "inner1"] {
+        let links = docker.within(container, &["ip", "-o", "link"]);
+        assert_eq!(links.lines().count(), 2, "lo and eth0, and nothing of the engine's, in {links}");
+    }
+}
+
+#[test]
+fn ipv6_beside_ipv4() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "--ipv6", "--subnet=fd07::/64", "six"]);
+    docker.does(&["network", "create", "-d", "vswitch", "--ipv6", "--ipam-driver=vswitch", "own"]);
+    for network in ["six", "own"] {
+        let (one, two) = (format!("{network}1"), format!("{network}2"));
+        docker.starts(&one, &[&format!("--net={network}")]);
+        docker.starts(&two, &[&format!("--net={network}")]);
+        let format = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}";
+        let said = docker.says(format, &two);
+        let (address, gateway) = said.split_once(' ').expect("two addresses");
+        for target in [address, gateway] {
+            let ping = docker.docker(&["exec", &one, "ping6", "-c", "1", "-W", "10", target]);
+            assert_eq!(ping.code, 0, "{one} pings {target}: {ping:?}");
+        }
+    }
+    docker.starts("fixed", &["--net=six", "--ip6=fd07::77"]);
+    assert!(docker.within("fixed", &["ip", "-6", "address"]).contains("fd07::77/64"));
+}
+
+#[test]
+fn containers_of_docker_are_shown_beside_others() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "blue"]);
+    docker.does(&["network", "create", "-d", "vswitch", "red"]);
+    let id = docker.starts("web", &["--net=blue", "--network-alias=front"]);
+    docker.does(&["network", "connect", "red", "web"]);
+    docker.run_idle("lab", &["--net=bridge"]);
+    eventually("the names are known", || {
+        let rows = docker.ok(&["ps", "--no-trunc", "--format={{.ID}} {{.Names}} {{.Networks}}"]);
+        let mut rows: Vec<&str> = rows.lines().filter(|row| !row.contains("lab")).collect();
+        rows.sort_unstable();
+        ensure!(rows.len() == 1 && rows[0].starts_with(&format!("{id} web ")), "{rows:?}");
+        ensure!(rows[0].contains("blue") && rows[0].contains("red"), "{rows:?}");
+        Ok(())
+    });
+    let network = docker.inspect_network("blue");
+    let member = &network.containers[&id];
+    assert_eq!((member.name.as_str(), member.ipv4_address.as_str()), ("web", "172.18.0.2/16"));
+    let ports = docker.ok(&["port", "ls"]);
+    assert!(ports.lines().any(|row| row.contains("web") && row.contains("blue")), "{ports}");
+    let shown = docker.inspect(&id[..12]);
+    assert_eq!(
+        (shown.name.as_str(), shown.kind.as_str(), shown.network_settings.networks.len()),
+        ("/web", "docker", 2)
+    );
+    assert_eq!(shown.network_settings.networks["blue"].aliases[0], "front");
+    // What is Docker's is done with docker.
+    for (command, part) in [
+        (&["network", "rm", "blue"][..], "docker network rm"),
+        (&["stop", "web"], "use docker"),
+        (&["rm", "web"], "use docker"),
+        (&["network", "disconnect", "blue", "web"], "use docker"),
+    ] {
+        let output = docker.ctl(command);
+        assert!(output.code != 0 && output.stderr.contains(part), "{command:?}: {output:?}");
+    }
+    docker.ok(&["network", "prune", "--force"]);
+    assert_eq!(docker.inspect_network("red").name, "red");
+    // A container of the lab runner is in the same network as any other.
+    docker.run_idle("guest", &["--net=blue"]);
+    docker.assert_reaches("guest", "web");
+    docker.assert_reaches("guest", "front.blue");
+    docker.wait_for_ping("web", "guest");
+    docker.does(&["rename", "web", "site"]);
+    eventually("the new name is known", || {
+        let names = docker.ok(&["ps", "--format={{.Names}}"]);
+        ensure!(names.lines().any(|name| name == "site"), "{names}");
+        Ok(())
+    });
+}
+
+const COMPOSE: &str = r#"
+version: "3.5"
+services:
+  web:
+    image: busybox
+    command: sleep 1000
+    networks:
+      back:
+        aliases: [site]
+  db:
+    image: busybox
+    command: sleep 1000
+    networks: [back]
+networks:
+  back:
+    driver: vswitch
+    driver_opts:
+      com.docker.network.driver.mtu: "1400"
+    ipam:
+      config:
+        - subnet: 10.77.0.0/24
+"#;
+
+#[test]
+fn a_compose_file_names_the_driver() {
+    let docker = Docker::new();
+    docker.sh("mkdir -p /tmp/project");
+    std::fs::write(docker.path("/tmp/project/docker-compose.yml"), COMPOSE).expect("the machine has a /tmp");
+    let compose = |command: &str| {
+        docker.sh(&format!(
+            "cd /tmp/project; if docker compose version >/dev/null 2>&1; then docker compose {command}; \
+             else docker-compose {command}; fi 2>&1"
+        ))
+    };
+    compose("up -d");
+    let find = |service: &str| {
+        docker.does(&["ps", "-q", "--filter", &format!("label=com.docker.compose.service={service}")])
+    };
+    let (web, db) = (find("web"), find("db"));
+    docker.assert_pings(&db, "site");
+    docker.assert_pings(&web, "db");
+    assert!(docker.within(&web, &["ifconfig"]).contains("inet addr:10.77.0."));
+    compose("down -t 0");
+    docker.wait_until_nothing_is_left();
+}

@@ -1,0 +1,143 @@
+//! The calls themselves, as an engine might send them in a bad moment.
+
+use super::*;
+
+const NETWORK: &str = "8b05faa32aeb43215f67678084a9c51afbdffe64cd91e3f5bb8267475f8bf1a7";
+const ENDPOINT: &str = "c7f22f8da07fb8ecc687d08377cfcdb80b4dd8624c2a8208b1a4268985e38683";
+
+fn create_network() -> String {
+    json!({
+        "NetworkID": NETWORK,
+        "Options": {"com.docker.network.generic": {}, "com.docker.network.enable_ipv6": false},
+        "IPv4Data": [{"AddressSpace": "LocalDefault", "Pool": "10.7.0.0/24", "Gateway": "10.7.0.1/24"}],
+        "IPv6Data": [],
+    })
+    .to_string()
+}
+
+fn endpoint() -> String {
+    json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT}).to_string()
+}
+
+/// Everything that the daemon shows.
+fn shown(docker: &Docker) -> String {
+    ["networks", "containers?all=true", "ports"]
+        .map(|path| docker.http("GET", &format!("/v1/{path}"), "").body)
+        .concat()
+}
+
+#[test]
+fn the_same_call_twice_is_answered_the_same() {
+    let docker = Docker::new();
+    let create_endpoint = json!({
+        "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": null,
+        "Interface": {"Address": "10.7.0.9/24", "AddressIPv6": "", "MacAddress": ""},
+    })
+    .to_string();
+    let join = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"})
+        .to_string();
+    let before = shown(&docker);
+    for (path, body, expected) in [
+        ("NetworkDriver.CreateNetwork", create_network(), json!({})),
+        (
+            "NetworkDriver.CreateEndpoint",
+            create_endpoint,
+            json!({"Interface": {"MacAddress": "02:42:0a:07:00:09"}}),
+        ),
+        (
+            "NetworkDriver.Join",
+            join,
+            json!({
+                "InterfaceName": {"SrcName": "vsc7f22f8da07f", "DstPrefix": "eth"},
+                "Gateway": "10.7.0.1", "DisableGatewayService": false,
+            }),
+        ),
+        ("NetworkDriver.EndpointOperInfo", endpoint(), json!({"Value": {}})),
+        ("NetworkDriver.Leave", endpoint(), json!({})),
+        ("NetworkDriver.DeleteEndpoint", endpoint(), json!({})),
+        ("NetworkDriver.DeleteNetwork", json!({"NetworkID": NETWORK}).to_string(), json!({})),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(docker.call(&format!("/{path}"), &body), expected, "{path}");
+        }
+    }
+    assert_eq!(shown(&docker), before);
+    let pool =
+        json!({"AddressSpace": "vswitch", "Pool": "10.8.0.0/24", "SubPool": "", "Options": {}, "V6": false});
+    let address = json!({
+        "PoolID": "local/10.8.0.0/24", "Address": "",
+        "Options": {"com.docker.network.endpoint.macaddress": "02:42:00:00:00:07"},
+    });
+    let gateway = json!({
+        "PoolID": "local/10.8.0.0/24", "Address": "",
+        "Options": {"RequestAddressType": "com.docker.network.gateway"},
+    });
+    for _ in 0..2 {
+        let given = docker.call("/IpamDriver.RequestPool", &pool.to_string());
+        assert_eq!(given, json!({"PoolID": "local/10.8.0.0/24", "Pool": "10.8.0.0/24"}));
+        let given = docker.call("/IpamDriver.RequestAddress", &gateway.to_string());
+        assert_eq!(given, json!({"Address": "10.8.0.1/24"}));
+        let given = docker.call("/IpamDriver.RequestAddress", &address.to_string());
+        assert_eq!(given, json!({"Address": "10.8.0.2/24"}));
+    }
+    for _ in 0..3 {
+        let release = json!({"PoolID": "local/10.8.0.0/24", "Address": "10.8.0.2"});
+        assert_eq!(docker.call("/IpamDriver.ReleaseAddress", &release.to_string()), json!({}));
+        let release = json!({"PoolID": "local/10.8.0.0/24"});
+        assert_eq!(docker.call("/IpamDriver.ReleasePool", &release.to_string()), json!({}));
+    }
+}
+
+#[test]
+fn nonsense_is_refused_and_changes_nothing() {
+    let docker = Docker::new();
+    assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &create_network()), json!({}));
+    let before = shown(&docker);
+    let drivers = ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "DeleteEndpoint", "Join", "Leave"];
+    let pools = ["RequestAddress", "ReleasePool", "ReleaseAddress"];
+    let calls = drivers.iter().map(|call| (format!("/NetworkDriver.{call}"), "Err"));
+    let calls = calls.chain(pools.iter().map(|call| (format!("/IpamDriver.{call}"), "Error")));
+    for (path, key) in calls {
+        for body in
+            ["", " ", "{}", "{", "null", "[]", "7", r#"{"NetworkID":"x","EndpointID":"y","PoolID":"z"}"#]
+        {
+            let answer = docker.call(&path, body);
+            let message = answer[key].as_str().unwrap_or_else(|| panic!("{path} {body:?}: {answer}"));
+            assert!(!message.is_empty() && !message.contains('\n'), "{path} {body:?}: {message}");
+        }
+    }
+    let create = |change: Value| {
+        let mut body: Value = serde_json::from_str(&create_network()).expect("it is JSON");
+        body["NetworkID"] = json!("00".repeat(32));
+        for (key, value) in change.as_object().expect("an object") {
+            body[key] = value.clone();
+        }
+        let answer = docker.call("/NetworkDriver.CreateNetwork", &body.to_string());
+        answer["Err"].as_str().unwrap_or_else(|| panic!("{body}: {answer}")).to_owned()
+    };
+    let one = json!({"Pool": "10.9.0.0/24", "Gateway": "10.9.0.1/24"});
+    for (change, part) in [
+        (json!({"IPv4Data": []}), "IPv4 subnet"),
+        (json!({"IPv4Data": [{"Pool": "0.0.0.0/0"}]}), "subnet"),
+        (json!({"IPv4Data": [one, {"Pool": "10.10.0.0/24"}]}), "more than one IPv4 subnet"),
+        (json!({"IPv4Data": [{"Pool": "10.7.0.0/25"}]}), "overlaps"),
+        (json!({"Options": {"com.docker.network.generic": {"colour": "red"}}}), "unknown driver option"),
+        (
+            json!({"Options": {"com.docker.network.generic": {"vswitch.network": "blue"}}}),
+            "--ipam-driver vswitch",
+        ),
+        (json!({"Options": {"com.docker.network.generic": {"com.docker.network.driver.mtu": "x"}}}), "mtu"),
+    ] {
+        let message = create(change);
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+    assert_eq!(shown(&docker), before);
+    let status = |method: &str, path: &str| {
+        let socket = docker.path(vswitch_tests::docker::PLUGIN);
+        vswitch_tests::http::Request::new(method, path).send(&socket).expect("it answers").status
+    };
+    assert_eq!(status("POST", "/NetworkDriver.AllocateNetwork"), 404);
+    assert_eq!(status("GET", "/etc/passwd"), 404);
+    // Whatever was said, the plugin serves its engine.
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+}

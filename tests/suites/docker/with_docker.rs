@@ -1,0 +1,15 @@
+use anyhow::ensure;
+use serde_json::{Value, json};
+use vswitch_tests::docker::Docker;
+use vswitch_tests::wait::eventually;
+
+#[path = "faults.rs"]
+mod faults;
+#[path = "guide.rs"]
+mod guide;
+#[path = "hosts.rs"]
+mod hosts;
+#[path = "options.rs"]
+mod options;
+#[path = "protocol.rs"]
+mod protocol;
