@@ -17,6 +17,9 @@ LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 
+# Traffic is tested with the engine that is not the default, too.
+OTHER_ENGINE ?= uring
+
 .PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
@@ -45,9 +48,13 @@ test: ## run every test
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
 	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci)
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline -p vswitch-tests \
+	  -E 'binary(traffic) | binary(vxlan_interop)' $(if $(CI),--profile ci)
 
 test-cargo:
 	$(LAB) $(CARGO) test --locked --offline --workspace
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline -p vswitch-tests \
+	  --test traffic --test vxlan_interop
 
 docker-test: ## run the tests with real Docker engines
 	@packaging/setup test docker

@@ -16,7 +16,8 @@ pub use cluster::ClusterStore;
 use cluster::{IpPort, RaftStore};
 
 const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
-/// A worker that was not asked to poll for longer sleeps at least now and then.
+
+/// A second. More is a mistake in the unit.
 const POLL_US_MAX: u32 = 1_000_000;
 
 #[derive(Debug, Parser)]

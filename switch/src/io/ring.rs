@@ -1,3 +1,3 @@
 //! io_uring as the workers use it: see [`super::sys::ring`], which is safe to use but has to be read with care.
 
-pub use super::sys::ring::{Completion, ENTRIES, Filled, Ring, Unavailable};
+pub use super::sys::ring::{Completion, Filled, Ring, Unavailable};

@@ -49,6 +49,9 @@ with_each_engine!(
     the_gateway_answers_a_ping,
     ports_come_and_go_while_traffic_flows,
     an_interface_that_somebody_removed_is_reported_once,
+    a_flow_stays_in_order,
+    a_port_that_never_stops_sending_can_be_detached,
+    a_worker_goes_on_after_its_buffers_were_all_in_use,
     persistent_taps_serve_the_next_data_plane,
     attaching_and_detaching_have_exact_answers,
     frames_from_a_port_without_a_table_entry_are_counted,
@@ -313,6 +316,73 @@ fn an_interface_that_somebody_removed_is_reported_once(engine: EngineKind) {
     // The port can have a new TAP.
     plug(&rig.dataplane, &b, 2, persistent);
     assert!(reaches(&a, &b, ip(2)));
+}
+
+fn a_flow_stays_in_order(engine: EngineKind) {
+    const DATAGRAMS: u32 = 20_000;
+    // Fewer than a socket has room for.
+    const WINDOW: u32 = 100;
+    let rig = Rig::new(engine, 2);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    let sender = a.run(|| UdpSocket::bind((ip(1), 0)).unwrap()).unwrap();
+    let receiver = b.run(|| UdpSocket::bind((ip(2), 0)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    for first in (0..DATAGRAMS).step_by(WINDOW as usize) {
+        (first..first + WINDOW).for_each(|n| assert_eq!(sender.send(&n.to_ne_bytes()).unwrap(), 4));
+        for n in first..first + WINDOW {
+            let mut bytes = [0; 4];
+            receiver.recv(&mut bytes).unwrap();
+            assert_eq!(u32::from_ne_bytes(bytes), n);
+        }
+    }
+}
+
+fn a_port_that_never_stops_sending_can_be_detached(engine: EngineKind) {
+    let rig = Rig::new(engine, 2);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    let sender = a.run(|| UdpSocket::bind((ip(1), 0)).unwrap()).unwrap();
+    let flowing = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while flowing.load(Ordering::Relaxed) {
+                // To nobody, behind the other port. A queue that is full is no reason to stop.
+                let _ = sender.send_to(&[0; 1000], (ip(2), 9));
+            }
+        });
+        for _ in 0..50 {
+            for port in [1, 2] {
+                let tap = rig.dataplane.detach(PortId(port)).unwrap().expect("no worker has it any more");
+                rig.dataplane.attach(PortId(port), tap).unwrap();
+            }
+        }
+        flowing.store(false, Ordering::Relaxed);
+    });
+    assert!(reaches(&a, &b, ip(2)) && reaches(&b, &a, ip(1)));
+    rig.dataplane.detach(PortId(1)).unwrap().unwrap().delete().unwrap();
+    assert!(links(&a).unwrap().iter().all(|link| link.name == "lo"), "the TAP is still held");
+}
+
+fn a_worker_goes_on_after_its_buffers_were_all_in_use(engine: EngineKind) {
+    let rig = Rig::new(engine, 1);
+    rig.dataplane.publish(tables(&[1, 2]));
+    let (a, b) = (rig.host(1, TapConfig::default()), rig.host(2, TapConfig::default()));
+    let sender = a.run(|| UdpSocket::bind((ip(1), 0)).unwrap()).unwrap();
+    let burst = || (0..5000).for_each(|_| drop(sender.send_to(&[0; 1000], (ip(2), 9))));
+    match engine {
+        // Its one buffer is free whenever it reads.
+        EngineKind::Epoll => {
+            burst();
+            assert_eq!(rig.dataplane.totals().buffer_shortages, 0);
+        }
+        EngineKind::Uring => eventually("the buffers were never all in use", || {
+            burst();
+            rig.dataplane.totals().buffer_shortages > 0
+        }),
+    }
+    assert!(reaches(&a, &b, ip(2)) && reaches(&b, &a, ip(1)));
 }
 
 fn persistent_taps_serve_the_next_data_plane(engine: EngineKind) {

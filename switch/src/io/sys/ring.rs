@@ -31,7 +31,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 const GROUP: u16 = 0;
 
 /// Requests that are submitted at once. More are submitted in several parts.
-pub const ENTRIES: u32 = 256;
+const ENTRIES: u32 = 256;
 
 /// Completions that the kernel keeps for us without an allocation of its own.
 const COMPLETIONS: u32 = 4096;
@@ -448,3 +448,6 @@ impl Drop for Filled<'_> {
         self.ring.let_go(self.index);
     }
 }
+
+#[cfg(test)]
+mod tests;

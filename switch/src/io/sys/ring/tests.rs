@@ -1,0 +1,145 @@
+//! On pipes and sockets; TAPs have their turn in the tests of the worker.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+
+use super::*;
+
+const BUFFERS: u16 = 4;
+
+/// `None`, and a word why, where there is no io_uring.
+fn ring() -> Option<Ring> {
+    match Ring::new(BUFFERS, 64) {
+        Ok(ring) => {
+            ring.enable().unwrap();
+            Some(ring)
+        }
+        Err(why) => {
+            println!("skipped: {why}");
+            None
+        }
+    }
+}
+
+fn pipe() -> (File, File) {
+    let (read, write) = pipe2(OFlag::O_NONBLOCK).unwrap();
+    (read.into(), write.into())
+}
+
+fn next(ring: &Ring) -> Completion<'_> {
+    loop {
+        match ring.next() {
+            Some(completion) => return completion,
+            None => ring.enter(true).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_buffer_is_kept_until_the_last_write_from_it() {
+    // More writes than are submitted at once.
+    const WRITES: usize = 3 * ENTRIES as usize + 1;
+    let Some(ring) = ring() else { return };
+    let ((from, mut source), (mut sink, to)) = (pipe(), pipe());
+    ring.read(from.as_raw_fd(), 7).unwrap();
+    source.write_all(b"hello").unwrap();
+    let Completion::Read { key: 7, result: Ok(filled), more: true } = next(&ring) else {
+        panic!("it is a read");
+    };
+    assert_eq!((filled.bytes(), ring.free_buffers()), (&b"hello"[..], BUFFERS as usize - 1));
+    (0..WRITES).for_each(|_| filled.write(to.as_raw_fd(), 8).unwrap());
+    drop(filled);
+    let mut written = 0;
+    while ring.has_unfinished_writes() {
+        assert_eq!(ring.free_buffers(), BUFFERS as usize - 1);
+        ring.submit().unwrap();
+        while let Some(completion) = ring.next() {
+            assert!(matches!(completion, Completion::Written { key: 8, result: Ok(5) }), "{completion:?}");
+            written += 1;
+        }
+    }
+    assert_eq!((written, ring.free_buffers()), (WRITES, BUFFERS.into()));
+    drop(to);
+    let mut all = Vec::new();
+    sink.read_to_end(&mut all).unwrap();
+    assert!(all == b"hello".repeat(WRITES));
+}
+
+#[test]
+fn a_lone_write_needs_no_request() {
+    let Some(ring) = ring() else { return };
+    let ((from, mut source), (mut sink, to)) = (pipe(), pipe());
+    ring.read(from.as_raw_fd(), 1).unwrap();
+    source.write_all(b"hello").unwrap();
+    let Completion::Read { result: Ok(filled), .. } = next(&ring) else { panic!("it is a read") };
+    filled.write(to.as_raw_fd(), 2).unwrap();
+    assert!(matches!(ring.write_lone(), Some((2, Ok(5)))));
+    assert!(ring.write_lone().is_none() && !ring.has_unfinished_writes());
+    filled.write(to.as_raw_fd(), 2).unwrap();
+    filled.write(to.as_raw_fd(), 2).unwrap();
+    assert!(ring.write_lone().is_none(), "there are two");
+    drop(filled);
+    for _ in 0..2 {
+        assert!(matches!(next(&ring), Completion::Written { key: 2, result: Ok(5) }));
+    }
+    let mut all = [0; 16];
+    assert_eq!(sink.read(&mut all).unwrap(), 15);
+}
+
+#[test]
+fn a_read_without_a_buffer_ends_and_can_be_begun_anew() {
+    let Some(ring) = ring() else { return };
+    let (here, there) = UnixDatagram::pair().unwrap();
+    here.set_nonblocking(true).unwrap();
+    ring.read(here.as_raw_fd(), 1).unwrap();
+    ring.enter(false).unwrap();
+    let mut kept = Vec::new();
+    for n in 0..=BUFFERS {
+        there.send(&n.to_ne_bytes()).unwrap();
+    }
+    let error = loop {
+        match next(&ring) {
+            Completion::Read { result: Ok(filled), more: true, .. } => kept.push(filled),
+            Completion::Read { result: Err(error), more: false, .. } => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+    assert_eq!((kept.len(), ring.free_buffers()), (BUFFERS.into(), 0));
+    assert!(kept.iter().zip(0u16..).all(|(filled, n)| filled.bytes() == n.to_ne_bytes()));
+    kept.clear();
+    ring.read(here.as_raw_fd(), 1).unwrap();
+    let Completion::Read { result: Ok(filled), .. } = next(&ring) else { panic!("it is a read") };
+    assert_eq!(filled.bytes(), BUFFERS.to_ne_bytes());
+}
+
+#[test]
+fn requests_can_be_cancelled() {
+    let Some(ring) = ring() else { return };
+    let (from, _source) = pipe();
+    ring.read(from.as_raw_fd(), 1).unwrap();
+    ring.poll(from.as_raw_fd(), 2).unwrap();
+    ring.enter(false).unwrap();
+    ring.cancel_read(1).unwrap();
+    ring.cancel_poll(2).unwrap();
+    let (mut read, mut polled, mut cancelled) = (0, 0, 0);
+    while (read, polled, cancelled) != (1, 1, 2) {
+        match next(&ring) {
+            Completion::Read { key: 1, result: Err(e), more: false } => {
+                assert_eq!(e.raw_os_error(), Some(libc::ECANCELED));
+                read += 1;
+            }
+            Completion::Polled { key: 2, more: false } => polled += 1,
+            Completion::Cancelled => cancelled += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    // A ring with requests can be dropped.
+    ring.read(from.as_raw_fd(), 1).unwrap();
+    ring.enter(false).unwrap();
+}
