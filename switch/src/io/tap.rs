@@ -19,6 +19,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vswitch_proto::wire::vnet_hdr;
 
@@ -28,6 +30,13 @@ use super::netns::NetNs;
 use super::sys::tun;
 
 const DEVICE: &str = "/dev/net/tun";
+
+/// For how long a device may be in use by a process that has just ended. A process that read it with io_uring gives it
+/// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Between two attempts.
+const RELEASE_PAUSE: Duration = Duration::from_millis(2);
 
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
@@ -219,8 +228,21 @@ fn attach(name: &[u8; tun::NAME_BYTES]) -> Result<File, AttachError> {
     if known as libc::c_int & FLAGS != FLAGS {
         return Err(AttachError::Unsupported);
     }
-    tun::set_iff(file.as_fd(), name, FLAGS).map_err(AttachError::Iff)?;
+    set_iff_when_released(file.as_fd(), name).map_err(AttachError::Iff)?;
     Ok(file)
+}
+
+/// Whoever crashed and was started again finds its devices as soon as the kernel has let them go.
+fn set_iff_when_released(fd: BorrowedFd<'_>, name: &[u8; tun::NAME_BYTES]) -> io::Result<()> {
+    let deadline = Instant::now() + RELEASE_PATIENCE;
+    loop {
+        match tun::set_iff(fd, name, FLAGS) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                thread::sleep(RELEASE_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Asks for everything wanted at once, and only where the kernel refuses piece by piece: each attempt makes the

@@ -70,6 +70,19 @@ fn two_namespaces_may_use_one_name_and_one_device_serves_one_descriptor() {
 }
 
 #[test]
+fn a_device_is_waited_for_while_its_last_user_ends() {
+    let ns = test_netns();
+    let last = Tap::open(&ns, "eth0", persistent()).unwrap();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| Tap::open(&ns, "eth0", persistent()));
+        // It has to wait, or it would have failed.
+        std::thread::sleep(RELEASE_PATIENCE / 10);
+        drop(last);
+        next.join().unwrap().unwrap().delete().unwrap();
+    });
+}
+
+#[test]
 fn a_name_that_something_else_has() {
     let ns = test_netns();
     assert!(
