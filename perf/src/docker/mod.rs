@@ -117,7 +117,7 @@ pub fn run(args: &Docker) -> anyhow::Result<bool> {
 /// Both, the one that is first changing from round to round.
 fn round(round: u32) -> [Driver; 2] {
     let [a, b] = Driver::BOTH;
-    if round % 2 == 0 { [a, b] } else { [b, a] }
+    if round.is_multiple_of(2) { [a, b] } else { [b, a] }
 }
 
 /// From the command to its end, milliseconds: the container is made, does nothing and is removed.

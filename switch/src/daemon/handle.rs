@@ -79,13 +79,6 @@ impl Done {
             other => unreachable!("a pruning answers Pruned, not {other:?}"),
         }
     }
-
-    pub fn docker(self) -> Answer {
-        match self {
-            Done::Docker(answer) => answer,
-            other => unreachable!("a call of the engine answers Docker, not {other:?}"),
-        }
-    }
 }
 
 pub fn error(kind: ErrorKind, message: impl Into<String>) -> Error {

@@ -35,7 +35,7 @@ impl std::fmt::Display for EngineKind {
 }
 
 /// What a worker reads from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Source {
     Port(PortId),
     /// Of the underlay, by its index.
@@ -49,6 +49,14 @@ pub(super) struct Turn {
     pub(super) is_woken: bool,
     /// There was something to read.
     pub(super) has_moved: bool,
+}
+
+impl Turn {
+    /// What came after it is part of it.
+    fn add(&mut self, later: Turn) {
+        self.is_woken |= later.is_woken;
+        self.has_moved |= later.has_moved;
+    }
 }
 
 /// Ends a worker's wait, from any thread.

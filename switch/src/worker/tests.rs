@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt::RcvBufForce, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 use vswitch_proto::id::{MacAddr, Vni};
 
@@ -52,6 +52,7 @@ with_each_engine!(
     a_flow_stays_in_order,
     a_port_that_never_stops_sending_can_be_detached,
     a_worker_goes_on_after_its_buffers_were_all_in_use,
+    ports_with_much_to_send_take_turns,
     persistent_taps_serve_the_next_data_plane,
     attaching_and_detaching_have_exact_answers,
     frames_from_a_port_without_a_table_entry_are_counted,
@@ -383,6 +384,50 @@ fn a_worker_goes_on_after_its_buffers_were_all_in_use(engine: EngineKind) {
         }),
     }
     assert!(reaches(&a, &b, ip(2)) && reaches(&b, &a, ip(1)));
+}
+
+/// Two senders fill their TAPs while the worker is held; then their frames come in turns.
+fn ports_with_much_to_send_take_turns(engine: EngineKind) {
+    // Less than a TAP's queue and than what the receiver's buffer takes of both.
+    const EACH: usize = 3000;
+    let (holding, held) = mpsc::sync_channel::<()>(0);
+    let (release, released) = mpsc::sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let rig = Rig::with(engine, 1, |config| {
+        config.on_port_death = Arc::new(move |_| {
+            holding.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        });
+    });
+    rig.dataplane.publish(tables(&[1, 2, 3, 4]));
+    let [a, b, c, doomed] = [1, 2, 3, 4].map(|port| rig.host(port, TapConfig::default()));
+    let receiver = c.run(|| UdpSocket::bind((ip(3), 0)).unwrap()).unwrap();
+    setsockopt(&receiver, RcvBufForce, &(64 << 20)).unwrap();
+    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    let senders = [(&a, 1), (&b, 2)].map(|(ns, port)| {
+        let sender = ns.run(|| UdpSocket::bind((ip(port), 0)).unwrap()).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        // Whom to send to is known before the worker is held.
+        sender.send(&[0]).unwrap();
+        assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1);
+        sender
+    });
+
+    assert!(delete_link(&doomed, "eth0").unwrap());
+    held.recv_timeout(DEADLINE).unwrap();
+    for (index, sender) in senders.iter().enumerate() {
+        (0..EACH).for_each(|_| assert_eq!(sender.send(&[index as u8; 2]).unwrap(), 2));
+    }
+    release.send(()).unwrap();
+
+    let mut got = [0; 2];
+    for _ in 0..EACH {
+        let mut datagram = [0; 8];
+        assert_eq!(receiver.recv(&mut datagram).unwrap(), 2);
+        got[usize::from(datagram[0])] += 1;
+    }
+    println!("of the first {EACH} frames {got:?} are of either");
+    assert!(got.iter().all(|&frames| frames > EACH / 3), "{got:?}");
 }
 
 fn persistent_taps_serve_the_next_data_plane(engine: EngineKind) {

@@ -11,9 +11,14 @@
 //!
 //! # Bounds
 //! There are [`BUFFERS`] buffers for all TAPs of a worker, each of which takes the longest frame. A read that finds none
-//! ends (ENOBUFS); it is counted, and begun anew when buffers are free, after those that ended before it. Meanwhile
-//! frames wait in the TAPs' queues, so running out costs a request, not a frame. A port with much traffic may have most
-//! of the buffers of a turn; each port that waits has at least one as long as there are any.
+//! ends (ENOBUFS); it is counted, and begun anew when buffers are free. Meanwhile frames wait in the TAPs' queues, so
+//! running out costs a request, not a frame.
+//!
+//! # Fairness
+//! The kernel takes one frame for each read that begins, and then reads on from the first TAP until that one is empty or
+//! the buffers are all in use. So of the reads that ended, those that had brought the fewest frames begin first, and
+//! they begin when the buffers of the turn before are free again: ports that never stop sending have the buffers in
+//! turn, and each of them has a frame in every turn as long as there are more buffers than ports.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -25,6 +30,7 @@ use vswitch_proto::id::PortId;
 use super::super::fabric::{Fabric, Rest};
 use super::super::path::Raw;
 use super::{EngineError, Source, Turn, Wake};
+use crate::forward::tables::Map;
 use crate::frame;
 use crate::io::ring::{Completion, Ring};
 
@@ -54,10 +60,23 @@ pub(in crate::worker) struct Ringed {
 struct Sources {
     /// What this worker reads.
     own: HashMap<Source, RawFd>,
-    /// Those of them whose request has ended.
-    idle: VecDeque<Source>,
+    /// How many frames each port's request has brought so far.
+    frames: Map<PortId, u32>,
+    /// Those of `own` whose request has ended.
+    idle: Vec<Ended>,
+    /// How many requests have ended.
+    ended: u64,
     /// Receivers that may have something.
     ready: VecDeque<usize>,
+}
+
+/// A request that is to begin anew. The smallest is the first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ended {
+    frames: u32,
+    /// Among all that have ended.
+    order: u64,
+    source: Source,
 }
 
 impl Ringed {
@@ -72,10 +91,16 @@ impl Ringed {
 
     pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
         self.write_lone(fabric);
+        let mut turn = Turn::default();
+        if !self.sources.idle.is_empty() && self.ring.has_unfinished_writes() {
+            // Reads that begin before these buffers are free would find none.
+            self.ring.enter(false)?;
+            turn.add(self.complete(fabric)?);
+        }
         self.renew()?;
         let is_idle = self.sources.ready.is_empty() && self.sources.idle.is_empty();
-        self.ring.enter(may_sleep && is_idle)?;
-        let mut turn = self.complete(fabric)?;
+        self.ring.enter(may_sleep && is_idle && !turn.has_moved)?;
+        turn.add(self.complete(fabric)?);
         turn.has_moved |= !self.sources.ready.is_empty();
         self.receive(fabric);
         Ok(turn)
@@ -89,20 +114,14 @@ impl Ringed {
 
     /// Begins anew what has ended, unless it would end at once.
     fn renew(&mut self) -> io::Result<()> {
-        for _ in 0..self.sources.idle.len().min(self.ring.free_buffers()) {
-            let Some(source) = self.sources.idle.pop_front() else { break };
+        let count = self.sources.idle.len().min(self.ring.free_buffers());
+        self.sources.idle.sort_unstable();
+        for Ended { source, .. } in self.sources.idle.drain(..count) {
             if let Some(&fd) = self.sources.own.get(&source) {
-                self.request(source, fd)?;
+                request(&self.ring, source, fd)?;
             }
         }
         Ok(())
-    }
-
-    fn request(&self, source: Source, fd: RawFd) -> io::Result<()> {
-        match source {
-            Source::Port(port) => self.ring.read(fd, port.0),
-            Source::Receiver(index) => self.ring.poll(fd, index as u32),
-        }
     }
 
     /// Deals with what is completed.
@@ -117,6 +136,7 @@ impl Ringed {
                     let port = PortId(key);
                     let error = match result {
                         Ok(filled) => {
+                            sources.count(port);
                             if let Some((_, mut path)) = fabric.path(port, now) {
                                 path.pass(Raw::Kept(&filled));
                             }
@@ -155,8 +175,11 @@ impl Ringed {
     }
 
     pub(super) fn start_reading(&mut self, source: Source, fd: RawFd) -> io::Result<()> {
-        self.request(source, fd)?;
+        request(&self.ring, source, fd)?;
         self.sources.own.insert(source, fd);
+        if let Source::Port(port) = source {
+            self.sources.frames.insert(port, 0);
+        }
         Ok(())
     }
 
@@ -173,7 +196,7 @@ impl Ringed {
             self.ring.enter(true)?;
             self.complete(fabric)?;
         }
-        self.sources.own.remove(&source);
+        self.sources.forget(source);
         tracing::warn!(
             ?source,
             "a request cannot be cancelled; its descriptor stays open until vswitchd ends"
@@ -194,6 +217,13 @@ impl Ringed {
     }
 }
 
+fn request(ring: &Ring, source: Source, fd: RawFd) -> io::Result<()> {
+    match source {
+        Source::Port(port) => ring.read(fd, port.0),
+        Source::Receiver(index) => ring.poll(fd, index as u32),
+    }
+}
+
 impl Sources {
     /// The read of a port has ended, with this error if it was not just interrupted.
     fn end_read(&mut self, port: PortId, error: Option<io::Error>, fabric: &Fabric) {
@@ -205,11 +235,11 @@ impl Sources {
             Some(Some(libc::ENOBUFS)) => fabric.egress.cells().ran_out_of_buffers(),
             None | Some(Some(libc::ECANCELED | libc::EAGAIN | libc::EINTR | libc::ENOMEM)) => {}
             Some(_) => {
-                self.own.remove(&source);
+                self.forget(source);
                 return fabric.bury(port);
             }
         }
-        self.idle.push_back(source);
+        self.note_ended(source);
     }
 
     fn note_receiver(&mut self, index: usize, more: bool) {
@@ -221,17 +251,40 @@ impl Sources {
             self.ready.push_back(index);
         }
         if !more {
-            self.idle.push_back(source);
+            self.note_ended(source);
+        }
+    }
+
+    /// A port's request has brought a frame.
+    fn count(&mut self, port: PortId) {
+        if let Some(frames) = self.frames.get_mut(&port) {
+            *frames += 1;
+        }
+    }
+
+    fn note_ended(&mut self, source: Source) {
+        let frames = match source {
+            Source::Port(port) => self.frames.get_mut(&port).map_or(0, std::mem::take),
+            Source::Receiver(_) => 0,
+        };
+        self.idle.push(Ended { frames, order: self.ended, source });
+        self.ended += 1;
+    }
+
+    fn forget(&mut self, source: Source) {
+        self.own.remove(&source);
+        if let Source::Port(port) = source {
+            self.frames.remove(&port);
         }
     }
 
     /// True if the source has no request, and now is forgotten.
     fn forget_ended(&mut self, source: Source) -> bool {
         let was_idle = self.idle.len();
-        self.idle.retain(|&other| other != source);
+        self.idle.retain(|ended| ended.source != source);
         let has_ended = self.idle.len() < was_idle || !self.own.contains_key(&source);
         if has_ended {
-            self.own.remove(&source);
+            self.forget(source);
             self.ready.retain(|&index| Source::Receiver(index) != source);
         }
         has_ended
