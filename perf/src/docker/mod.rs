@@ -85,7 +85,8 @@ impl Samples {
 
 /// Measures, writes the report, and says whether the goal was met.
 pub fn run(args: &Docker) -> anyhow::Result<bool> {
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot use the directory {}", args.out.display()))?;
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot use the directory {}", args.out.display()))?;
     if !args.inside {
         return stage::inside(args);
     }
@@ -206,7 +207,8 @@ mod tests {
 
     #[test]
     fn the_goal_is_about_medians() {
-        let samples = |vswitch: [f64; 3], bridge: [f64; 3]| Samples { vswitch: vswitch.into(), bridge: bridge.into() };
+        let samples =
+            |vswitch: [f64; 3], bridge: [f64; 3]| Samples { vswitch: vswitch.into(), bridge: bridge.into() };
         let streams = samples([9.0, 10.0, 11.0], [19.0, 20.0, 21.0]);
         assert!(table(&samples([300.0, 340.0, 900.0], [300.0; 3]), &streams).1);
         let (slow, met) = table(&samples([340.0, 351.0, 352.0], [300.0; 3]), &streams);

@@ -51,7 +51,8 @@ impl Stage {
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).context("cannot mount /run")?;
         fs::create_dir(DIR)?;
         process::run(with(command("ip"), &["link", "set", "lo", "up"]), PATIENCE)?;
-        let daemon = start("vswitchd", with(beside()?, &["--docker-plugin", "--data-dir", "/run/stage/vswitch"]))?;
+        let daemon =
+            start("vswitchd", with(beside()?, &["--docker-plugin", "--data-dir", "/run/stage/vswitch"]))?;
         let engine = [
             "--data-root=/run/stage/data",
             "--exec-root=/run/stage/exec",

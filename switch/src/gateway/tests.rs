@@ -369,7 +369,10 @@ fn names_are_told_at_the_gateway_and_on_the_way_through_it() {
         assert!(payload.ends_with(&[172, 17, 0, 9]));
     }
     assert_eq!(resolve(NOTHING, &ipv4_question([172, 17, 0, 1], 5353)), None);
-    let (to_other, fragment) = (with(&ipv4_question([192, 0, 2, 53], 53), 0, 6), with(&ipv4_question([192, 0, 2, 53], 53), 20, 0x20));
+    let (to_other, fragment) = (
+        with(&ipv4_question([192, 0, 2, 53], 53), 0, 6),
+        with(&ipv4_question([192, 0, 2, 53], 53), 20, 0x20),
+    );
     assert_eq!((resolve(NOTHING, &to_other), resolve(NOTHING, &fragment)), (None, None));
     assert_eq!(resolve(NOTHING, &with(&ipv4_question([172, 17, 0, 1], 53), 60, 0xff)), None, "damaged");
 }
