@@ -38,8 +38,10 @@ use crate::forward::tables::Tables;
 use crate::state::names::HostsFiles;
 use crate::state::{Container, Endpoint, MTU_MIN, Network, View, Wire};
 
+mod announcements;
 mod tables;
 
+pub use announcements::Announcement;
 pub use tables::tables;
 
 /// What the daemon was told, and the state does not know.
@@ -78,6 +80,8 @@ pub struct Plan {
     /// To be published before they are done: a port that goes gets no more frames, and one that comes is known by
     /// its first.
     pub tables: Tables,
+    /// For the containers that are there already, when all that is done.
+    pub announcements: Vec<Announcement>,
 }
 
 /// One change to the host. Each is idempotent.
@@ -128,7 +132,11 @@ pub struct DefaultRoute {
 /// `known` are the tables that `old` was planned with, by the same settings; `Tables::default()` has all of them made
 /// anew.
 pub fn diff(old: View<'_>, new: View<'_>, known: &Tables, settings: &Settings) -> Plan {
-    Plan { actions: actions(old, new, settings), tables: tables::update(old, new, known, settings) }
+    Plan {
+        actions: actions(old, new, settings),
+        tables: tables::update(old, new, known, settings),
+        announcements: announcements::announcements(old, new, known),
+    }
 }
 
 pub fn actions(old: View<'_>, new: View<'_>, settings: &Settings) -> Vec<Action> {

@@ -37,6 +37,7 @@
 //! [`DropReason::TapGone`]: crate::forward::DropReason::TapGone
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,11 +48,11 @@ use std::{fmt, io};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use vswitch_proto::api::PortCounters;
-use vswitch_proto::id::PortId;
+use vswitch_proto::id::{MacAddr, PortId};
 
 use crate::counters::{Counters, Totals};
 use crate::forward::tables::Tables;
-use crate::forward::{Fdb, ForwardConfig};
+use crate::forward::{Fdb, ForwardConfig, neighbor};
 use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
@@ -145,7 +146,8 @@ impl Dataplane {
         let (engine, engines) = engine::choose(config.engine, config.burst_frames.get(), &wakes)?;
         let mut dataplane = Dataplane {
             publisher: Publisher::default(),
-            counters: Arc::new(Counters::new(count)),
+            // The last ones are the control side's.
+            counters: Arc::new(Counters::new(count + 1)),
             engine,
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
@@ -254,6 +256,17 @@ impl Dataplane {
                 .map_err(SetUnderlayError::Poll)?;
         }
         Ok(())
+    }
+
+    /// Tells the container behind a port that `mac` has an address now. Nothing happens if there is none.
+    pub fn announce(&self, port: PortId, ip: IpAddr, mac: MacAddr) {
+        // Counters have one writer at a time, and a TAP is not taken back meanwhile.
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(link) = links.get(&port) else { return };
+        let mut raw = [0; neighbor::REPLY_BYTES_MAX];
+        let length = neighbor::announcement(ip, mac, &mut raw);
+        let cells = self.counters.of_worker(self.workers.len());
+        egress::count(cells, link.cells.of_worker(self.workers.len()), link.tap.write(&raw[..length]));
     }
 
     /// `None` for a port without a TAP.

@@ -125,7 +125,9 @@ impl Docker {
             self.sh(&format!("kill -9 {pid}"));
         }
         self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid) 2>/dev/null || true");
-        self.sh("umount /run/docker/netns/*; rm -rf /run/docker-engine /run/docker/netns");
+        self.sh(
+            "umount /run/docker/netns/* 2>/dev/null || true; rm -rf /run/docker-engine /run/docker/netns",
+        );
         self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
     }
 

@@ -259,6 +259,17 @@ fn runts_giants_and_odd_offload_headers_are_dropped_and_counted() {
     lab.assert_reaches("b1", "b2");
 }
 
+#[test]
+fn an_address_that_comes_back_with_another_mac_is_announced() {
+    let lab = Lab::new();
+    lab.run_idle("watcher", &["--net=bridge"]);
+    for mac in ["02:00:00:00:00:01", "02:00:00:00:00:02", "02:42:ac:11:00:63"] {
+        lab.run_idle("service", &["--net=bridge", "--ip=172.17.0.99", "--mac-address", mac]);
+        lab.assert_reaches("watcher", "172.17.0.99");
+        lab.ok(&["rm", "-f", "service"]);
+    }
+}
+
 /// A frame behind a virtio-net header of 10 bytes, both made from `bytes`.
 fn odd_frame(destination: MacAddr, source: MacAddr, bytes: [u8; 8]) -> Vec<u8> {
     let [flags, gso, size, segment, more, start, offset, fill] = bytes;

@@ -81,6 +81,40 @@ fn a_container_that_moves_takes_its_address_along() {
 }
 
 #[test]
+fn an_address_that_comes_back_with_another_mac_is_announced() {
+    let cluster = Cluster::joined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&[
+        "network",
+        "create",
+        "-d",
+        "overlay",
+        "--ipv6",
+        "--subnet=10.9.0.0/24",
+        "--subnet=fd09::/64",
+        "net",
+    ]);
+    one.run_idle("watcher", &["--net=net"]);
+    let known = |address: &str| one.exec_ok("watcher", &["ip", "neighbor", "show", "to", address]);
+    for (host, mac) in [(one, "02:00:00:00:00:01"), (two, "02:00:00:00:00:02"), (one, "02:00:00:00:00:03")] {
+        host.run_idle("service", &["--net=net", "--ip=10.9.0.77", "--ip6=fd09::77", "--mac-address", mac]);
+        // Nobody asks: only the first time there is nothing to correct.
+        for address in ["10.9.0.77", "fd09::77"] {
+            eventually("the watcher knows the new MAC address", || {
+                let entry = known(address);
+                ensure!(entry.is_empty() || entry.contains(mac), "{entry}");
+                Ok(())
+            });
+        }
+        one.assert_reaches("watcher", "10.9.0.77");
+        let ping = one.ping6("watcher", "fd09::77");
+        assert_eq!(ping.received, 1, "{:?}", ping.output);
+        assert!(known("10.9.0.77").contains(mac) && known("fd09::77").contains(mac));
+        host.ok(&["rm", "-f", "service"]);
+    }
+}
+
+#[test]
 fn containers_connect_and_disconnect_while_they_run() {
     let cluster = Cluster::joined(2);
     let [one, two] = &cluster.labs[..] else { panic!("there are two") };

@@ -1,5 +1,5 @@
 //! Who has an address: ARP requests (RFC 826) and ICMPv6 neighbour solicitations (RFC 4861 section 4.3), the two
-//! questions a switch can answer by itself or send to the one who can.
+//! questions a switch can answer by itself or send to the one who can; and the answer that nobody asked for.
 //!
 //! [`solicited`] only tells where a question goes. [`answer`] checks the rest of it (addresses, checksum, hop limit).
 
@@ -113,10 +113,19 @@ fn answer_solicitation(
     if !is_whole || verify && !sum.is_intact() || source.is_multicast() || target.is_multicast() {
         return None;
     }
-    let is_probe = source.is_unspecified();
-    let (to_mac, to) = if is_probe { (ALL_NODES_MAC, ALL_NODES) } else { (frame.source(), source) };
-    let flags = if is_probe { FLAG_OVERRIDE } else { FLAG_OVERRIDE | FLAG_SOLICITED };
+    let asker = (!source.is_unspecified()).then(|| (frame.source(), source));
+    Some(advertise(target, mac, asker, answer))
+}
 
+/// RFC 4861 section 4.4. With nobody who asked, all nodes are told.
+fn advertise(
+    target: Ipv6Addr,
+    mac: MacAddr,
+    asker: Option<(MacAddr, Ipv6Addr)>,
+    out: &mut [u8; ANSWER_BYTES_MAX],
+) -> usize {
+    let (to_mac, to) = asker.unwrap_or((ALL_NODES_MAC, ALL_NODES));
+    let flags = if asker.is_some() { FLAG_OVERRIDE | FLAG_SOLICITED } else { FLAG_OVERRIDE };
     let addresses = [target.octets(), to.octets()];
     let mut message = [0; ADVERTISEMENT_BYTES];
     let mut rest = &mut message[..];
@@ -125,12 +134,26 @@ fn answer_solicitation(
     let sum = Sum::pseudo_header(addresses.as_flattened(), NEXT_HEADER_ICMPV6, message.len()).bytes(&message);
     message[ICMPV6_CHECKSUM_AT..][..2].copy_from_slice(&sum.checksum().to_be_bytes());
 
-    let mut rest = &mut answer[..];
+    let mut rest = &mut out[..];
     put(&mut rest, &[&to_mac.0, &mac.0, &ETHERTYPE_IPV6.to_be_bytes()]);
     let length = ADVERTISEMENT_BYTES as u8;
     put(&mut rest, &[&[0x60, 0, 0, 0, 0, length, NEXT_HEADER_ICMPV6, NDISC_HOP_LIMIT]]);
     put(&mut rest, &[addresses.as_flattened(), &message]);
-    Some(ANSWER_BYTES_MAX)
+    ANSWER_BYTES_MAX
+}
+
+/// Writes "`mac` has `ip` now", for everybody who remembers another, and returns its length: an ARP announcement (RFC
+/// 5227 section 3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
+pub fn announcement(ip: IpAddr, mac: MacAddr, out: &mut [u8; ANSWER_BYTES_MAX]) -> usize {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut rest = &mut out[..];
+            put(&mut rest, &[&MacAddr::BROADCAST.0, &mac.0, &ETHERTYPE_ARP.to_be_bytes()]);
+            put(&mut rest, &[&ARP_REQUEST, &mac.0, &ip.octets(), &[0; 6], &ip.octets()]);
+            ethernet::HEADER_BYTES + ARP_BYTES
+        }
+        IpAddr::V6(ip) => advertise(ip, mac, None, out),
+    }
 }
 
 /// Moves `rest` behind the parts that it wrote. They fit: their lengths are fixed.
@@ -192,6 +215,26 @@ mod tests {
     }
 
     const OWNER: MacAddr = MacAddr([2, 0x42, 10, 0, 0, 9]);
+
+    #[test]
+    fn an_announcement_tells_all() {
+        let mut bytes = [0xee; ANSWER_BYTES_MAX];
+        let length = announcement("10.0.0.9".parse().unwrap(), OWNER, &mut bytes);
+        let frame = Ethernet::new(&bytes[..length]).unwrap();
+        assert_eq!((frame.destination(), frame.source(), length), (MacAddr::BROADCAST, OWNER, 42));
+        assert_eq!(solicited(&frame), Some("10.0.0.9".parse().unwrap()));
+        assert_eq!(bytes[22..32], [2, 0x42, 10, 0, 0, 9, 10, 0, 0, 9], "the sender");
+
+        let length = announcement("fd00::9".parse().unwrap(), OWNER, &mut bytes);
+        let frame = Ethernet::new(&bytes[..length]).unwrap();
+        assert_eq!((frame.destination(), frame.source(), length), (ALL_NODES_MAC, OWNER, 86));
+        let (header, message) = frame.payload().split_at(IPV6_HEADER_BYTES);
+        assert!(
+            Sum::pseudo_header(&header[8..], NEXT_HEADER_ICMPV6, message.len()).bytes(message).is_intact()
+        );
+        assert_eq!((message[0], message[4]), (TYPE_NEIGHBOR_ADVERTISEMENT, FLAG_OVERRIDE));
+        assert_eq!(message[24..], [2, 1, 2, 0x42, 10, 0, 0, 9], "whose address it is");
+    }
 
     fn answered(question: &[u8], verify: bool) -> Option<Vec<u8>> {
         let mut bytes = [0xee; ANSWER_BYTES_MAX];

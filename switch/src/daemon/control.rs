@@ -15,8 +15,12 @@ use super::tunnels::Tunnels;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
 use crate::forward::tables::Tables;
-use crate::plan;
+use crate::plan::{self, Announcement};
 use crate::state::{Applied, Phase, Rejected, Snapshot, State};
+
+/// Frames that announce what one change brought, over all ports: some milliseconds of writing. Only what comes in bulk is
+/// more, as after a long absence, and is found by asking.
+const ANNOUNCED_COPIES_MAX: usize = 4096;
 
 pub struct Control {
     replica: Replica,
@@ -153,10 +157,24 @@ impl Control {
         if !Arc::ptr_eq(&old.shared, &new.shared) {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
         }
-        self.host
-            .execute(&new.local, plan.actions, recovering)
-            .await
-            .map_err(|e| error(ErrorKind::Failed, e.to_string()))
+        let executed = self.host.execute(&new.local, plan.actions, recovering).await;
+        self.announce(&plan.announcements);
+        executed.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+    }
+
+    fn announce(&self, announcements: &[Announcement]) {
+        let mut copies = 0;
+        for Announcement { vni, ip, mac } in announcements {
+            let Some(network) = self.tables.networks.get(vni) else { continue };
+            copies += network.ports.len();
+            if copies > ANNOUNCED_COPIES_MAX {
+                return tracing::debug!(?ip, "the rest of the announcements would take too long");
+            }
+            let owner = network.endpoints.get(mac);
+            for port in network.ports.iter().filter(|port| owner != Some(*port)) {
+                self.shared.dataplane.announce(*port, *ip, *mac);
+            }
+        }
     }
 
     /// Proposes, follows, and where the host cannot follow, takes the command back with `undo`.

@@ -38,6 +38,14 @@ pub fn answer(frame: &Frame<'_>, mac: MacAddr, reply: &mut [u8; REPLY_BYTES_MAX]
     Some(vnet_hdr::HEADER_BYTES + length)
 }
 
+/// Writes that `mac` has an address now, an empty virtio-net header in front, and returns the length.
+pub fn announcement(ip: IpAddr, mac: MacAddr, raw: &mut [u8; REPLY_BYTES_MAX]) -> usize {
+    let (header, bytes) = raw.split_at_mut(vnet_hdr::HEADER_BYTES);
+    header.copy_from_slice(&VnetHdr::default().to_bytes());
+    let bytes = bytes.first_chunk_mut().expect("the longest answer fits");
+    vnet_hdr::HEADER_BYTES + neighbor::announcement(ip, mac, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

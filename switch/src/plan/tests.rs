@@ -206,6 +206,26 @@ fn tables_have_ports_addresses_and_gateways() {
     assert_eq!((port.vni, port.mac, port.mtu), (vni(six), lab.wire(a, six).mac, 1400));
 }
 
+#[test]
+fn who_is_there_is_told_of_an_address_that_comes() {
+    let mut lab = Lab::new();
+    let bridge = lab.named("bridge");
+    let mut known = Tables::default();
+    let mut told = |lab: &mut Lab, change: &dyn Fn(&mut Lab)| {
+        let old = lab.state.clone();
+        change(lab);
+        let plan = diff(View::alone(&old), View::alone(&lab.state), &known, &SETTINGS);
+        known = plan.tables;
+        plan.announcements.iter().map(|a| (a.ip.to_string(), a.mac.to_string())).collect::<Vec<_>>()
+    };
+    let run = |name: &'static str| move |lab: &mut Lab| assert!(lab.run(name, vec![to(bridge)]).is_ok());
+    assert_eq!(told(&mut lab, &run("c1")), [], "nobody was there");
+    let second = ("172.17.0.3".to_owned(), "02:42:ac:11:00:03".to_owned());
+    assert_eq!(told(&mut lab, &run("c2")), [second]);
+    let nothing = |lab: &mut Lab| assert!(lab.create("other", |_| ()).is_ok());
+    assert_eq!(told(&mut lab, &nothing), []);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Run(u8, Vec<u8>, bool),

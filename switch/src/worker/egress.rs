@@ -99,11 +99,7 @@ impl Egress {
         let Some(link) = self.links.get(&to) else {
             return self.cells().not_sent(None, DropReason::TapGone);
         };
-        let port = self.cell_of(link);
-        match result {
-            Ok(written) => self.cells().sent(port, frame_bytes(written)),
-            Err(e) => self.cells().not_sent(Some(port), refusal(&e)),
-        }
+        count(self.cells(), self.cell_of(link), result);
     }
 
     /// Sends datagrams of one flow to another host.
@@ -120,6 +116,14 @@ impl Egress {
         if let Some(error) = sent.error {
             cells.tunnel_dropped(datagrams.count() - sent.datagrams, underlay_refusal(&error));
         }
+    }
+}
+
+/// Counts what became of a frame that was written to a TAP.
+pub(super) fn count(cells: &WorkerCells, port: &PortCell, result: io::Result<usize>) {
+    match result {
+        Ok(written) => cells.sent(port, frame_bytes(written)),
+        Err(e) => cells.not_sent(Some(port), refusal(&e)),
     }
 }
 

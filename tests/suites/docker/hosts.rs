@@ -61,10 +61,11 @@ fn containers_on_two_hosts_find_each_other_by_name() {
     assert!(by_name.stderr.contains("bad address"), "{by_name:?}");
     one.assert_pings_in_vain("r1", "10.0.0.3");
 
-    // A container that moves takes its address along.
+    // A container that moves takes its address along, with another MAC address.
     two.does(&["rm", "-f", "c2"]);
     one.starts("c2", &["--net=blue", "--ip=10.0.0.3"]);
-    one.assert_pings("c1", "c2");
+    one.assert_pings("c1", "10.0.0.3");
+    one.wait_for_ping("c1", "c2");
     let taken = two.refuses(&["run", "--rm", "--net=blue", "--ip=10.0.0.3", "busybox", "true"]);
     assert!(taken.contains("10.0.0.3 is already in use"), "{taken}");
     for host in [one, two] {
