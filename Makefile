@@ -36,9 +36,9 @@ demo: ## replay the guide: containers, networks and pings, about a minute
 	@tests/demo/run $(RELEASE)
 
 # Built outside of the lab, which has no network, and run inside. Binaries and tests in one go: built apart, they would
-# agree on different features of their dependencies and build those twice.
+# agree on different features of their dependencies and build those twice. An engine needs root.
 test: ## run every test
-	@packaging/setup test
+	@packaging/setup test $(if $(LAB),,docker)
 	@$(if $(LAB),$(LAB) true)
 	$(CARGO) build --locked --workspace --bins --tests
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(MAKE) --no-print-directory test-nextest; \
@@ -47,19 +47,20 @@ test: ## run every test
 .PHONY: test-nextest test-cargo
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
-	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci)
-	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline -p vswitch-tests \
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline --workspace \
 	  -E 'binary(traffic) | binary(vxlan_interop)' $(if $(CI),--profile ci)
+	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci) \
+	  $(if $(LAB),-E 'not binary(docker)')
 
 test-cargo:
-	$(LAB) $(CARGO) test --locked --offline --workspace
-	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline -p vswitch-tests \
+	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline --workspace \
 	  --test traffic --test vxlan_interop
+	$(LAB) $(CARGO) test --locked --offline --workspace $(if $(LAB),-- --skip with_docker)
 
-docker-test: ## run the tests with real Docker engines
+docker-test: ## run only the tests with real Docker engines (root)
 	@packaging/setup test docker
-	$(CARGO) build --locked -p vswitch -p vswitch-ctl -p vswitch-tests --bins
-	$(LAB) $(CARGO) test --locked -p vswitch-tests --test docker
+	$(CARGO) build --locked --workspace --bins --tests
+	$(CARGO) test --locked --workspace --test docker
 
 lint: ## formatting, clippy and documentation, warnings denied
 	@packaging/setup lint

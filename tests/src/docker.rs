@@ -126,7 +126,7 @@ impl Docker {
         }
         self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid) 2>/dev/null || true");
         self.sh(
-            "umount /run/docker/netns/* 2>/dev/null || true; rm -rf /run/docker-engine /run/docker/netns",
+            "umount /run/docker-engine/netns/* /run/docker/netns/* 2>/dev/null || true; rm -rf /run/docker-engine",
         );
         self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
     }
