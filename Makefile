@@ -18,7 +18,7 @@ FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 
 # Traffic is tested with the engine that is not the default, too.
-OTHER_ENGINE ?= uring
+OTHER_ENGINE ?= epoll
 
 .PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker soak fuzz install uninstall clean
 .DEFAULT_GOAL := help

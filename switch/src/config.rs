@@ -96,7 +96,7 @@ struct Raw {
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
-    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works [default: epoll]
+    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works [default: auto]
     #[arg(long, value_name = "ENGINE", env = "VSWITCH_ENGINE")]
     engine: Option<Engine>,
     /// Do not use io_uring, even where it works
@@ -276,7 +276,7 @@ impl Config {
             underlay_mtu: raw.underlay_mtu,
             cluster_store,
             workers: raw.workers.unwrap_or_else(|| (processors / 2).clamp(1, 4) as u32),
-            engine: match (raw.engine.unwrap_or(Engine::Epoll), raw.no_uring) {
+            engine: match (raw.engine.unwrap_or(Engine::Auto), raw.no_uring) {
                 (Engine::Uring, Some(true)) => return Err(ConfigError::NoEngine),
                 (Engine::Auto, Some(true)) => Engine::Epoll,
                 (engine, _) => engine,
@@ -433,7 +433,7 @@ pub(super) mod tests {
     #[test]
     fn io_uring_has_a_kill_switch() {
         let engine = |flags: &[&str], file| load(flags, file).map(|config| config.engine);
-        assert_eq!(engine(&[], None).unwrap(), Engine::Epoll);
+        assert_eq!(engine(&[], None).unwrap(), Engine::Auto);
         assert_eq!(engine(&["--engine", "uring"], None).unwrap(), Engine::Uring);
         assert_eq!(engine(&["--no-uring"], None).unwrap(), Engine::Epoll);
         assert_eq!(engine(&["--engine", "auto"], Some("no-uring = true")).unwrap(), Engine::Epoll);

@@ -63,9 +63,13 @@ impl Measurement {
         steps
     }
 
-    /// Whether a peer is measured so. The quick suite leaves out what no goal is about where time is short.
+    /// Whether a peer is measured so. Both suites leave out what no goal is about and takes long.
     pub fn concerns(self, kind: PeerKind, suite: Suite) -> bool {
-        self != Measurement::RoundTripLoaded || suite == Suite::Full || kind.is_main()
+        match self {
+            Measurement::RoundTripLoaded => suite == Suite::Full || kind.is_main(),
+            Measurement::RateBounded(mix) => mix == Mix::Small || kind.is_main(),
+            _ => true,
+        }
     }
 
     pub fn take(self, peer: &mut Peer, samples: &mut Samples) -> anyhow::Result<()> {

@@ -40,6 +40,7 @@ pub enum PeerKind {
     Vswitch,
     Bridge,
     Bare,
+    VswitchEpoll,
     Ovs,
     OvsTso,
     Vde,
@@ -50,10 +51,11 @@ pub enum PeerKind {
 }
 
 impl PeerKind {
-    pub const ALL: [PeerKind; 10] = [
+    pub const ALL: [PeerKind; 11] = [
         PeerKind::Vswitch,
         PeerKind::Bridge,
         PeerKind::Bare,
+        PeerKind::VswitchEpoll,
         PeerKind::Ovs,
         PeerKind::OvsTso,
         PeerKind::Vde,
@@ -68,6 +70,7 @@ impl PeerKind {
             PeerKind::Vswitch => "vswitch",
             PeerKind::Bridge => "bridge",
             PeerKind::Bare => "bare",
+            PeerKind::VswitchEpoll => "vswitch-epoll",
             PeerKind::Ovs => "ovs",
             PeerKind::OvsTso => "ovs-tso",
             PeerKind::Vde => "vde",
@@ -80,9 +83,10 @@ impl PeerKind {
 
     pub const fn about(self) -> &'static str {
         match self {
-            PeerKind::Vswitch => "vswitchd, two adopted namespaces",
+            PeerKind::Vswitch => "vswitchd with its defaults, two adopted namespaces",
             PeerKind::Bridge => "the kernel's bridge, with veth pairs",
             PeerKind::Bare => "a loop of read and write between two TAPs with vnet_hdr, no lookup",
+            PeerKind::VswitchEpoll => "the same as vswitch, with `--engine epoll`",
             PeerKind::Ovs => "Open vSwitch in userspace (netdev), TAPs, TSO off as by default",
             PeerKind::OvsTso => "Open vSwitch in userspace (netdev), TAPs, TSO on",
             PeerKind::Vde => "vde_switch with vde_plug2tap",
@@ -101,7 +105,10 @@ impl PeerKind {
 
     /// Whether it is this project's.
     pub const fn is_ours(self) -> bool {
-        matches!(self, PeerKind::Vswitch | PeerKind::VswitchVxlan | PeerKind::VswitchVxlanSeg)
+        matches!(
+            self,
+            PeerKind::Vswitch | PeerKind::VswitchEpoll | PeerKind::VswitchVxlan | PeerKind::VswitchVxlanSeg
+        )
     }
 
     /// Whether the first goals of the project are about it: it is repeated more often.
@@ -214,7 +221,8 @@ impl Peer {
         // Two containers, and the host or hosts of the switch.
         let lab = Lab::new(4, dir.path())?;
         let parts = match kind {
-            PeerKind::Vswitch => vswitch::set_up(&lab, dir.path(), setting),
+            PeerKind::Vswitch => vswitch::set_up(&lab, dir.path(), setting, &[]),
+            PeerKind::VswitchEpoll => vswitch::set_up(&lab, dir.path(), setting, &["--engine", "epoll"]),
             PeerKind::Bridge => bridge::set_up(&lab),
             PeerKind::Bare => bare::set_up(&lab, dir.path()),
             PeerKind::Ovs => ovs::set_up(&lab, dir.path(), false),

@@ -90,9 +90,9 @@ impl Control {
     }
 }
 
-pub(super) fn set_up(lab: &Lab, dir: &Path, setting: &Setting) -> anyhow::Result<Parts> {
+pub(super) fn set_up(lab: &Lab, dir: &Path, setting: &Setting, args: &[&str]) -> anyhow::Result<Parts> {
     let version = version(host(lab, 0), setting)?;
-    let daemon = Daemon::with_network(host(lab, 0), dir, setting, &[])?;
+    let daemon = Daemon::with_network(host(lab, 0), dir, setting, args)?;
     for (index, name) in ["a", "b"].into_iter().enumerate() {
         daemon.control.adopt(container(lab, index), name)?;
     }

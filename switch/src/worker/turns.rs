@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vswitch_proto::id::PortId;
@@ -58,6 +59,10 @@ impl Turns {
             let turn = self.engine.turn(&mut self.fabric, may_sleep)?;
             if turn.is_woken && self.follow_commands()?.is_break() {
                 return Ok(());
+            }
+            if !may_sleep && !turn.has_moved {
+                // Whoever waits for this processor may be the one that sends the next frame.
+                thread::yield_now();
             }
             if !self.poll.is_zero() && (turn.has_moved || may_sleep) {
                 sleeps_after = Some(Instant::now() + self.poll);
