@@ -48,13 +48,13 @@ test: ## run every test
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
 	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline --workspace \
-	  -E 'binary(traffic) | binary(vxlan_interop)' $(if $(CI),--profile ci)
+	  -E 'binary(traffic) | binary(vxlan_interop) | binary(offloads)' $(if $(CI),--profile ci)
 	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci) \
 	  $(if $(LAB),-E 'not binary(docker)')
 
 test-cargo:
 	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline --workspace \
-	  --test traffic --test vxlan_interop
+	  --test traffic --test vxlan_interop --test offloads
 	$(LAB) $(CARGO) test --locked --offline --workspace $(if $(LAB),-- --skip with_docker)
 
 docker-test: ## run only the tests with real Docker engines (root)

@@ -44,6 +44,30 @@ fn flags_beat_the_environment_which_beats_the_file() {
 }
 
 #[test]
+fn where_io_uring_is_forbidden_frames_are_moved_by_epoll() {
+    let host = Host::new();
+    let run = |engine: &str| {
+        Process::spawn(&host, &["/mnt/without-uring", "/mnt/vswitchd", "--data-dir=/tmp/data", engine])
+    };
+    let mut refused = run("--engine=uring");
+    assert_eq!(refused.wait(), 1);
+    let said = refused.output();
+    assert!(only_line(&said).is_some_and(|line| line.contains("io_uring is forbidden here")), "{said}");
+
+    let mut daemon = run("--engine=auto");
+    daemon.wait_for("ready");
+    assert!(daemon.output().contains("frames are moved with epoll: io_uring is forbidden here"));
+    for name in ["a", "b"] {
+        let output = host.run(&["vswitchctl", "run", "-d", "--name", name, "--", "sleep", "100"]);
+        assert_eq!(output.code, 0, "{output:?}");
+    }
+    let ping = ["vswitchctl", "exec", "a", "busybox", "ping", "-c", "1", "-W", "10", "b"];
+    assert_eq!(host.run(&ping).code, 0);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), 0);
+}
+
+#[test]
 fn systemd_is_told_when_it_is_ready() {
     let host = Host::new();
     let socket = UnixDatagram::bind(host.path("/run/notify.sock")).unwrap();
