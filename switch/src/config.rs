@@ -96,7 +96,7 @@ struct Raw {
     /// Threads that move frames, 1 to 64 [default: half of the processors, at most 4]
     #[arg(long, value_name = "N", env = "VSWITCH_WORKERS")]
     workers: Option<u32>,
-    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works [default: auto]
+    /// How frames are moved: epoll, uring (io_uring), or auto for io_uring where it works well [default: auto]
     #[arg(long, value_name = "ENGINE", env = "VSWITCH_ENGINE")]
     engine: Option<Engine>,
     /// Do not use io_uring, even where it works

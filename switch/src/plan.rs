@@ -41,7 +41,7 @@ use crate::state::{Container, Endpoint, MTU_MIN, Network, View, Wire};
 mod announcements;
 mod tables;
 
-pub use announcements::Announcement;
+pub use announcements::{Announcement, Left, Moves};
 pub use tables::tables;
 
 /// What the daemon was told, and the state does not know.
@@ -81,7 +81,7 @@ pub struct Plan {
     /// its first.
     pub tables: Tables,
     /// For the containers that are there already, when all that is done.
-    pub announcements: Vec<Announcement>,
+    pub moves: Moves,
 }
 
 /// One change to the host. Each is idempotent.
@@ -135,7 +135,7 @@ pub fn diff(old: View<'_>, new: View<'_>, known: &Tables, settings: &Settings) -
     Plan {
         actions: actions(old, new, settings),
         tables: tables::update(old, new, known, settings),
-        announcements: announcements::announcements(old, new, known),
+        moves: announcements::moves(old, new, known),
     }
 }
 

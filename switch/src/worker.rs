@@ -141,9 +141,19 @@ pub enum WorkerError {
 impl Dataplane {
     /// Starts the workers, with no ports and empty tables.
     pub fn start(config: DataplaneConfig) -> Result<Dataplane, EngineError> {
+        match Dataplane::start_with(&config, config.engine) {
+            Err(why) if config.engine.is_none() => {
+                tracing::info!("frames are moved with epoll: {why}");
+                Dataplane::start_with(&config, Some(EngineKind::Epoll))
+            }
+            started => started,
+        }
+    }
+
+    fn start_with(config: &DataplaneConfig, engine: Option<EngineKind>) -> Result<Dataplane, EngineError> {
         let count = config.workers.get();
         let wakes = (0..count).map(|_| engine::new_wake()).collect::<io::Result<Vec<Wake>>>()?;
-        let (engine, engines) = engine::choose(config.engine, config.burst_frames.get(), &wakes)?;
+        let (engine, engines) = engine::choose(engine, config.burst_frames.get(), &wakes)?;
         let mut dataplane = Dataplane {
             publisher: Publisher::default(),
             // The last ones are the control side's.
@@ -154,7 +164,7 @@ impl Dataplane {
             underlay: Mutex::default(),
         };
         for (engine, wake) in engines.into_iter().zip(wakes) {
-            let worker = dataplane.start_worker(&config, engine, wake)?;
+            let worker = dataplane.start_worker(config, engine, wake)?;
             dataplane.workers.push(worker);
         }
         Ok(dataplane)
@@ -166,13 +176,24 @@ impl Dataplane {
         let (commands, inbox) = mpsc::sync_channel(1);
         let tables = self.publisher.subscribe();
         let fabric = Fabric::new(index, config, Arc::clone(&self.counters), tables);
-        let turns = Turns { index, workers: config.workers.get(), poll: config.poll, inbox, engine, fabric };
-        let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
-        let start = || builder.spawn(move || turns.run());
-        let thread = match config.pin_cpus.get(index) {
-            Some(&cpu) => pinned(cpu, start)?,
-            None => start()?,
+        let turns = Turns {
+            index,
+            workers: config.workers.get(),
+            poll: config.poll,
+            inbox,
+            engine,
+            burst_frames: config.burst_frames.get(),
+            wake: Arc::clone(&wake),
+            fabric,
         };
+        let (started, start) = mpsc::sync_channel(1);
+        let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
+        let spawn = || builder.spawn(move || turns.run(&started));
+        let thread = match config.pin_cpus.get(index) {
+            Some(&cpu) => pinned(cpu, spawn)?,
+            None => spawn()?,
+        };
+        start.recv().unwrap_or_else(|_| Err(io::Error::other("a data plane worker has ended")))?;
         Ok(Worker { commands: Some(commands), wake, thread: Some(thread) })
     }
 

@@ -15,12 +15,11 @@ use super::tunnels::Tunnels;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
 use crate::forward::tables::Tables;
-use crate::plan::{self, Announcement};
+use crate::plan::{self, Announcement, Left};
 use crate::state::{Applied, Phase, Rejected, Snapshot, State};
 
-/// Frames that announce what one change brought, over all ports: some milliseconds of writing. Only what comes in bulk is
-/// more, as after a long absence, and is found by asking.
-const ANNOUNCED_COPIES_MAX: usize = 4096;
+/// Frames that announce what one change brought, over all ports: some milliseconds of writing.
+const ANNOUNCED_COPIES_MAX: usize = 16_384;
 
 pub struct Control {
     replica: Replica,
@@ -28,6 +27,7 @@ pub struct Control {
     followed: Snapshot,
     /// What the data plane was told of it.
     tables: Tables,
+    left: Left,
     pub(super) tunnels: Tunnels,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
@@ -45,6 +45,7 @@ impl Control {
             replica,
             followed: Snapshot::default(),
             tables: Tables::default(),
+            left: Left::default(),
             tunnels: Tunnels::default(),
             shared,
             host,
@@ -158,7 +159,10 @@ impl Control {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
         }
         let executed = self.host.execute(&new.local, plan.actions, recovering).await;
-        self.announce(&plan.announcements);
+        let announcements = self.left.follow(plan.moves);
+        if !announcements.is_empty() {
+            tokio::task::block_in_place(|| self.announce(&announcements));
+        }
         executed.map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }
 
@@ -166,10 +170,11 @@ impl Control {
         let mut copies = 0;
         for Announcement { vni, ip, mac } in announcements {
             let Some(network) = self.tables.networks.get(vni) else { continue };
-            copies += network.ports.len();
-            if copies > ANNOUNCED_COPIES_MAX {
-                return tracing::debug!(?ip, "the rest of the announcements would take too long");
+            if copies + network.ports.len() > ANNOUNCED_COPIES_MAX {
+                tracing::debug!(?ip, "not announced, with all others that would take too long");
+                continue;
             }
+            copies += network.ports.len();
             let owner = network.endpoints.get(mac);
             for port in network.ports.iter().filter(|port| owner != Some(*port)) {
                 self.shared.dataplane.announce(*port, *ip, *mac);

@@ -32,8 +32,8 @@ use super::sys::tun;
 const DEVICE: &str = "/dev/net/tun";
 
 /// For how long a device may be in use by a process that has just ended. A process that read it with io_uring gives it
-/// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
+/// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured, and nobody promises how many.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two attempts.
 const RELEASE_PAUSE: Duration = Duration::from_millis(2);

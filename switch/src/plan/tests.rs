@@ -207,23 +207,39 @@ fn tables_have_ports_addresses_and_gateways() {
 }
 
 #[test]
-fn who_is_there_is_told_of_an_address_that_comes() {
+fn an_address_that_comes_back_with_another_mac_is_announced() {
     let mut lab = Lab::new();
     let bridge = lab.named("bridge");
-    let mut known = Tables::default();
+    let (mut known, mut left) = (Tables::default(), Left::default());
     let mut told = |lab: &mut Lab, change: &dyn Fn(&mut Lab)| {
         let old = lab.state.clone();
         change(lab);
         let plan = diff(View::alone(&old), View::alone(&lab.state), &known, &SETTINGS);
         known = plan.tables;
-        plan.announcements.iter().map(|a| (a.ip.to_string(), a.mac.to_string())).collect::<Vec<_>>()
+        left.follow(plan.moves).iter().map(|a| (a.ip.to_string(), a.mac.to_string())).collect::<Vec<_>>()
     };
     let run = |name: &'static str| move |lab: &mut Lab| assert!(lab.run(name, vec![to(bridge)]).is_ok());
-    assert_eq!(told(&mut lab, &run("c1")), [], "nobody was there");
-    let second = ("172.17.0.3".to_owned(), "02:42:ac:11:00:03".to_owned());
-    assert_eq!(told(&mut lab, &run("c2")), [second]);
-    let nothing = |lab: &mut Lab| assert!(lab.create("other", |_| ()).is_ok());
-    assert_eq!(told(&mut lab, &nothing), []);
+    let remove = |name: &'static str| {
+        move |lab: &mut Lab| {
+            let container = lab.state.find_container(name).unwrap().id;
+            assert!(lab.apply(Command::RemoveContainer { container }).is_ok());
+        }
+    };
+    assert_eq!(told(&mut lab, &run("c1")), []);
+    assert_eq!(told(&mut lab, &run("c2")), [], "nobody had it");
+    assert_eq!(told(&mut lab, &remove("c2")), []);
+    let other = ("172.17.0.3".to_owned(), "02:00:00:00:00:07".to_owned());
+    let at = |lab: &mut Lab| {
+        let wanted = Attachment {
+            mac: Some("02:00:00:00:00:07".parse().unwrap()),
+            ipv4: Some([172, 17, 0, 3].into()),
+            ..to(bridge)
+        };
+        assert!(lab.run("c3", vec![wanted]).is_ok());
+    };
+    assert_eq!(told(&mut lab, &at), [other]);
+    assert_eq!(told(&mut lab, &remove("c3")), []);
+    assert_eq!(told(&mut lab, &at), [], "it is known by this one");
 }
 
 #[derive(Debug, Clone)]

@@ -82,8 +82,8 @@ impl Egress {
             Raw::Once(bytes) => self.transmit(to, bytes),
             Raw::Kept(filled) => {
                 let Some(link) = self.links.get(&to) else { return self.written(to, Ok(0)) };
-                if let Err(e) = filled.write(link.tap.as_raw_fd(), to.0) {
-                    self.written(to, Err(e));
+                if let Some(result) = filled.write(link.tap.as_raw_fd(), to.0).transpose() {
+                    self.written(to, result);
                 }
             }
         }

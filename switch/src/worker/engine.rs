@@ -72,6 +72,10 @@ pub enum EngineError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    #[error(
+        "before Linux 6.15 a worker that waits with io_uring is shown as waiting for a disk; --engine uring takes that"
+    )]
+    LooksBusy,
 }
 
 /// An engine for each worker. Without a choice, epoll is used where io_uring is not there.
@@ -86,11 +90,20 @@ pub(super) fn choose(
     };
     match choice {
         Some(kind) => all(kind),
-        None => all(EngineKind::Uring).or_else(|why| {
+        None => all(EngineKind::Uring).and_then(only_idle).or_else(|why| {
             tracing::info!("frames are moved with epoll: {why}");
             all(EngineKind::Epoll)
         }),
     }
+}
+
+/// Nobody's monitoring is to see a busy disk that he did not ask for.
+fn only_idle(made: (EngineKind, Vec<Engine>)) -> Result<(EngineKind, Vec<Engine>), EngineError> {
+    let are_idle = made.1.iter().all(|engine| match engine {
+        Engine::Polled(_) => true,
+        Engine::Ringed(ringed) => ringed.waits_idly(),
+    });
+    if are_idle { Ok(made) } else { Err(EngineError::LooksBusy) }
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one for each worker")]
@@ -106,6 +119,17 @@ impl Engine {
             EngineKind::Epoll => Engine::Polled(Polled::new(burst_frames, wake)?),
             EngineKind::Uring => Engine::Ringed(Ringed::new(wake)?),
         })
+    }
+
+    /// An epoll engine that reads what this one read. `None` if this one is it.
+    pub(super) fn instead(&self, burst_frames: usize, wake: Wake) -> Option<io::Result<Engine>> {
+        let Engine::Ringed(ringed) = self else { return None };
+        let read_all = || {
+            let mut polled = Polled::new(burst_frames, wake)?;
+            ringed.reading().try_for_each(|(source, fd)| polled.start_reading(source, fd))?;
+            Ok(Engine::Polled(polled))
+        };
+        Some(read_all())
     }
 
     /// In the thread that takes the turns.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vswitch_proto::id::PortId;
 
 use super::egress::Link;
-use super::engine::{Engine, Source};
+use super::engine::{Engine, Source, Wake};
 use super::fabric::Fabric;
 use crate::io::underlay::Underlay;
 
@@ -40,19 +40,42 @@ pub(super) struct Turns {
     pub(super) poll: Duration,
     pub(super) inbox: Receiver<Command>,
     pub(super) engine: Engine,
+    pub(super) burst_frames: usize,
+    pub(super) wake: Wake,
     pub(super) fabric: Fabric,
 }
 
 impl Turns {
-    /// Until the other end of the inbox is gone.
-    pub(super) fn run(mut self) {
-        if let Err(e) = self.serve() {
-            tracing::error!("a data plane worker cannot wait for frames and ends: {e}");
+    /// Until the other end of the inbox is gone. Says how the start went.
+    pub(super) fn run(mut self, started: &SyncSender<io::Result<()>>) {
+        let start = self.engine.start();
+        let has_started = start.is_ok();
+        // Whoever does not wait for it ends this worker otherwise.
+        let _ = started.try_send(start);
+        if has_started {
+            self.serve_on();
+        }
+    }
+
+    /// A ring that fails is replaced: frames that it held are lost, ports are not.
+    fn serve_on(&mut self) {
+        while let Err(e) = self.serve() {
+            match self.engine.instead(self.burst_frames, Arc::clone(&self.wake)) {
+                Some(Ok(engine)) => {
+                    tracing::warn!("io_uring fails, frames are moved with epoll from now on: {e}");
+                    self.engine = engine;
+                }
+                Some(Err(_)) | None => {
+                    return tracing::error!("a data plane worker cannot wait for frames and ends: {e}");
+                }
+            }
         }
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        self.engine.start()?;
+        if self.follow_commands()?.is_break() {
+            return Ok(());
+        }
         let mut sleeps_after = None;
         loop {
             let may_sleep = sleeps_after.is_none_or(|then| Instant::now() >= then);
@@ -99,8 +122,13 @@ impl Turns {
     }
 
     fn detach(&mut self, port: PortId) -> io::Result<()> {
-        let stopped = self.engine.stop_reading(Source::Port(port), &mut self.fabric);
-        self.engine.settle(&mut self.fabric)?;
+        let mut stopped = self.engine.stop_reading(Source::Port(port), &mut self.fabric);
+        stopped = stopped.and(self.engine.settle(&mut self.fabric));
+        if let (Err(e), Some(link)) = (&stopped, self.fabric.egress.get(port)) {
+            // A request may still name the descriptor, whose number must not be another's.
+            tracing::warn!(?port, "the TAP stays open until vswitchd ends: {e}");
+            std::mem::forget(Arc::clone(link));
+        }
         self.fabric.egress.detach(port);
         stopped
     }

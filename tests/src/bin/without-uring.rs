@@ -1,6 +1,7 @@
 //! Runs a program to which io_uring is forbidden, as it is in most containers: `io_uring_setup` ends with EPERM.
 #![expect(unsafe_code, reason = "no crate here installs a seccomp filter")]
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::process::ExitCode;
@@ -12,15 +13,17 @@ const fn instruction(code: u32, k: u32, skip_if_not: u8) -> libc::sock_filter {
 }
 
 fn main() -> ExitCode {
-    let Err(error) = forbid().and_then(|()| {
-        let words: Result<Vec<CString>, _> = std::env::args().skip(1).map(CString::new).collect();
-        let words = words.map_err(io::Error::other)?;
-        Err(execvp(words.first().ok_or(io::ErrorKind::InvalidInput)?, &words).unwrap_err().into())
-    }) else {
-        return ExitCode::SUCCESS;
-    };
+    let Err(error) = run();
     eprintln!("without-uring: {error}");
     ExitCode::FAILURE
+}
+
+fn run() -> io::Result<Infallible> {
+    forbid()?;
+    let words: Result<Vec<CString>, _> = std::env::args().skip(1).map(CString::new).collect();
+    let words = words.map_err(io::Error::other)?;
+    let program = words.first().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(execvp(program, &words)?)
 }
 
 fn forbid() -> io::Result<()> {

@@ -16,11 +16,10 @@
 //! thread drops it, the memory is left to the kernel.
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that it is told of")]
 
-use std::alloc::{self, Layout};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -35,6 +34,9 @@ const ENTRIES: u32 = 256;
 
 /// Completions that the kernel keeps for us without an allocation of its own.
 const COMPLETIONS: u32 = 4096;
+
+/// Writes whose completion was not seen yet: what is flooded beyond is written at once, and reads have room to complete.
+const UNFINISHED_WRITES_MAX: usize = COMPLETIONS as usize / 2;
 
 /// IORING_ENTER_GETEVENTS and IORING_ENTER_NO_IOWAIT: a worker that waits for frames is idle, not waiting for a disk.
 const GETEVENTS: u32 = 1;
@@ -62,7 +64,7 @@ pub enum Unavailable {
     Absent,
     #[error("io_uring is forbidden here, by kernel.io_uring_disabled or a seccomp filter")]
     Forbidden,
-    #[error("this kernel's io_uring is too old; Linux 6.7 has what is needed")]
+    #[error("this kernel's io_uring is too old; Linux 6.8 has what is needed")]
     TooOld,
     #[error("io_uring cannot be set up: {0}")]
     Setup(io::Error),
@@ -128,7 +130,7 @@ pub enum Completion<'a> {
 /// The ring of buffers, and behind it the buffers.
 struct Memory {
     start: NonNull<u8>,
-    layout: Layout,
+    bytes: usize,
     entries_bytes: usize,
     buffer_bytes: usize,
     stride_bytes: usize,
@@ -143,12 +145,16 @@ impl Memory {
         let entries_bytes = (usize::from(buffers) * size_of::<BufRingEntry>()).next_multiple_of(PAGE_BYTES);
         let lines = buffer_bytes.div_ceil(ALIGN_BYTES) | 1;
         let stride_bytes = lines * ALIGN_BYTES;
-        let layout = Layout::from_size_align(entries_bytes + usize::from(buffers) * stride_bytes, PAGE_BYTES)
-            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        // SAFETY: with a buffer in it the layout is not of size 0.
-        let start = if buffers == 0 { None } else { NonNull::new(unsafe { alloc::alloc_zeroed(layout) }) };
-        let start = start.ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Memory { start, layout, entries_bytes, buffer_bytes, stride_bytes, is_the_kernels: false })
+        let bytes = entries_bytes + usize::from(buffers) * stride_bytes;
+        // Unlike an allocator's, pages of a mapping are no memory before they are written to.
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping is nobody else's memory.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Memory { start, bytes, entries_bytes, buffer_bytes, stride_bytes, is_the_kernels: false })
     }
 
     fn entries(&self) -> *mut BufRingEntry {
@@ -165,8 +171,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if !self.is_the_kernels {
-            // SAFETY: it was allocated with this layout, and the kernel does not know of it any more.
-            unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
+            // SAFETY: it was mapped with this length, and the kernel does not know of it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
         }
     }
 }
@@ -184,7 +190,13 @@ impl Ring {
             .build(ENTRIES)?;
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe)?;
-        let needed = [opcode::ReadMulti::CODE, opcode::Write::CODE, opcode::PollAdd::CODE];
+        // The last one is not used: it came with Linux 6.8, and before that multishot reads could stall.
+        let needed = [
+            opcode::ReadMulti::CODE,
+            opcode::Write::CODE,
+            opcode::PollAdd::CODE,
+            opcode::FixedFdInstall::CODE,
+        ];
         if !needed.iter().all(|&code| probe.is_supported(code)) {
             return Err(Unavailable::TooOld);
         }
@@ -276,7 +288,7 @@ impl Ring {
         // lives until it is completed, see `uses` and `Drop`; other requests point to nothing.
         let push = || unsafe { self.uring.submission_shared().push(&request) };
         if push().is_err() {
-            self.uring.submit()?;
+            passing(self.uring.submit().map(drop))?;
             return push().map_err(|_| io::ErrorKind::WouldBlock.into());
         }
         Ok(())
@@ -299,17 +311,36 @@ impl Ring {
         result
     }
 
-    /// If there is one write that was not submitted, does it by write(2), which takes less than a request. Returns its
-    /// key and result.
+    /// If there is one write that was not submitted, and none before it that is not completed, does it by write(2), which
+    /// takes less than a request. Returns its key and result.
     pub fn write_lone(&self) -> Option<(u32, io::Result<usize>)> {
+        if self.writes_unfinished.get() != 1 {
+            return None;
+        }
         let mut pending = self.pending.borrow_mut();
         let &[Pending { fd, key, index, bytes }] = pending.as_slice() else { return None };
         pending.clear();
-        // SAFETY: the buffer is ours until `let_go`, and has this many bytes.
-        let written = unsafe { libc::write(fd, self.memory.buffer(index).cast(), bytes as usize) };
-        let result = if written < 0 { Err(io::Error::last_os_error()) } else { Ok(written as usize) };
+        let result = self.write_now(fd, index, bytes as usize);
         self.finish_write(index);
         Some((key, result))
+    }
+
+    fn write_now(&self, fd: RawFd, index: u16, bytes: usize) -> io::Result<usize> {
+        // SAFETY: the buffer is ours until `let_go`, and has this many bytes.
+        let written = unsafe { libc::write(fd, self.memory.buffer(index).cast(), bytes) };
+        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(written as usize) }
+    }
+
+    /// Whether all that was asked for is with the kernel.
+    fn is_submitted(&self) -> bool {
+        // SAFETY: see `push`.
+        self.pending.borrow().is_empty() && unsafe { self.uring.submission_shared() }.is_empty()
+    }
+
+    /// Whether a thread that waits for completions counts as idle. Before Linux 6.15 it counts as waiting for a disk, in
+    /// iowait and in the pressure of I/O.
+    pub fn waits_idly(&self) -> bool {
+        self.uring.params().is_feature_no_iowait()
     }
 
     fn finish_write(&self, index: u16) {
@@ -426,9 +457,17 @@ impl Filled<'_> {
         unsafe { slice::from_raw_parts(self.ring.memory.buffer(self.index), self.bytes) }
     }
 
-    /// Asks for it to be written to a descriptor, after what was asked for before.
-    pub fn write(&self, fd: RawFd, key: u32) -> io::Result<()> {
+    /// Asks for it to be written to a descriptor, after what was asked for before. Returns how much was written if that
+    /// was done already.
+    pub fn write(&self, fd: RawFd, key: u32) -> io::Result<Option<usize>> {
         let ring = self.ring;
+        if ring.writes_unfinished.get() >= UNFINISHED_WRITES_MAX {
+            ring.submit()?;
+            if !ring.is_submitted() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            return ring.write_now(fd, self.index, self.bytes).map(Some);
+        }
         if ring.pending.borrow().len() == ENTRIES as usize {
             passing(ring.submit_pending())?;
         }
@@ -439,7 +478,7 @@ impl Filled<'_> {
         let uses = &ring.uses[usize::from(self.index)];
         uses.set(uses.get() + 1);
         ring.writes_unfinished.set(ring.writes_unfinished.get() + 1);
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -86,7 +86,9 @@ impl Ringed {
 
     pub(super) fn start(&mut self) -> io::Result<()> {
         self.ring.enable()?;
-        self.ring.poll(self.wake.as_raw_fd(), WAKE)
+        self.ring.poll(self.wake.as_raw_fd(), WAKE)?;
+        // What the kernel refuses it refuses now.
+        self.ring.enter(false)
     }
 
     pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
@@ -115,12 +117,19 @@ impl Ringed {
     /// Begins anew what has ended, unless it would end at once.
     fn renew(&mut self) -> io::Result<()> {
         let count = self.sources.idle.len().min(self.ring.free_buffers());
-        self.sources.idle.sort_unstable();
-        for Ended { source, .. } in self.sources.idle.drain(..count) {
-            if let Some(&fd) = self.sources.own.get(&source) {
-                request(&self.ring, source, fd)?;
+        let Sources { idle, own, .. } = &mut self.sources;
+        idle.sort_unstable();
+        let mut begun = 0;
+        for Ended { source, .. } in &idle[..count] {
+            match own.get(source).map(|fd| request(&self.ring, *source, *fd)) {
+                None | Some(Ok(())) => begun += 1,
+                Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Some(Err(e)) => return Err(e),
             }
         }
+        idle.drain(..begun);
+        // Who was passed over is not so again for what it had brought before.
+        idle.iter_mut().for_each(|ended| ended.frames = 0);
         Ok(())
     }
 
@@ -197,11 +206,7 @@ impl Ringed {
             self.complete(fabric)?;
         }
         self.sources.forget(source);
-        tracing::warn!(
-            ?source,
-            "a request cannot be cancelled; its descriptor stays open until vswitchd ends"
-        );
-        Ok(())
+        Err(io::Error::other(format!("the request for {source:?} cannot be cancelled")))
     }
 
     pub(super) fn settle(&mut self, fabric: &mut Fabric) -> io::Result<()> {
@@ -212,8 +217,16 @@ impl Ringed {
             self.ring.submit()?;
             self.complete(fabric)?;
         }
-        tracing::warn!("writes to TAPs are not completed");
-        Ok(())
+        Err(io::Error::other("writes to TAPs are not completed"))
+    }
+
+    /// What is read, with descriptors.
+    pub(super) fn reading(&self) -> impl Iterator<Item = (Source, RawFd)> {
+        self.sources.own.iter().map(|(source, fd)| (*source, *fd))
+    }
+
+    pub(super) fn waits_idly(&self) -> bool {
+        self.ring.waits_idly()
     }
 }
 

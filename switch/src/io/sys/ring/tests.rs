@@ -52,7 +52,7 @@ fn a_buffer_is_kept_until_the_last_write_from_it() {
         panic!("it is a read");
     };
     assert_eq!((filled.bytes(), ring.free_buffers()), (&b"hello"[..], BUFFERS as usize - 1));
-    (0..WRITES).for_each(|_| filled.write(to.as_raw_fd(), 8).unwrap());
+    (0..WRITES).for_each(|_| assert_eq!(filled.write(to.as_raw_fd(), 8).unwrap(), None));
     drop(filled);
     let mut written = 0;
     while ring.has_unfinished_writes() {
@@ -142,4 +142,41 @@ fn requests_can_be_cancelled() {
     // A ring with requests can be dropped.
     ring.read(from.as_raw_fd(), 1).unwrap();
     ring.enter(false).unwrap();
+}
+
+#[test]
+fn writes_stay_in_order_whatever_their_number() {
+    let Some(ring) = ring() else { return };
+    let (here, there) = UnixDatagram::pair().unwrap();
+    let (mut sink, to) = pipe();
+    here.set_nonblocking(true).unwrap();
+    ring.read(here.as_raw_fd(), 1).unwrap();
+    let mut expected = Vec::new();
+    // Numbers after which a write waits alone, while those before it wait to be submitted, or are too many to wait.
+    for count in [1, 2, ENTRIES as usize + 1, 2 * ENTRIES as usize + 1, UNFINISHED_WRITES_MAX + 3] {
+        there.send(b"a").unwrap();
+        there.send(b"z").unwrap();
+        let first = next(&ring);
+        let second = next(&ring);
+        let (Completion::Read { result: Ok(first), .. }, Completion::Read { result: Ok(second), .. }) =
+            (first, second)
+        else {
+            panic!("they are reads");
+        };
+        (1..count).for_each(|_| assert!(first.write(to.as_raw_fd(), 2).is_ok()));
+        assert!(second.write(to.as_raw_fd(), 2).is_ok());
+        drop((first, second));
+        let _ = ring.write_lone();
+        while ring.has_unfinished_writes() {
+            ring.submit().unwrap();
+            while let Some(completion) = ring.next() {
+                assert!(matches!(completion, Completion::Written { result: Ok(1), .. }), "{completion:?}");
+            }
+        }
+        expected.extend(std::iter::repeat_n(b'a', count - 1).chain([b'z']));
+    }
+    drop(to);
+    let mut all = Vec::new();
+    sink.read_to_end(&mut all).unwrap();
+    assert!(all == expected);
 }
