@@ -20,7 +20,7 @@
 //! # Invariants
 //! 1. A network of Docker that is of this node exists here under its id. No two of them overlap, nor do pools.
 //! 2. A container of kind Docker has one attachment and is never exited.
-//! 3. No pool holds an address twice or one that is outside of its subnet, nor one interface twice.
+//! 3. No pool holds an address twice or one that is outside of its subnet, nor is an interface given a second one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -36,6 +36,16 @@ impl AddressPool {
         held.map(|(address, _)| *address)
     }
 
+    /// An interface has one address, so that a second request can be answered the same.
+    fn check_has_none(&self, holder: AddressHolder) -> Result<(), Rejected> {
+        match (holder, self.held_by(holder)) {
+            (AddressHolder::Interface(mac), Some(address)) => {
+                Err(Rejected::PoolMacInUse { mac, address, subnet: self.subnet })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The rules of what may be handed out, as for a network whose gateway is not set apart.
     fn rules(&self) -> Pool {
         Pool {
@@ -60,7 +70,8 @@ impl AddressPool {
                 Some(held) if *held != holder => {
                     Err(Rejected::PoolAddressInUse { address, subnet: self.subnet })
                 }
-                _ => Ok(address),
+                Some(_) => Ok(address),
+                None => self.check_has_none(holder).map(|()| address),
             };
         }
         if let Some(again) = self.held_by(holder) {
@@ -75,17 +86,12 @@ impl AddressPool {
         free.ok_or(Rejected::AddressesExhausted(rules.range()))
     }
 
+    /// An interface may be there twice: that was once given.
     pub(super) fn is_sound(&self) -> bool {
         let within = |ip: &IpAddr| self.subnet.contains(ip);
-        let mut interfaces: Vec<_> =
-            self.addresses.values().filter(|h| matches!(h, AddressHolder::Interface(_))).collect();
-        let count = interfaces.len();
-        interfaces.sort();
-        interfaces.dedup();
         self.rules().is_sound()
             && self.addresses.keys().all(within)
             && self.cursor.as_ref().is_none_or(within)
-            && count == interfaces.len()
     }
 }
 

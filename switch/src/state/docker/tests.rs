@@ -1,5 +1,7 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_proto::command::{
     AddressHolder, Addresses, Attachment, Command, ContainerKind, CreateContainer, DockerChange,
     DockerNetwork, DockerSpec, NewEndpoint, PoolRequest, Reservation, Scope,
@@ -213,6 +215,25 @@ fn an_address_is_for_whoever_asked_for_it() {
     lab.is_kept();
     let unknown = lab.address("10.9.0.0/24", None, interface(1));
     assert!(matches!(unknown, Err(Rejected::UnknownPool(_))), "{unknown:?}");
+}
+
+#[test]
+fn an_interface_is_given_one_address_of_a_pool() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lab.address(&subnet, Some("10.1.0.9"), interface(1)).unwrap(), "10.1.0.9");
+    }
+    let second = lab.address(&subnet, Some("10.1.0.10"), interface(1));
+    assert!(matches!(second, Err(Rejected::PoolMacInUse { .. })), "{second:?}");
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.9");
+    lab.is_kept();
+    // What has two of them already is a state all the same.
+    let pool: IpNet = subnet.parse().unwrap();
+    let pool = Arc::make_mut(lab.state.docker_mut().pools.get_mut(&pool).unwrap());
+    pool.addresses.insert("10.1.0.10".parse().unwrap(), interface(1));
+    lab.is_kept();
+    assert_eq!(lab.address(&subnet, Some("10.1.0.10"), interface(1)).unwrap(), "10.1.0.10");
 }
 
 #[test]
