@@ -85,8 +85,7 @@ impl Control {
             .map(|(endpoint, _)| endpoint.container)
             .collect();
         for endpoint in forgotten {
-            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
-                .await?;
+            self.remove_endpoint(endpoint, random_request_id()).await?;
             tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));
         }
         Ok(())
@@ -160,18 +159,44 @@ impl Control {
         }))
     }
 
-    /// A leave or the end of an endpoint; of one that is gone already there is nothing to do.
-    pub(super) async fn docker_end(
+    /// Of one that is gone already there is nothing to do.
+    pub(super) async fn docker_leave(
         &mut self,
         endpoint: &EndpointId,
         id: RequestId,
-        change: impl FnOnce(ContainerId) -> DockerChange,
     ) -> Result<Answer, Error> {
-        let container = container_of(endpoint);
-        if self.state().container(&container).is_some() {
-            self.commit(id, command(change(container)), None).await?;
+        let endpoint = container_of(endpoint);
+        if self.state().container(&endpoint).is_some() {
+            self.commit(id, command(DockerChange::Leave { endpoint }), None).await?;
         }
         Ok(Answer::NOTHING)
+    }
+
+    /// Of one that is gone already there is nothing to do.
+    pub(super) async fn docker_delete_endpoint(
+        &mut self,
+        endpoint: &EndpointId,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        let endpoint = container_of(endpoint);
+        if self.state().container(&endpoint).is_some() {
+            self.remove_endpoint(endpoint, id).await?;
+        }
+        Ok(Answer::NOTHING)
+    }
+
+    /// With its interface, also one that was kept while its lease was not in effect.
+    pub(super) async fn remove_endpoint(
+        &mut self,
+        endpoint: ContainerId,
+        id: RequestId,
+    ) -> Result<(), Error> {
+        let is_attached = self.is_attached(&endpoint);
+        let removed = self.commit(id, command(DockerChange::RemoveEndpoint { endpoint }), None).await;
+        if !is_attached && self.state().container(&endpoint).is_none() {
+            self.host.remove_kept(endpoint).await;
+        }
+        removed.map(|_| ())
     }
 }
 
