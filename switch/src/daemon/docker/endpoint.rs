@@ -66,11 +66,16 @@ impl Control {
     }
 
     /// An engine that crashed may never have told of the end of an endpoint, and its own address driver hands out the
-    /// address again: nobody else hands out addresses here that this could be in use for.
+    /// address again: nobody else hands out addresses here that this could be in use for. A pool of ours hands out none
+    /// that is in use.
     async fn take_from_forgotten(&mut self, create: &CreateContainer) -> Result<(), Error> {
-        let asked = create.attachments.iter().map(|(attachment, _)| attachment);
-        let asked = asked.filter(|attachment| attachment.scope == Scope::Local);
         let state = self.state();
+        let is_ours = |wanted: &Attachment| {
+            let network = state.network(&wanted.network);
+            network.is_some_and(|n| n.pools.iter().any(|pool| state.address_pool(&pool.subnet).is_some()))
+        };
+        let asked = create.attachments.iter().map(|(attachment, _)| attachment);
+        let asked = asked.filter(|&wanted| wanted.scope == Scope::Local && !is_ours(wanted));
         let forgotten: Vec<ContainerId> = asked
             .flat_map(|wanted| state.endpoints_in(&wanted.network).map(move |endpoint| (endpoint, wanted)))
             .filter(|(endpoint, wanted)| {

@@ -13,8 +13,8 @@
 //!
 //! # Pools and addresses
 //! A pool is asked for before there is a network, and an address before there is an endpoint. Pools of this node are
-//! lists of addresses by what they were asked for; a second request for the same is answered the same. In networks of the
-//! cluster the network is the pool, and an address is a lease: a [`Reservation`] keeps it from request to release,
+//! lists of addresses by what they were asked for; a second request for the same is answered the same, until there is an
+//! endpoint with it. In networks of the cluster the network is the pool, and an address is a lease: a [`Reservation`] keeps it from request to release,
 //! whether or not an endpoint uses it.
 //!
 //! # Invariants

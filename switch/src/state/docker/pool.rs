@@ -10,7 +10,7 @@ use vswitch_proto::command::AddressHolder;
 use vswitch_proto::id::NetworkId;
 
 use super::super::ipam::{self, Pool};
-use super::super::{Applied, Rejected, State};
+use super::super::{Applied, Network, Rejected, State};
 use super::POOLS_MAX;
 
 /// Of one pool.
@@ -46,6 +46,21 @@ impl AddressPool {
         }
     }
 
+    /// What the holder has already. Once an endpoint uses it, whoever asks is another one with the same MAC address.
+    fn give_again(
+        &self,
+        address: IpAddr,
+        holder: AddressHolder,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Result<IpAddr, Rejected> {
+        match holder {
+            AddressHolder::Interface(mac) if is_taken(address) => {
+                Err(Rejected::PoolMacInUse { mac, address, subnet: self.subnet })
+            }
+            _ => Ok(address),
+        }
+    }
+
     /// The rules of what may be handed out, as for a network whose gateway is not set apart.
     fn rules(&self) -> Pool {
         Pool {
@@ -70,12 +85,12 @@ impl AddressPool {
                 Some(held) if *held != holder => {
                     Err(Rejected::PoolAddressInUse { address, subnet: self.subnet })
                 }
-                Some(_) => Ok(address),
+                Some(_) => self.give_again(address, holder, is_taken),
                 None => self.check_has_none(holder).map(|()| address),
             };
         }
-        if let Some(again) = self.held_by(holder) {
-            return Ok(again);
+        if let Some(held) = self.held_by(holder) {
+            return self.give_again(held, holder, is_taken);
         }
         let (rules, cursor) = match holder {
             // The first address that is free of the whole subnet.
@@ -164,7 +179,10 @@ impl State {
             return Err(Rejected::TooManyEndpoints);
         }
         // Containers of the lab runner get their addresses from the network itself.
-        let network = self.networks().find(|n| n.pools.iter().any(|p| p.subnet == *subnet));
+        let is_from_here = |network: &&Network| {
+            self.belongs_to_docker(&network.id) && network.pools.iter().any(|pool| pool.subnet == *subnet)
+        };
+        let network = self.networks().find(is_from_here);
         let ledger = network.and_then(|network| self.ledgers.get(&network.id));
         let given = pool.choose(address, holder, |ip| ledger.is_some_and(|ledger| ledger.has(&ip)))?;
         let pool = self.docker_mut().pools.get_mut(subnet).expect("it was just found");

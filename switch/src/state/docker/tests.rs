@@ -237,6 +237,24 @@ fn an_interface_is_given_one_address_of_a_pool() {
 }
 
 #[test]
+fn what_an_endpoint_has_is_not_given_again() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.address(&subnet, None, AddressHolder::Gateway).unwrap();
+    let blue = lab.docker_network("blue", &subnet).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    let mac = Some(MacAddr([2, 0, 0, 0, 0, 1]));
+    let endpoint = lab.endpoint(blue, Attachment { ipv4: Some([10, 1, 0, 2].into()), mac, ..to(blue) });
+    for address in [None, Some("10.1.0.2"), Some("10.1.0.3")] {
+        let again = lab.address(&subnet, address, interface(1));
+        assert!(matches!(again, Err(Rejected::PoolMacInUse { .. })), "{address:?}: {again:?}");
+    }
+    assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
+    lab.docker(DockerChange::RemoveEndpoint { endpoint: endpoint.unwrap() }).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+}
+
+#[test]
 fn a_lease_is_kept_from_request_to_release() {
     const ME: vswitch_proto::id::NodeId = vswitch_proto::id::NodeId(1);
     let (mut lab, mut fleet) = (Lab::new(), Fleet::new(1));
