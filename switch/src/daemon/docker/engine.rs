@@ -57,7 +57,7 @@ pub struct Census {
 pub struct EngineNetwork {
     /// `None` if it cannot be a name here.
     pub name: Option<Name>,
-    /// Of whichever driver, if its addresses come from this plugin.
+    /// Whichever driver gave them: this plugin is called what its socket is called.
     pub pools: Vec<IpNet>,
 }
 
@@ -214,7 +214,6 @@ struct ListedNetwork {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct Ipam {
-    driver: Option<String>,
     config: Option<Vec<IpamConfig>>,
 }
 
@@ -226,8 +225,7 @@ struct IpamConfig {
 
 impl ListedNetwork {
     fn checked(&self) -> EngineNetwork {
-        let ours = self.ipam.as_ref().filter(|ipam| ipam.driver.as_deref() == Some("vswitch"));
-        let config = ours.and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
+        let config = self.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
         let pools = config.filter_map(|c| c.subnet.parse().ok()).collect();
         EngineNetwork { name: self.name.parse().ok(), pools }
     }
@@ -322,16 +320,18 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_this_plugin_only() {
-        let listed = |driver: &str| {
-            let json = format!(
-                r#"{{"Id":"{ID}","Name":"blue","IPAM":{{"Driver":"{driver}","Options":null,"Config":[
-                    {{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1","AuxiliaryAddresses":{{"a":"10.1.0.9"}}}}]}}}}"#
-            );
-            serde_json::from_str::<ListedNetwork>(&json).unwrap().checked()
+    fn pools_of_whichever_driver() {
+        let pools = |ipam: &str| {
+            let json = format!(r#"{{"Id":"{ID}","Name":"blue","IPAM":{ipam}}}"#);
+            serde_json::from_str::<ListedNetwork>(&json).unwrap().checked().pools
         };
-        let ours = listed("vswitch");
-        assert_eq!(ours.pools, ["10.1.0.0/24".parse::<IpNet>().unwrap()]);
-        assert!(listed("default").pools.is_empty());
+        for driver in ["vswitch", "other"] {
+            let ipam = format!(
+                r#"{{"Driver":"{driver}","Options":null,"Config":[
+                    {{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1","AuxiliaryAddresses":{{"a":"10.1.0.9"}}}}]}}"#
+            );
+            assert_eq!(pools(&ipam), ["10.1.0.0/24".parse::<IpNet>().unwrap()]);
+        }
+        assert!(pools(r#"{"Driver":"default","Config":null}"#).is_empty() && pools("null").is_empty());
     }
 }
