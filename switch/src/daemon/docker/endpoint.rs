@@ -89,6 +89,10 @@ impl Control {
             })
             .map(|(endpoint, _)| endpoint.container)
             .collect();
+        self.reclaim_endpoints(forgotten).await
+    }
+
+    pub(super) async fn reclaim_endpoints(&mut self, forgotten: Vec<ContainerId>) -> Result<(), Error> {
         for endpoint in forgotten {
             self.remove_endpoint(endpoint, random_request_id()).await?;
             tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));

@@ -40,12 +40,16 @@ impl Control {
         Ok(Answer::NOTHING)
     }
 
+    /// The engine deletes no network that has endpoints: those that are left here it has forgotten.
     pub(super) async fn docker_delete_network(
         &mut self,
         network: &NetworkId,
         id: RequestId,
     ) -> Result<Answer, Error> {
         if self.state().docker_network(network).is_some() {
+            let endpoints = self.state().docker_endpoints().filter(|(_, spec)| spec.network == *network);
+            let forgotten = endpoints.map(|(container, _)| container.id).collect();
+            self.reclaim_endpoints(forgotten).await?;
             self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await?;
         }
         Ok(Answer::NOTHING)
