@@ -6,7 +6,7 @@
 //!
 //! The engine may hold its answer back until a call to the plugin is answered, so this waits in a task of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,6 +159,16 @@ impl Engine {
         Ok(census)
     }
 
+    /// The endpoints of a network, also those of containers that have not started so far, which the census lacks. A
+    /// network that is gone has none.
+    pub async fn endpoints_of(&self, network: &NetworkId) -> Result<BTreeSet<EndpointId>, EngineError> {
+        match self.json::<InspectedNetwork>(&format!("/networks/{network}")).await {
+            Ok(inspected) => Ok(inspected.checked()),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(BTreeSet::new()),
+            Err(other) => Err(other),
+        }
+    }
+
     async fn get(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
         let asked = async {
             let stream = UnixStream::connect(&self.socket).await?;
@@ -228,6 +238,26 @@ impl ListedNetwork {
         let config = self.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
         let pools = config.filter_map(|c| c.subnet.parse().ok()).collect();
         EngineNetwork { name: self.name.parse().ok(), pools }
+    }
+}
+
+#[derive(Deserialize)]
+struct InspectedNetwork {
+    /// By the container's id, or by something else where it is not known.
+    #[serde(rename = "Containers", default)]
+    containers: Option<HashMap<String, Member>>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    #[serde(rename = "EndpointID", default)]
+    endpoint: String,
+}
+
+impl InspectedNetwork {
+    fn checked(self) -> BTreeSet<EndpointId> {
+        let members = self.containers.unwrap_or_default().into_values();
+        members.filter_map(|member| member.endpoint.parse().ok()).collect()
     }
 }
 
@@ -317,6 +347,17 @@ mod tests {
             assert_eq!(endpoint.aliases, Some(vec!["front".parse().unwrap()]));
             assert_eq!(endpoint.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         }
+    }
+
+    #[test]
+    fn endpoints_of_containers_that_start() {
+        let endpoints = |containers: &str| {
+            let json = format!(r#"{{"Id":"{ID}","Containers":{containers}}}"#);
+            serde_json::from_str::<InspectedNetwork>(&json).unwrap().checked()
+        };
+        let starting = format!(r#"{{"ep-{ID}":{{"Name":"c1","EndpointID":"{ID}","MacAddress":""}}}}"#);
+        assert_eq!(endpoints(&starting), BTreeSet::from([ID.parse().unwrap()]));
+        assert!(endpoints("{}").is_empty() && endpoints("null").is_empty());
     }
 
     #[test]
