@@ -194,10 +194,15 @@ impl State {
         Ok(Applied::AddressGiven { address: given })
     }
 
-    /// One that nobody has is passed over.
+    /// One that nobody has is passed over. What is not an interface's was asked for once for each use of the pool: it
+    /// stays until the last.
     pub(super) fn release_address(&mut self, subnet: &IpNet, address: IpAddr) -> Result<Applied, Rejected> {
         if let Some(pool) = self.docker_mut().pools.get_mut(subnet) {
-            Arc::make_mut(pool).addresses.remove(&address);
+            let pool = Arc::make_mut(pool);
+            let is_interface = |holder: &AddressHolder| matches!(holder, AddressHolder::Interface(_));
+            if pool.uses <= 1 || pool.addresses.get(&address).is_some_and(is_interface) {
+                pool.addresses.remove(&address);
+            }
         }
         Ok(Applied::DockerChanged)
     }

@@ -218,6 +218,28 @@ fn an_address_is_for_whoever_asked_for_it() {
 }
 
 #[test]
+fn a_gateway_stays_for_the_other_use_of_its_pool() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.address(&subnet, None, AddressHolder::Gateway).unwrap();
+    lab.address(&subnet, Some("10.1.0.9"), AddressHolder::Nobody).unwrap();
+    lab.address(&subnet, Some("10.1.0.2"), interface(1)).unwrap();
+    let pool: IpNet = subnet.parse().unwrap();
+    let mut left_after_release = || {
+        for address in ["10.1.0.1", "10.1.0.2", "10.1.0.9"] {
+            let address = address.parse().unwrap();
+            lab.docker(DockerChange::ReleaseAddress { subnet: pool, address }).unwrap();
+        }
+        let left = lab.state.address_pool(&pool).unwrap().addresses.len();
+        lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+        left
+    };
+    assert_eq!([left_after_release(), left_after_release()], [2, 0]);
+    assert!(lab.state.address_pool(&pool).is_none());
+}
+
+#[test]
 fn an_interface_is_given_one_address_of_a_pool() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
