@@ -125,6 +125,7 @@ fn a_shared_network_says_what_it_needs() {
         "--subnet=10.5.0.0/24",
         "blue",
     ]);
+    docker.ok(&["network", "prune", "--force"]);
     docker.starts("c1", &["--net=blue"]);
     docker.run_idle("lab", &["--net=blue"]);
     assert!(docker.within("c1", &["ifconfig", "eth0"]).contains("MTU:1300"));
