@@ -102,6 +102,10 @@ fn a_shared_network_says_what_it_needs() {
     for (options, part) in [
         (&[network][..], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
         (&[network, "--ipam-driver=vswitch"], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (
+            &[network, "--ipam-driver=vswitch", "--subnet=10.5.0.0/24"],
+            "add --ipam-driver vswitch --ipam-opt vswitch.network=blue",
+        ),
         (&["--ipam-driver=vswitch", ipam], "add -o vswitch.network=blue"),
         (&[network, "--ipam-driver=vswitch", ipam, "--subnet=10.6.0.0/24"], "has the subnet 10.5.0.0/24"),
         (&[network, "--ipam-driver=vswitch", ipam, "--ipv6"], "has no IPv6 subnet"),

@@ -113,7 +113,9 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
         let fits = |pool: &&Pool| {
             Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
         };
-        if !network.pools.iter().any(|pool| fits(&pool)) {
+        // The right subnet, and addresses of it that this node alone hands out.
+        let is_local = data.pool.is_some_and(|pool| seen.local.address_pool(&pool).is_some());
+        if is_local || !network.pools.iter().any(|pool| fits(&pool)) {
             return Err(invalid(format!("its addresses are not those of the network {name}: add {how}")));
         }
     }
