@@ -12,6 +12,7 @@ use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
 use super::engine::{Census, Engine, EngineEndpoint, EngineError};
 use super::leftovers::{self, Leftover, Missing};
+use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
 use crate::state::{Container, State};
 
@@ -137,7 +138,10 @@ async fn describe_leases(handle: &Handle) {
         let Some(change) = lease_description(&seen.local, lease) else { continue };
         if let Err(error) = handle.cluster().propose(change, random_request_id()).await {
             tracing::debug!(%error, "other hosts do not know the name of a container so far");
-            return;
+            // What is wrong with one is not wrong with the next.
+            if !matches!(error, ClusterError::Rejected(_)) {
+                return;
+            }
         }
     }
 }
