@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vswitch_proto::api::BODY_BYTES_MAX;
 use vswitch_proto::docker::{
@@ -57,15 +58,17 @@ pub enum Refused {
     Malformed { call: String, reason: String },
 }
 
-/// Serves until the task is dropped.
+/// Serves until the task is dropped, and its connections with it.
 pub async fn serve(listener: UnixListener, handle: Handle) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((connection, _)) => {
                 let handle = handle.clone();
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     serve_connection(connection, handle).await;
                     drop(slot);
                 });

@@ -208,6 +208,11 @@ impl Control {
         }
     }
 
+    /// Whether the host was brought to have an interface of the container's.
+    pub(super) fn is_attached(&self, id: &ContainerId) -> bool {
+        self.followed.view().wires_of(id).next().is_some()
+    }
+
     pub(super) fn is_active(&self, id: &ContainerId) -> bool {
         let phase = self.state().container(id).map(|container| &container.phase);
         matches!(phase, Some(Phase::Created | Phase::Running))

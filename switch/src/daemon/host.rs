@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
-use vswitch_proto::id::{ContainerId, PortId};
+use vswitch_proto::id::{ContainerId, EndpointId, PortId};
 
 use super::docker::interface;
 use super::handle::{Shared, error};
@@ -58,8 +58,8 @@ impl Host {
         for action in actions {
             let done = match action {
                 Action::Attach(attach) => self.attach(state, attach, !recovering).await,
-                Action::Detach { port, .. } => {
-                    self.detach(port).await;
+                Action::Detach { container, endpoint, port, .. } => {
+                    self.detach(port, is_kept(state, &container, &endpoint)).await;
                     Ok(())
                 }
                 Action::SetRoutes { container, routes } => self.set_routes(state, &container, routes).await,
@@ -95,17 +95,25 @@ impl Host {
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
     }
 
-    /// The interface goes with its TAP, once the workers have let go of it.
-    async fn detach(&self, port: PortId) {
+    /// The interface goes with its TAP, once the workers have let go of it, unless it `is_kept`.
+    async fn detach(&self, port: PortId, is_kept: bool) {
         self.shared.fdb.forget_port(port);
         let shared = Arc::clone(&self.shared);
         let gone = blocking(move || match shared.dataplane.detach(port) {
+            Ok(Some(_)) if is_kept => Ok(()),
             Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
             Ok(None) => Ok(()),
             Err(error) => Err(error.to_string()),
         });
         if let Err(error) = gone.await {
             tracing::warn!(error, %port, "an interface may be left; the next start takes it away");
+        }
+    }
+
+    /// The interface of a Docker endpoint that has ended, if it was kept.
+    pub async fn remove_kept(&self, endpoint: ContainerId) {
+        if let Err(error) = blocking(move || interface::remove(&endpoint)).await {
+            tracing::warn!(error, "an interface may be left; the next start takes it away");
         }
     }
 
@@ -229,6 +237,13 @@ pub async fn routes() -> Result<Vec<IpNet>, Error> {
             .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
     });
     read.await.map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
+}
+
+/// Docker has put the interface into a container, which cannot be given another one: it stays there without frames, and
+/// is found when its lease is in effect again.
+fn is_kept(state: &State, container: &ContainerId, endpoint: &EndpointId) -> bool {
+    let docker = state.container(container).and_then(Container::docker);
+    docker.is_some_and(|spec| spec.sandbox.is_some()) && state.endpoint(endpoint).is_some()
 }
 
 /// `eth` and a number.

@@ -202,11 +202,11 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     if let Some(joining) = joining {
         joining.abort();
     }
+    plugin.stop();
     if tokio::time::timeout(RETIREMENT, cluster.retire()).await.is_err() {
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
-    plugin.stop();
     outcome
 }
 

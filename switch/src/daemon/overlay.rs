@@ -131,10 +131,14 @@ impl Handle {
         Ok(Done::Nothing)
     }
 
-    /// Those of the cluster first: if it cannot be asked, nothing was done.
+    /// Those of the cluster first: if it cannot be asked, nothing was done. One that a Docker network of this node is stays,
+    /// also while it has no containers.
     async fn prune(&self, id: RequestId) -> Result<Done, Error> {
         let seen = self.snapshot();
-        let is_unused = |network: &&Network| seen.shared.leases_in(&network.id).next().is_none();
+        let is_unused = |network: &&Network| {
+            seen.shared.leases_in(&network.id).next().is_none()
+                && !seen.local.docker_networks().any(|docker| docker.network == network.id)
+        };
         let mut names = Vec::new();
         for network in seen.shared.networks().filter(is_unused) {
             let remove = SharedChange::RemoveNetwork { network: network.id };

@@ -244,6 +244,9 @@ pub enum Rejected {
     InvalidAuthority,
     #[error("there is no former authority that is trusted still")]
     NoFormerAuthority,
+
+    #[error("MAC address {mac} has {address} of the pool {subnet} already: choose another MAC address")]
+    PoolMacInUse { mac: MacAddr, address: IpAddr, subnet: IpNet },
 }
 
 /// Who stands in the way.

@@ -55,6 +55,26 @@ fn a_container_outlives_nothing_of_what_was_its() {
 }
 
 #[test]
+fn a_network_goes_with_the_endpoints_that_nobody_told_the_end_of() {
+    let mut docker = Docker::new();
+    let create = ["network", "create", "-d", "vswitch", "--subnet=10.7.0.0/24", "net"];
+    docker.does(&create);
+    docker.starts("c1", &["--net=net"]);
+    docker.kill9();
+    docker.does(&["rm", "-f", "c1"]);
+    docker.start();
+    docker.does(&["network", "rm", "net"]);
+    docker.does(&create);
+    docker.starts("c2", &["--net=net"]);
+    docker.assert_pings("c2", "10.7.0.1");
+    let networks = docker.ok(&["network", "ls", "--format={{.Name}}"]);
+    assert_eq!(networks.lines().count(), 4, "{networks}");
+    docker.does(&["rm", "-f", "c2"]);
+    docker.does(&["network", "rm", "net"]);
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn an_engine_that_is_killed_finds_its_networks_again() {
     let mut docker = Docker::with(&["--docker-grace-s=2"]);
     pair(&docker);

@@ -102,6 +102,10 @@ fn a_shared_network_says_what_it_needs() {
     for (options, part) in [
         (&[network][..], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
         (&[network, "--ipam-driver=vswitch"], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (
+            &[network, "--ipam-driver=vswitch", "--subnet=10.5.0.0/24"],
+            "add --ipam-driver vswitch --ipam-opt vswitch.network=blue",
+        ),
         (&["--ipam-driver=vswitch", ipam], "add -o vswitch.network=blue"),
         (&[network, "--ipam-driver=vswitch", ipam, "--subnet=10.6.0.0/24"], "has the subnet 10.5.0.0/24"),
         (&[network, "--ipam-driver=vswitch", ipam, "--ipv6"], "has no IPv6 subnet"),
@@ -125,6 +129,7 @@ fn a_shared_network_says_what_it_needs() {
         "--subnet=10.5.0.0/24",
         "blue",
     ]);
+    docker.ok(&["network", "prune", "--force"]);
     docker.starts("c1", &["--net=blue"]);
     docker.run_idle("lab", &["--net=blue"]);
     assert!(docker.within("c1", &["ifconfig", "eth0"]).contains("MTU:1300"));
@@ -170,4 +175,36 @@ fn without_a_quorum_what_runs_goes_on() {
     });
     drop(hosts);
     drop(fabric);
+}
+
+#[test]
+fn containers_on_two_hosts_outlive_a_daemon_and_an_engine_that_are_killed() {
+    let (mut hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    for host in &hosts {
+        host.does(&CREATE);
+    }
+    hosts[0].starts("c1", &["--net=blue"]);
+    hosts[1].starts("c2", &["--net=blue"]);
+    hosts[0].wait_for_ping("c1", "c2");
+    // Its leases are in effect again only when somebody leads.
+    hosts[0].kill9();
+    hosts[0].start();
+    hosts[0].wait_for_ping("c1", "10.0.0.3");
+    hosts[0].wait_for_ping("c1", "c2");
+    hosts[1].wait_for_ping("c2", "10.0.0.2");
+    hosts[1].wait_for_ping("c2", "c1");
+    hosts[1].kill9_engine();
+    hosts[1].start_engine();
+    eventually("the container starts again", || {
+        let output = hosts[1].docker(&["start", "c2"]);
+        ensure!(output.code == 0, "{output:?}");
+        Ok(())
+    });
+    hosts[1].wait_for_ping("c2", "c1");
+    hosts[0].wait_for_ping("c1", "c2");
+    for host in &hosts {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
 }

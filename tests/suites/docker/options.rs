@@ -48,6 +48,22 @@ fn addresses_and_mtu_are_what_was_asked_for() {
 }
 
 #[test]
+fn a_mac_address_is_that_of_one_container() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "--ipam-driver=vswitch", "net"]);
+    let mac = "--mac-address=02:11:22:33:44:55";
+    docker.starts("c1", &["--net=net", mac]);
+    docker.starts("c3", &["--net=net"]);
+    let refused = docker.refuses(&["run", "--rm", "--net=net", mac, "busybox", "true"]);
+    assert!(refused.contains("MAC address 02:11:22:33:44:55 has "), "{refused}");
+    docker.assert_pings("c1", "c3");
+    docker.does(&["restart", "--time=0", "c1"]);
+    docker.assert_pings("c1", "c3");
+    docker.sh("docker ps -aq | xargs docker rm -f && docker network rm net");
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn an_internal_network_has_no_way_out() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "net"]);

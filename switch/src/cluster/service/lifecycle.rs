@@ -197,6 +197,14 @@ impl ClusterHandle {
         Ok(())
     }
 
+    /// Waits until somebody leads, where there can be somebody, and not longer than `patience`.
+    pub async fn wait_for_leader(&self, patience: Duration) {
+        let Ok(member) = self.member() else { return };
+        if member.fenced().is_none() {
+            _ = member.wait_for(Instant::now() + patience, |view| view.status.leader.is_some()).await;
+        }
+    }
+
     /// Hands the leadership over, if this node has it, and stops: the end of the daemon.
     pub async fn retire(&self) {
         if let Ok(member) = self.member()

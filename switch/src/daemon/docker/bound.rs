@@ -166,6 +166,10 @@ impl Handle {
         };
         let before = self.reservation(&network.id, |r| r.addresses.mac == mac);
         if let Some(before) = before {
+            // Once an endpoint uses it, whoever asks is another one with the same MAC address.
+            if self.state().endpoint(&before.endpoint).is_some() {
+                return Err(mac_in_use(network, mac));
+            }
             match family(&before) {
                 Some(address) if wanted.is_none_or(|wanted| wanted == address) => return Ok(address),
                 _ => {}
@@ -289,6 +293,12 @@ fn other_gateway(network: &Network, gateway: IpAddr) -> Error {
         "network {} has the gateway {gateway}; leave out --gateway, or give that one",
         network.name
     ))
+}
+
+fn mac_in_use(network: &Network, mac: MacAddr) -> Error {
+    let message =
+        format!("MAC address {mac} is already in use in network {}; choose another one", network.name);
+    error(ErrorKind::Conflict, message)
 }
 
 fn no_aux(network: &Network) -> Error {

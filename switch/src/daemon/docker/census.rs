@@ -1,16 +1,18 @@
 //! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use vswitch_proto::command::{DockerChange, SharedChange};
-use vswitch_proto::id::EndpointId;
+use vswitch_proto::id::{EndpointId, NetworkId};
 
 use super::super::handle::Handle;
 use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
-use super::engine::{Census, Engine, EngineEndpoint};
+use super::engine::{Census, Engine, EngineEndpoint, EngineError};
 use super::leftovers::{self, Leftover, Missing};
+use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
 use crate::state::{Container, State};
 
@@ -33,6 +35,8 @@ pub async fn keep(handle: Handle) {
                 Ok(()) => {}
                 Err(error) => {
                     is_away = true;
+                    // Nobody knows what was there meanwhile.
+                    missing = Missing::default();
                     tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
                 }
             }
@@ -46,7 +50,7 @@ async fn follow(
     engine: &Engine,
     missing: &mut Missing,
     grace: Duration,
-) -> Result<(), super::engine::EngineError> {
+) -> Result<(), EngineError> {
     let nameless = |endpoint: &EndpointId| {
         let found = handle.state();
         let container = found.container(&super::container_of(endpoint));
@@ -56,12 +60,36 @@ async fn follow(
     name(handle, &census).await;
     describe_leases(handle).await;
     let state = handle.state();
-    for leftover in missing.due(&leftovers::missing(&state, &census), grace, Instant::now()) {
+    let due = missing.due(&leftovers::missing(&state, &census), grace, Instant::now());
+    let starting = listed_by_networks(engine, &state, &due).await?;
+    for leftover in due {
+        if matches!(leftover, Leftover::Endpoint(id) if starting.contains(&EndpointId(id.0))) {
+            continue;
+        }
         if note(handle, leftover.change()).await {
             tell_reclaimed(handle.feed(), leftover);
         }
     }
     Ok(())
+}
+
+/// Endpoints of the networks that the endpoints which are due belong to: a container that takes its time to start is in
+/// no other list.
+async fn listed_by_networks(
+    engine: &Engine,
+    state: &State,
+    due: &[Leftover],
+) -> Result<BTreeSet<EndpointId>, EngineError> {
+    let networks = due.iter().filter_map(|leftover| match leftover {
+        Leftover::Endpoint(id) => Some(state.container(id)?.docker()?.network),
+        _ => None,
+    });
+    let networks: BTreeSet<NetworkId> = networks.collect();
+    let mut listed = BTreeSet::new();
+    for network in &networks {
+        listed.extend(engine.endpoints_of(network).await?);
+    }
+    Ok(listed)
 }
 
 /// In the log and as an event.
@@ -110,7 +138,10 @@ async fn describe_leases(handle: &Handle) {
         let Some(change) = lease_description(&seen.local, lease) else { continue };
         if let Err(error) = handle.cluster().propose(change, random_request_id()).await {
             tracing::debug!(%error, "other hosts do not know the name of a container so far");
-            return;
+            // What is wrong with one is not wrong with the next.
+            if !matches!(error, ClusterError::Rejected(_)) {
+                return;
+            }
         }
     }
 }

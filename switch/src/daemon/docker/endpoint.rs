@@ -66,11 +66,16 @@ impl Control {
     }
 
     /// An engine that crashed may never have told of the end of an endpoint, and its own address driver hands out the
-    /// address again: nobody else hands out addresses here that this could be in use for.
+    /// address again: nobody else hands out addresses here that this could be in use for. A pool of ours hands out none
+    /// that is in use.
     async fn take_from_forgotten(&mut self, create: &CreateContainer) -> Result<(), Error> {
-        let asked = create.attachments.iter().map(|(attachment, _)| attachment);
-        let asked = asked.filter(|attachment| attachment.scope == Scope::Local);
         let state = self.state();
+        let is_ours = |wanted: &Attachment| {
+            let network = state.network(&wanted.network);
+            network.is_some_and(|n| n.pools.iter().any(|pool| state.address_pool(&pool.subnet).is_some()))
+        };
+        let asked = create.attachments.iter().map(|(attachment, _)| attachment);
+        let asked = asked.filter(|&wanted| wanted.scope == Scope::Local && !is_ours(wanted));
         let forgotten: Vec<ContainerId> = asked
             .flat_map(|wanted| state.endpoints_in(&wanted.network).map(move |endpoint| (endpoint, wanted)))
             .filter(|(endpoint, wanted)| {
@@ -84,9 +89,12 @@ impl Control {
             })
             .map(|(endpoint, _)| endpoint.container)
             .collect();
+        self.reclaim_endpoints(forgotten).await
+    }
+
+    pub(super) async fn reclaim_endpoints(&mut self, forgotten: Vec<ContainerId>) -> Result<(), Error> {
         for endpoint in forgotten {
-            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
-                .await?;
+            self.remove_endpoint(endpoint, random_request_id()).await?;
             tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));
         }
         Ok(())
@@ -160,18 +168,44 @@ impl Control {
         }))
     }
 
-    /// A leave or the end of an endpoint; of one that is gone already there is nothing to do.
-    pub(super) async fn docker_end(
+    /// Of one that is gone already there is nothing to do.
+    pub(super) async fn docker_leave(
         &mut self,
         endpoint: &EndpointId,
         id: RequestId,
-        change: impl FnOnce(ContainerId) -> DockerChange,
     ) -> Result<Answer, Error> {
-        let container = container_of(endpoint);
-        if self.state().container(&container).is_some() {
-            self.commit(id, command(change(container)), None).await?;
+        let endpoint = container_of(endpoint);
+        if self.state().container(&endpoint).is_some() {
+            self.commit(id, command(DockerChange::Leave { endpoint }), None).await?;
         }
         Ok(Answer::NOTHING)
+    }
+
+    /// Of one that is gone already there is nothing to do.
+    pub(super) async fn docker_delete_endpoint(
+        &mut self,
+        endpoint: &EndpointId,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        let endpoint = container_of(endpoint);
+        if self.state().container(&endpoint).is_some() {
+            self.remove_endpoint(endpoint, id).await?;
+        }
+        Ok(Answer::NOTHING)
+    }
+
+    /// With its interface, also one that was kept while its lease was not in effect.
+    pub(super) async fn remove_endpoint(
+        &mut self,
+        endpoint: ContainerId,
+        id: RequestId,
+    ) -> Result<(), Error> {
+        let is_attached = self.is_attached(&endpoint);
+        let removed = self.commit(id, command(DockerChange::RemoveEndpoint { endpoint }), None).await;
+        if !is_attached && self.state().container(&endpoint).is_none() {
+            self.host.remove_kept(endpoint).await;
+        }
+        removed.map(|_| ())
     }
 }
 

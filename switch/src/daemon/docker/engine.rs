@@ -6,7 +6,7 @@
 //!
 //! The engine may hold its answer back until a call to the plugin is answered, so this waits in a task of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub struct Census {
 pub struct EngineNetwork {
     /// `None` if it cannot be a name here.
     pub name: Option<Name>,
-    /// Of whichever driver, if its addresses come from this plugin.
+    /// Whichever driver gave them: this plugin is called what its socket is called.
     pub pools: Vec<IpNet>,
 }
 
@@ -159,6 +159,16 @@ impl Engine {
         Ok(census)
     }
 
+    /// The endpoints of a network, also those of containers that have not started so far, which the census lacks. A
+    /// network that is gone has none.
+    pub async fn endpoints_of(&self, network: &NetworkId) -> Result<BTreeSet<EndpointId>, EngineError> {
+        match self.json::<InspectedNetwork>(&format!("/networks/{network}")).await {
+            Ok(inspected) => Ok(inspected.checked()),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(BTreeSet::new()),
+            Err(other) => Err(other),
+        }
+    }
+
     async fn get(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
         let asked = async {
             let stream = UnixStream::connect(&self.socket).await?;
@@ -214,7 +224,6 @@ struct ListedNetwork {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct Ipam {
-    driver: Option<String>,
     config: Option<Vec<IpamConfig>>,
 }
 
@@ -226,10 +235,29 @@ struct IpamConfig {
 
 impl ListedNetwork {
     fn checked(&self) -> EngineNetwork {
-        let ours = self.ipam.as_ref().filter(|ipam| ipam.driver.as_deref() == Some("vswitch"));
-        let config = ours.and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
+        let config = self.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
         let pools = config.filter_map(|c| c.subnet.parse().ok()).collect();
         EngineNetwork { name: self.name.parse().ok(), pools }
+    }
+}
+
+#[derive(Deserialize)]
+struct InspectedNetwork {
+    /// By the container's id, or by something else where it is not known.
+    #[serde(rename = "Containers", default)]
+    containers: Option<HashMap<String, Member>>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    #[serde(rename = "EndpointID", default)]
+    endpoint: String,
+}
+
+impl InspectedNetwork {
+    fn checked(self) -> BTreeSet<EndpointId> {
+        let members = self.containers.unwrap_or_default().into_values();
+        members.filter_map(|member| member.endpoint.parse().ok()).collect()
     }
 }
 
@@ -322,16 +350,29 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_this_plugin_only() {
-        let listed = |driver: &str| {
-            let json = format!(
-                r#"{{"Id":"{ID}","Name":"blue","IPAM":{{"Driver":"{driver}","Options":null,"Config":[
-                    {{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1","AuxiliaryAddresses":{{"a":"10.1.0.9"}}}}]}}}}"#
-            );
-            serde_json::from_str::<ListedNetwork>(&json).unwrap().checked()
+    fn endpoints_of_containers_that_start() {
+        let endpoints = |containers: &str| {
+            let json = format!(r#"{{"Id":"{ID}","Containers":{containers}}}"#);
+            serde_json::from_str::<InspectedNetwork>(&json).unwrap().checked()
         };
-        let ours = listed("vswitch");
-        assert_eq!(ours.pools, ["10.1.0.0/24".parse::<IpNet>().unwrap()]);
-        assert!(listed("default").pools.is_empty());
+        let starting = format!(r#"{{"ep-{ID}":{{"Name":"c1","EndpointID":"{ID}","MacAddress":""}}}}"#);
+        assert_eq!(endpoints(&starting), BTreeSet::from([ID.parse().unwrap()]));
+        assert!(endpoints("{}").is_empty() && endpoints("null").is_empty());
+    }
+
+    #[test]
+    fn pools_of_whichever_driver() {
+        let pools = |ipam: &str| {
+            let json = format!(r#"{{"Id":"{ID}","Name":"blue","IPAM":{ipam}}}"#);
+            serde_json::from_str::<ListedNetwork>(&json).unwrap().checked().pools
+        };
+        for driver in ["vswitch", "other"] {
+            let ipam = format!(
+                r#"{{"Driver":"{driver}","Options":null,"Config":[
+                    {{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1","AuxiliaryAddresses":{{"a":"10.1.0.9"}}}}]}}"#
+            );
+            assert_eq!(pools(&ipam), ["10.1.0.0/24".parse::<IpNet>().unwrap()]);
+        }
+        assert!(pools(r#"{"Driver":"default","Config":null}"#).is_empty() && pools("null").is_empty());
     }
 }

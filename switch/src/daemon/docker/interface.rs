@@ -30,14 +30,20 @@ pub struct Wanted {
     pub sandbox: Option<String>,
 }
 
-/// Makes the interface beside the host's own, or takes over the one that an earlier daemon made, wherever it is.
+/// Makes the interface beside the host's own, or takes over the one that is there already: that of an earlier daemon,
+/// wherever it is, and in a container also one that was kept while its lease was not in effect.
 pub fn open(wanted: &Wanted, config: TapConfig) -> Result<Tap, String> {
     let host = NetNs::current().map_err(|e| e.to_string())?;
     let name = name(&wanted.endpoint);
-    if !config.must_be_new && !has(&host, &name)? {
-        // A leave makes the engine move it back, which it may have done by now or not.
-        if let Some(sandbox) = &wanted.sandbox {
-            return find(Path::new(sandbox), wanted.mac, config);
+    // A leave makes the engine move it back, which it may have done by now or not.
+    if let Some(sandbox) = &wanted.sandbox
+        && !has(&host, &name)?
+    {
+        let (mac, kept) = (wanted.mac, TapConfig { must_be_new: false, ..config });
+        match find(Path::new(sandbox), mac, kept)? {
+            Some(tap) => return Ok(tap),
+            None if config.must_be_new => {}
+            None => return Err(format!("there is no TAP with the address {mac} in {sandbox}")),
         }
     }
     let tap = Tap::open(&host, &name, config).map_err(|e| e.to_string())?;
@@ -61,13 +67,23 @@ fn has(ns: &NetNs, name: &str) -> Result<bool, String> {
 }
 
 /// In a container the engine has renamed it.
-fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Tap, String> {
-    let ns = NetNs::open(sandbox).map_err(|e| e.to_string())?;
+fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Option<Tap>, String> {
+    // With the container its namespace goes.
+    let Ok(ns) = NetNs::open(sandbox) else { return Ok(None) };
     let links = netlink::links(&ns).map_err(|e| e.to_string())?;
     let found: Option<&Link> = links.iter().find(|link| link.is_tap && link.mac == Some(mac));
-    let found =
-        found.ok_or_else(|| format!("there is no TAP with the address {mac} in {}", sandbox.display()))?;
-    Tap::open(&ns, &found.name, config).map_err(|e| e.to_string())
+    found.map(|link| Tap::open(&ns, &link.name, config).map_err(|e| e.to_string())).transpose()
+}
+
+/// One that was kept in a container until its end, after which the engine has moved it back.
+pub fn remove(endpoint: &ContainerId) -> Result<(), String> {
+    let host = NetNs::current().map_err(|e| e.to_string())?;
+    let name = name(endpoint);
+    if !has(&host, &name)? {
+        return Ok(());
+    }
+    let tap = Tap::open(&host, &name, TapConfig::default()).map_err(|e| e.to_string())?;
+    tap.delete().map_err(|e| e.to_string())
 }
 
 /// Interfaces beside the host's own that a crash has left: of our names, of no endpoint, and of no other process.

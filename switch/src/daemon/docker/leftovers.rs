@@ -1,7 +1,8 @@
 //! What an engine has forgotten: endpoints, networks, pools and addresses that are kept here and that it does not list.
 //!
 //! A call that makes something comes before the engine lists it, and a call that ends something may come after it stopped
-//! to. So what is missing is only taken away after it has been missing for a while, in every [`Census`] of that time.
+//! to. So what is missing is only taken away after it has been missing for a while, in every [`Census`] of that time, and
+//! none of these failed. A container's address goes after its endpoint.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use vswitch_proto::command::{AddressHolder, DockerChange};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId};
 
 use super::engine::Census;
-use crate::state::State;
+use crate::state::{State, Wire};
 
 /// In the order in which they are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +83,9 @@ pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
     let networks = state.docker_networks().filter(|n| !census.networks.contains_key(&n.id));
     missing.extend(networks.map(|n| Leftover::Network(n.id)));
 
+    let endpoints = state.docker_endpoints().flat_map(|(container, _)| state.endpoints_of(&container.id));
+    let held: BTreeSet<IpAddr> =
+        endpoints.filter_map(|endpoint| endpoint.wire.as_ref()).flat_map(Wire::addresses).collect();
     let pools: BTreeSet<IpNet> = census.networks.values().flat_map(|n| n.pools.iter().copied()).collect();
     for pool in state.pools() {
         if !pools.contains(&pool.subnet) {
@@ -89,7 +93,8 @@ pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
             continue;
         }
         let interfaces = pool.addresses.iter().filter(|(_, h)| matches!(h, AddressHolder::Interface(_)));
-        let unused = interfaces.map(|(address, _)| *address).filter(|address| !in_use.contains(address));
+        let unused =
+            interfaces.map(|(address, _)| *address).filter(|ip| !in_use.contains(ip) && !held.contains(ip));
         missing.extend(unused.map(|address| Leftover::Address(pool.subnet, address)));
     }
     missing

@@ -7,7 +7,8 @@
 //! It is made beside the host's own interfaces, under a temporary name that follows from the endpoint's id, when the
 //! endpoint is. After a join the engine moves it into the container, renames it, and gives it its addresses; after a
 //! leave it moves it back. All that time it is the same device with the same descriptor. A daemon that starts finds it
-//! in the one place or the other, by its MAC address where its name is not known.
+//! in the one place or the other, by its MAC address where its name is not known. So it is when a lease of the cluster
+//! comes into effect again, until when the device is kept without a descriptor.
 
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{Command, DockerChange};
@@ -36,14 +37,9 @@ impl Control {
             Call::CreateNetwork(request) => self.docker_create_network(request, id).await?,
             Call::DeleteNetwork(request) => self.docker_delete_network(&request.network, id).await?,
             Call::CreateEndpoint(request) => self.docker_create_endpoint(&request, id).await?,
-            Call::DeleteEndpoint(request) => {
-                self.docker_end(&request.endpoint, id, |endpoint| DockerChange::RemoveEndpoint { endpoint })
-                    .await?
-            }
+            Call::DeleteEndpoint(request) => self.docker_delete_endpoint(&request.endpoint, id).await?,
             Call::Join(request) => self.docker_join(request, id).await?,
-            Call::Leave(request) => {
-                self.docker_end(&request.endpoint, id, |endpoint| DockerChange::Leave { endpoint }).await?
-            }
+            Call::Leave(request) => self.docker_leave(&request.endpoint, id).await?,
             Call::RequestPool(request) => self.docker_request_pool(request, id).await?,
             Call::ReleasePool(request) => self.docker_release_pool(&request.pool.parse()?, id)?,
             Call::RequestAddress(request) => self.docker_request_address(&request, id)?,
@@ -54,7 +50,12 @@ impl Control {
 
     /// What was settled without this loop.
     pub(super) async fn docker_state(&mut self, change: DockerChange, id: RequestId) -> Result<Done, Error> {
-        self.commit(id, command(change), None).await?;
+        match change {
+            DockerChange::RemoveEndpoint { endpoint } => self.remove_endpoint(endpoint, id).await?,
+            change => {
+                self.commit(id, command(change), None).await?;
+            }
+        }
         Ok(Done::Nothing)
     }
 }
@@ -73,10 +74,9 @@ impl Control {
         let siblings: Vec<_> =
             siblings.map(|(sibling, _)| sibling.id).filter(|sibling| sibling != id).collect();
         for endpoint in siblings {
-            self.commit(random_request_id(), command(DockerChange::RemoveEndpoint { endpoint }), None)
-                .await?;
+            self.remove_endpoint(endpoint, random_request_id()).await?;
         }
-        self.commit(request, command(DockerChange::RemoveEndpoint { endpoint: *id }), None).await?;
+        self.remove_endpoint(*id, request).await?;
         Ok(Done::Nothing)
     }
 }

@@ -40,12 +40,16 @@ impl Control {
         Ok(Answer::NOTHING)
     }
 
+    /// The engine deletes no network that has endpoints: those that are left here it has forgotten.
     pub(super) async fn docker_delete_network(
         &mut self,
         network: &NetworkId,
         id: RequestId,
     ) -> Result<Answer, Error> {
         if self.state().docker_network(network).is_some() {
+            let endpoints = self.state().docker_endpoints().filter(|(_, spec)| spec.network == *network);
+            let forgotten = endpoints.map(|(container, _)| container.id).collect();
+            self.reclaim_endpoints(forgotten).await?;
             self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await?;
         }
         Ok(Answer::NOTHING)
@@ -109,7 +113,9 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
         let fits = |pool: &&Pool| {
             Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
         };
-        if !network.pools.iter().any(|pool| fits(&pool)) {
+        // The right subnet, and addresses of it that this node alone hands out.
+        let is_local = data.pool.is_some_and(|pool| seen.local.address_pool(&pool).is_some());
+        if is_local || !network.pools.iter().any(|pool| fits(&pool)) {
             return Err(invalid(format!("its addresses are not those of the network {name}: add {how}")));
         }
     }

@@ -1,6 +1,10 @@
 //! The plugin socket: made here, or passed on by a service manager, which keeps it while there is no daemon.
+//!
+//! Calls that come early wait in it. An engine starts its containers once, as soon as it runs: those on a network of the
+//! cluster need a leader by then.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::UnixListener;
@@ -11,6 +15,9 @@ use super::super::{remove_socket, socket};
 use super::census;
 use crate::io::listeners;
 
+/// How long calls wait for a leader of the cluster. Other networks do not need one.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What runs for the engine, if anything does.
 #[derive(Default)]
 pub struct Plugin {
@@ -20,6 +27,7 @@ pub struct Plugin {
 }
 
 impl Plugin {
+    /// Calls that were not answered are the next daemon's.
     pub fn stop(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Some(path) = self.made {
@@ -49,6 +57,9 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
     tracing::info!(socket = at.unwrap_or_default(), "serving the Docker engine");
     plugin.tasks.push(tokio::spawn(census::keep(handle.clone())));
-    plugin.tasks.push(tokio::spawn(crate::api::docker::serve(listener, handle)));
+    plugin.tasks.push(tokio::spawn(async move {
+        handle.cluster().wait_for_leader(LEADER_PATIENCE).await;
+        crate::api::docker::serve(listener, handle).await;
+    }));
     Ok(plugin)
 }

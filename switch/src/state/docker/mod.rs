@@ -13,14 +13,14 @@
 //!
 //! # Pools and addresses
 //! A pool is asked for before there is a network, and an address before there is an endpoint. Pools of this node are
-//! lists of addresses by what they were asked for; a second request for the same is answered the same. In networks of the
-//! cluster the network is the pool, and an address is a lease: a [`Reservation`] keeps it from request to release,
+//! lists of addresses by what they were asked for; a second request for the same is answered the same, until there is an
+//! endpoint with it. In networks of the cluster the network is the pool, and an address is a lease: a [`Reservation`] keeps it from request to release,
 //! whether or not an endpoint uses it.
 //!
 //! # Invariants
 //! 1. A network of Docker that is of this node exists here under its id. No two of them overlap, nor do pools.
 //! 2. A container of kind Docker has one attachment and is never exited.
-//! 3. No pool holds an address twice or one that is outside of its subnet, nor one interface twice.
+//! 3. No pool holds an address twice or one that is outside of its subnet, nor is an interface given a second one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use vswitch_proto::command::AddressHolder;
 use vswitch_proto::id::NetworkId;
 
 use super::super::ipam::{self, Pool};
-use super::super::{Applied, Rejected, State};
+use super::super::{Applied, Network, Rejected, State};
 use super::POOLS_MAX;
 
 /// Of one pool.
@@ -34,6 +34,31 @@ impl AddressPool {
         let held =
             self.addresses.iter().find(|(_, held)| **held == holder && holder != AddressHolder::Nobody);
         held.map(|(address, _)| *address)
+    }
+
+    /// An interface has one address, so that a second request can be answered the same.
+    fn check_has_none(&self, holder: AddressHolder) -> Result<(), Rejected> {
+        match (holder, self.held_by(holder)) {
+            (AddressHolder::Interface(mac), Some(address)) => {
+                Err(Rejected::PoolMacInUse { mac, address, subnet: self.subnet })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the holder has already. Once an endpoint uses it, whoever asks is another one with the same MAC address.
+    fn give_again(
+        &self,
+        address: IpAddr,
+        holder: AddressHolder,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Result<IpAddr, Rejected> {
+        match holder {
+            AddressHolder::Interface(mac) if is_taken(address) => {
+                Err(Rejected::PoolMacInUse { mac, address, subnet: self.subnet })
+            }
+            _ => Ok(address),
+        }
     }
 
     /// The rules of what may be handed out, as for a network whose gateway is not set apart.
@@ -60,11 +85,12 @@ impl AddressPool {
                 Some(held) if *held != holder => {
                     Err(Rejected::PoolAddressInUse { address, subnet: self.subnet })
                 }
-                _ => Ok(address),
+                Some(_) => self.give_again(address, holder, is_taken),
+                None => self.check_has_none(holder).map(|()| address),
             };
         }
-        if let Some(again) = self.held_by(holder) {
-            return Ok(again);
+        if let Some(held) = self.held_by(holder) {
+            return self.give_again(held, holder, is_taken);
         }
         let (rules, cursor) = match holder {
             // The first address that is free of the whole subnet.
@@ -75,17 +101,12 @@ impl AddressPool {
         free.ok_or(Rejected::AddressesExhausted(rules.range()))
     }
 
+    /// An interface may be there twice: that was once given.
     pub(super) fn is_sound(&self) -> bool {
         let within = |ip: &IpAddr| self.subnet.contains(ip);
-        let mut interfaces: Vec<_> =
-            self.addresses.values().filter(|h| matches!(h, AddressHolder::Interface(_))).collect();
-        let count = interfaces.len();
-        interfaces.sort();
-        interfaces.dedup();
         self.rules().is_sound()
             && self.addresses.keys().all(within)
             && self.cursor.as_ref().is_none_or(within)
-            && count == interfaces.len()
     }
 }
 
@@ -158,7 +179,10 @@ impl State {
             return Err(Rejected::TooManyEndpoints);
         }
         // Containers of the lab runner get their addresses from the network itself.
-        let network = self.networks().find(|n| n.pools.iter().any(|p| p.subnet == *subnet));
+        let is_from_here = |network: &&Network| {
+            self.belongs_to_docker(&network.id) && network.pools.iter().any(|pool| pool.subnet == *subnet)
+        };
+        let network = self.networks().find(is_from_here);
         let ledger = network.and_then(|network| self.ledgers.get(&network.id));
         let given = pool.choose(address, holder, |ip| ledger.is_some_and(|ledger| ledger.has(&ip)))?;
         let pool = self.docker_mut().pools.get_mut(subnet).expect("it was just found");
@@ -170,10 +194,15 @@ impl State {
         Ok(Applied::AddressGiven { address: given })
     }
 
-    /// One that nobody has is passed over.
+    /// One that nobody has is passed over. What is not an interface's was asked for once for each use of the pool: it
+    /// stays until the last.
     pub(super) fn release_address(&mut self, subnet: &IpNet, address: IpAddr) -> Result<Applied, Rejected> {
         if let Some(pool) = self.docker_mut().pools.get_mut(subnet) {
-            Arc::make_mut(pool).addresses.remove(&address);
+            let pool = Arc::make_mut(pool);
+            let is_interface = |holder: &AddressHolder| matches!(holder, AddressHolder::Interface(_));
+            if pool.uses <= 1 || pool.addresses.get(&address).is_some_and(is_interface) {
+                pool.addresses.remove(&address);
+            }
         }
         Ok(Applied::DockerChanged)
     }

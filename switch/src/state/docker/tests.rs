@@ -1,5 +1,7 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_proto::command::{
     AddressHolder, Addresses, Attachment, Command, ContainerKind, CreateContainer, DockerChange,
     DockerNetwork, DockerSpec, NewEndpoint, PoolRequest, Reservation, Scope,
@@ -213,6 +215,65 @@ fn an_address_is_for_whoever_asked_for_it() {
     lab.is_kept();
     let unknown = lab.address("10.9.0.0/24", None, interface(1));
     assert!(matches!(unknown, Err(Rejected::UnknownPool(_))), "{unknown:?}");
+}
+
+#[test]
+fn a_gateway_stays_for_the_other_use_of_its_pool() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.address(&subnet, None, AddressHolder::Gateway).unwrap();
+    lab.address(&subnet, Some("10.1.0.9"), AddressHolder::Nobody).unwrap();
+    lab.address(&subnet, Some("10.1.0.2"), interface(1)).unwrap();
+    let pool: IpNet = subnet.parse().unwrap();
+    let mut left_after_release = || {
+        for address in ["10.1.0.1", "10.1.0.2", "10.1.0.9"] {
+            let address = address.parse().unwrap();
+            lab.docker(DockerChange::ReleaseAddress { subnet: pool, address }).unwrap();
+        }
+        let left = lab.state.address_pool(&pool).unwrap().addresses.len();
+        lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+        left
+    };
+    assert_eq!([left_after_release(), left_after_release()], [2, 0]);
+    assert!(lab.state.address_pool(&pool).is_none());
+}
+
+#[test]
+fn an_interface_is_given_one_address_of_a_pool() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lab.address(&subnet, Some("10.1.0.9"), interface(1)).unwrap(), "10.1.0.9");
+    }
+    let second = lab.address(&subnet, Some("10.1.0.10"), interface(1));
+    assert!(matches!(second, Err(Rejected::PoolMacInUse { .. })), "{second:?}");
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.9");
+    lab.is_kept();
+    // What has two of them already is a state all the same.
+    let pool: IpNet = subnet.parse().unwrap();
+    let pool = Arc::make_mut(lab.state.docker_mut().pools.get_mut(&pool).unwrap());
+    pool.addresses.insert("10.1.0.10".parse().unwrap(), interface(1));
+    lab.is_kept();
+    assert_eq!(lab.address(&subnet, Some("10.1.0.10"), interface(1)).unwrap(), "10.1.0.10");
+}
+
+#[test]
+fn what_an_endpoint_has_is_not_given_again() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    lab.address(&subnet, None, AddressHolder::Gateway).unwrap();
+    let blue = lab.docker_network("blue", &subnet).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    let mac = Some(MacAddr([2, 0, 0, 0, 0, 1]));
+    let endpoint = lab.endpoint(blue, Attachment { ipv4: Some([10, 1, 0, 2].into()), mac, ..to(blue) });
+    for address in [None, Some("10.1.0.2"), Some("10.1.0.3")] {
+        let again = lab.address(&subnet, address, interface(1));
+        assert!(matches!(again, Err(Rejected::PoolMacInUse { .. })), "{address:?}: {again:?}");
+    }
+    assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
+    lab.docker(DockerChange::RemoveEndpoint { endpoint: endpoint.unwrap() }).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
 }
 
 #[test]
