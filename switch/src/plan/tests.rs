@@ -222,6 +222,7 @@ fn an_address_that_comes_back_with_another_mac_is_announced() {
     let remove = |name: &'static str| {
         move |lab: &mut Lab| {
             let container = lab.state.find_container(name).unwrap().id;
+            assert!(lab.exit(container).is_ok());
             assert!(lab.apply(Command::RemoveContainer { container }).is_ok());
         }
     };
