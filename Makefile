@@ -92,8 +92,9 @@ bench-full: ## the same with every figure
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite full --out bench-out $(BENCH_ARGS)
 
-bench-publish: ## put the tables of the last bench-full into docs/performance.md
+bench-publish: ## put the tables and charts of the last bench-full into docs/performance.md
 	$(RELEASE)/vswitch-perf publish bench-out docs/performance.md
+	cp $(foreach chart,tcp-one rate64 rtt-mean ports-cpu macs-cpu,bench-out/$(chart).svg) docs/charts/
 
 # No lab: loopback is enough, and the logs are to be on the real disk.
 bench-cluster: ## measure the cluster's control plane: commits, a killed leader, 10,000 endpoints, 200 hosts (2 minutes)

@@ -262,7 +262,7 @@ impl Hasher for FoldedHasher {
     }
 
     fn finish(&self) -> u64 {
-        self.state
+        multiply(self.state, 0x9e37_79b9_7f4a_7c15)
     }
 }
 

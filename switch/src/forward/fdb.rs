@@ -23,12 +23,15 @@
 //! So an answer that is cached under the current generation is not older than the last such change that has returned
 //! to its caller. A new address needs no new generation, because a failed look-up is never cached.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, Entry as Slot};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
+
+use super::keyed::Keyed;
 
 /// How precisely the time of an entry is kept.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -125,9 +128,9 @@ pub enum StaticError {
 #[derive(Debug)]
 pub struct Fdb {
     config: FdbConfig,
-    entries: DashMap<Key, Location>,
+    entries: DashMap<Key, Location, Keyed>,
     /// Learned entries behind each place; no zeros.
-    held: DashMap<Place, usize>,
+    held: DashMap<Place, usize, Keyed>,
     learned_len: AtomicUsize,
     static_len: AtomicUsize,
     generation: AtomicU64,
@@ -137,12 +140,16 @@ pub struct Fdb {
     aged: AtomicU64,
 }
 
+fn sharded<K: Eq + Hash, V>() -> DashMap<K, V, Keyed> {
+    DashMap::with_capacity_and_hasher_and_shard_amount(0, Keyed::default(), SHARDS)
+}
+
 impl Fdb {
     pub fn new(config: FdbConfig) -> Fdb {
         Fdb {
             config,
-            entries: DashMap::with_shard_amount(SHARDS),
-            held: DashMap::with_shard_amount(SHARDS),
+            entries: sharded(),
+            held: sharded(),
             learned_len: AtomicUsize::new(0),
             static_len: AtomicUsize::new(0),
             generation: AtomicU64::new(0),

@@ -66,6 +66,7 @@ pub mod coalesce;
 pub mod fdb;
 pub mod flood;
 pub mod gso;
+mod keyed;
 pub mod neighbor;
 pub mod tables;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Five look-ups here are most of what forwarding a frame costs, so the maps hash with one multiplication instead of
 //! the standard library's keyed hash. That is safe because only the control side inserts, and its keys (ids it
 //! allocates, addresses of registered endpoints) are bounded by the ports there are: a frame with a chosen address is
-//! only looked up. The forwarding database, into which frames do insert, keeps the keyed hash.
+//! only looked up. The forwarding database, into which frames do insert, has a keyed hash.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
