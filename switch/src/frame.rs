@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+use vswitch_proto::id::MacAddr;
 use vswitch_proto::wire::ethernet::{self, Ethernet};
 use vswitch_proto::wire::vnet_hdr::{self, VnetError, VnetHdr};
 
@@ -96,6 +97,12 @@ impl<'a> Frame<'a> {
     pub fn is_tagged(&self) -> bool {
         is_vlan(self.ethernet.ethertype())
     }
+}
+
+/// Destination and source of bytes that a TAP gave, before anything is checked.
+pub fn addresses(raw: &[u8]) -> Option<(MacAddr, MacAddr)> {
+    let ethernet = Ethernet::new(raw.get(vnet_hdr::HEADER_BYTES..)?)?;
+    Some((ethernet.destination(), ethernet.source()))
 }
 
 /// The payload without one VLAN tag: like the kernel's bridge, a tag's four bytes do not count against the MTU.

@@ -1,18 +1,29 @@
-//! The tables that are compared. They hold what the forwarding database holds: the port and the time of an address.
+//! The tables that are compared: the forwarding database, and others that hold what it holds, the port and the time of an
+//! address.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use vswitch::forward::fdb::{Place, REFRESH};
+use vswitch::forward::{Fdb, FdbConfig};
+use vswitch_proto::id::{MacAddr, PortId, Vni};
 
-/// As in `fdb.rs`.
+/// Locks of a dashmap.
 const SHARDS: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     pub vni: u32,
     pub mac: [u8; 6],
+}
+
+impl Key {
+    /// Where the address is: one of eight ports, as its last byte says.
+    pub fn port(self) -> u32 {
+        1 + u32::from(self.mac[5] % 8)
+    }
 }
 
 /// Where an address is, and when it was seen there.
@@ -99,36 +110,20 @@ impl<S: BuildHasher + Send + Sync> Table for InPapaya<S> {
     }
 }
 
-/// Linear probing in a table that is never full and never grows. A slot is a sequence lock over three words: readers
-/// write nothing, and try again when a writer was at the slot meanwhile. Writers of new addresses exclude each other.
+/// The forwarding database itself, with its bounds and ages: open addressing over atomics.
 #[derive(Debug)]
-pub struct Atomics(Arc<Slots>);
-
-#[derive(Debug)]
-struct Slots {
-    slots: Box<[Slot]>,
-    hasher: Folded,
-    writer: Mutex<()>,
+pub struct Database {
+    fdb: Arc<Fdb>,
+    now: Instant,
+    /// So much later that a time is written anew, each time that one is.
+    later: Instant,
 }
 
-/// Half of a cache line.
-#[derive(Debug, Default)]
-#[repr(align(32))]
-struct Slot {
-    /// Odd while a writer is at it.
-    version: AtomicU32,
-    /// Zero in a slot that is free.
-    port: AtomicU32,
-    key: [AtomicU64; 2],
-    seen: AtomicU64,
-}
-
-impl Atomics {
-    pub fn for_addresses(addresses: u32) -> Atomics {
-        // At most half full.
-        let count = (addresses as usize * 2).next_power_of_two().max(16);
-        let slots = (0..count).map(|_| Slot::default()).collect();
-        Atomics(Arc::new(Slots { slots, hasher: Folded::default(), writer: Mutex::new(()) }))
+impl Database {
+    pub fn new(now: Instant) -> Database {
+        let age = Duration::from_secs(u64::from(u32::MAX));
+        let config = FdbConfig { age, capacity: usize::MAX, capacity_per_port: usize::MAX };
+        Database { fdb: Arc::new(Fdb::new(config)), now, later: now }
     }
 }
 
@@ -137,69 +132,36 @@ fn words(key: Key) -> [u64; 2] {
     [u64::from_be_bytes([0, 0, a, b, c, d, e, f]), key.vni.into()]
 }
 
-impl Slot {
-    /// The key and where it is, as they were together.
-    fn read(&self) -> ([u64; 2], u32) {
-        loop {
-            let before = self.version.load(Ordering::Acquire);
-            let key = [0, 1].map(|at: usize| self.key[at].load(Ordering::Relaxed));
-            let port = self.port.load(Ordering::Relaxed);
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
-                return (key, port);
-            }
-            std::hint::spin_loop();
-        }
-    }
-
-    fn write(&self, key: [u64; 2], port: u32) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.key[0].store(key[0], Ordering::Relaxed);
-        self.key[1].store(key[1], Ordering::Relaxed);
-        self.port.store(port, Ordering::Relaxed);
-        self.version.store(version + 2, Ordering::Release);
-    }
+fn address(key: Key) -> (Vni, MacAddr) {
+    (Vni::new(key.vni).expect("keys name a network"), MacAddr(key.mac))
 }
 
-impl Slots {
-    /// The slot of this key, or the free one where it would be; what is there.
-    fn find(&self, key: [u64; 2]) -> (&Slot, u32) {
-        let mask = self.slots.len() - 1;
-        let mut at = self.hasher.fold(key) as usize & mask;
-        loop {
-            let slot = &self.slots[at];
-            let (found, port) = slot.read();
-            if port == 0 || found == key {
-                return (slot, port);
-            }
-            at = (at + 1) & mask;
-        }
-    }
-}
-
-impl Table for Atomics {
-    fn share(&self) -> Atomics {
-        Atomics(Arc::clone(&self.0))
+impl Table for Database {
+    fn share(&self) -> Database {
+        Database { fdb: Arc::clone(&self.fdb), ..*self }
     }
 
     fn insert(&self, key: Key, port: u32) {
-        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.find(words(key)).0.write(words(key), port);
+        let (vni, mac) = address(key);
+        self.fdb.learn(vni, mac, Place::Port(PortId(port)), self.now);
     }
 
     fn look_up(&mut self, key: Key) -> Option<u32> {
-        let (_, port) = self.0.find(words(key));
-        (port != 0).then_some(port)
+        let (vni, mac) = address(key);
+        match self.fdb.look_up(vni, mac, self.now)? {
+            Place::Port(port) => Some(port.0),
+            Place::Vtep(_) => None,
+        }
     }
 
     fn learn(&mut self, key: Key, refresh: bool) -> Option<u32> {
-        let (slot, port) = self.0.find(words(key));
-        if refresh && port != 0 {
-            slot.seen.fetch_add(1, Ordering::Relaxed);
+        let ((vni, mac), port) = (address(key), key.port());
+        if refresh {
+            self.later += REFRESH;
         }
-        (port != 0).then_some(port)
+        let now = if refresh { self.later } else { self.now };
+        self.fdb.learn(vni, mac, Place::Port(PortId(port)), now);
+        Some(port)
     }
 }
 
@@ -212,12 +174,6 @@ impl Default for Folded {
     fn default() -> Folded {
         let random = RandomState::new();
         Folded([random.hash_one(0), random.hash_one(1) | 1])
-    }
-}
-
-impl Folded {
-    fn fold(&self, words: [u64; 2]) -> u64 {
-        multiply(multiply(words[0] ^ self.0[0], self.0[1]) ^ words[1], 0x9e37_79b9_7f4a_7c15)
     }
 }
 
@@ -266,7 +222,7 @@ impl Hasher for FoldedHasher {
     }
 }
 
-/// As `switch/src/forward/cache.rs`: direct-mapped, the newest address in a slot wins.
+/// Direct-mapped: the newest address in a slot wins.
 const CACHE_SLOTS: usize = 1024;
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! The forwarding table: dashmap, as behind `switch/src/forward/fdb.rs`, beside papaya and an open-addressing table of
-//! atomics, each with and without a small cache per worker.
+//! The forwarding database, an open-addressing table of atomics, beside dashmap and papaya in its place, each with and
+//! without a small cache per worker.
 //!
 //! One operation is what a worker asks of the table for one frame: whether the source is where it was, and where the
 //! destination is. Every 512th source is written anew, which is what a time that is refreshed once per second comes to
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 
-use candidates::{Atomics, Cached, Dash, DashFolded, Papaya, PapayaFolded, Table};
+use candidates::{Cached, Dash, DashFolded, Database, Papaya, PapayaFolded, Table};
 
 mod candidates;
 
@@ -98,12 +98,12 @@ fn all_workers<T: Table>(workers: &mut [T], order: &[candidates::Key], frames: u
 fn measure<T: Table>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
-    make: impl Fn(u32) -> T,
+    make: impl Fn() -> T,
     pattern: Pattern,
 ) {
     for addresses in ADDRESSES {
-        let table = make(addresses);
-        (0..addresses).for_each(|number| table.insert(key(number), 1 + number % 8));
+        let table = make();
+        (0..addresses).map(key).for_each(|key| table.insert(key, key.port()));
         let order = order(addresses, pattern);
         for threads in THREADS {
             let bare: Vec<T> = (0..threads).map(|_| table.share()).collect();
@@ -125,11 +125,11 @@ fn tables(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(title);
         group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
         group.sample_size(10);
-        measure(&mut group, "dashmap", |_| Dash::new(), pattern);
-        measure(&mut group, "papaya", |_| Papaya::new(), pattern);
-        measure(&mut group, "dashmap, folded hash", |_| DashFolded::new(), pattern);
-        measure(&mut group, "papaya, folded hash", |_| PapayaFolded::new(), pattern);
-        measure(&mut group, "atomics", Atomics::for_addresses, pattern);
+        measure(&mut group, "dashmap", Dash::new, pattern);
+        measure(&mut group, "papaya", Papaya::new, pattern);
+        measure(&mut group, "dashmap, folded hash", DashFolded::new, pattern);
+        measure(&mut group, "papaya, folded hash", PapayaFolded::new, pattern);
+        measure(&mut group, "fdb", || Database::new(Instant::now()), pattern);
         group.finish();
     }
 }

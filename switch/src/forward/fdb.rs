@@ -17,30 +17,24 @@
 //! the next sweep.
 //!
 //! # Concurrency
-//! Lock order: a shard of `entries`, then one of `held`. Nothing takes them the other way round. The worker's cache
-//! rests on `Fdb::generation`: whatever makes an earlier answer wrong (a move, a removal, a static entry) changes
-//! `entries` first and the generation after that, and a worker reads the generation first and `entries` after that.
-//! So an answer that is cached under the current generation is not older than the last such change that has returned
-//! to its caller. A new address needs no new generation, because a failed look-up is never cached.
+//! Readers lock nothing ([`super::slots`]). Whoever changes entries has the one lock that also protects the counts, so
+//! entries and counts always agree. Noting the time of a known address gives way to whoever has the lock, and is made
+//! up for with the next frame; so only new addresses and moves wait, for a sweep some milliseconds at most.
 
-use std::hash::Hash;
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, Entry as Slot};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 
-use super::keyed::Keyed;
+use super::slots::{Key, Slots, Value, Writing};
 
 /// How precisely the time of an entry is kept.
 pub const REFRESH: Duration = Duration::from_secs(1);
 
 /// Static entries there may be.
 pub const STATIC_MAX: usize = 4096;
-
-/// Locks in the table. A sweep holds one of them for 1/64 of the table, tens of microseconds at most.
-const SHARDS: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdbConfig {
@@ -61,38 +55,12 @@ impl Default for FdbConfig {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Key {
-    vni: Vni,
-    mac: MacAddr,
-}
-
 /// What an address can be behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
     Port(PortId),
     /// Another host, by its tunnel endpoint.
     Vtep(IpAddr),
-}
-
-/// Where an address is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
-    pub place: Place,
-    /// When a frame from there was last noted; `None` for a static entry.
-    pub seen: Option<Instant>,
-}
-
-impl Location {
-    /// Whether it was seen recently enough to be used.
-    pub(super) fn is_current(&self, age: Duration, now: Instant) -> bool {
-        self.seen.is_none_or(|seen| now.saturating_duration_since(seen) < age)
-    }
-
-    /// Whether a frame from `place` at `now` tells nothing new.
-    pub(super) fn confirms(&self, place: Place, now: Instant) -> bool {
-        self.seen.is_none_or(|seen| self.place == place && now.saturating_duration_since(seen) < REFRESH)
-    }
 }
 
 /// A row of `fdb show`.
@@ -128,36 +96,24 @@ pub enum StaticError {
 #[derive(Debug)]
 pub struct Fdb {
     config: FdbConfig,
-    entries: DashMap<Key, Location, Keyed>,
-    /// Learned entries behind each place; no zeros.
-    held: DashMap<Place, usize, Keyed>,
-    learned_len: AtomicUsize,
-    static_len: AtomicUsize,
-    generation: AtomicU64,
-    learned: AtomicU64,
-    moved: AtomicU64,
-    refused: AtomicU64,
-    aged: AtomicU64,
+    /// What times of entries count from: the first time that was given.
+    origin: OnceLock<Instant>,
+    entries: Slots<Book>,
 }
 
-fn sharded<K: Eq + Hash, V>() -> DashMap<K, V, Keyed> {
-    DashMap::with_capacity_and_hasher_and_shard_amount(0, Keyed::default(), SHARDS)
+/// What is known about the entries as a whole.
+#[derive(Debug, Default)]
+struct Book {
+    /// Learned entries behind each place; no zeros.
+    held: HashMap<Place, usize>,
+    learned_len: usize,
+    static_len: usize,
+    stats: FdbStats,
 }
 
 impl Fdb {
     pub fn new(config: FdbConfig) -> Fdb {
-        Fdb {
-            config,
-            entries: sharded(),
-            held: sharded(),
-            learned_len: AtomicUsize::new(0),
-            static_len: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
-            learned: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            aged: AtomicU64::new(0),
-        }
+        Fdb { config, origin: OnceLock::new(), entries: Slots::new() }
     }
 
     pub fn config(&self) -> &FdbConfig {
@@ -165,51 +121,50 @@ impl Fdb {
     }
 
     /// Notes that `mac` was seen behind `place`. The caller has checked that it is unicast and no registered
-    /// endpoint's. Answers where the address is now held to be: elsewhere if a static entry says so or the place
-    /// has no room for a move, nowhere if there is no room at all.
-    pub fn learn(&self, vni: Vni, mac: MacAddr, place: Place, now: Instant) -> Option<Location> {
+    /// endpoint's. Nothing changes if a static entry says otherwise or there is no room.
+    pub fn learn(&self, vni: Vni, mac: MacAddr, place: Place, now: Instant) {
         if self.config.age.is_zero() {
-            return None;
+            return;
         }
-        let key = Key { vni, mac };
-        // Mostly nothing is new, and readers do not exclude each other.
-        let known = self.entries.get(&key).map(|entry| *entry);
-        if let Some(location) = known.filter(|location| location.confirms(place, now)) {
-            return Some(location);
+        let (key, now) = (key(vni, mac), self.ticks(now));
+        let known = self.entries.find(key).map(Entry::of);
+        if known.is_some_and(|entry| entry.confirms(place, now)) {
+            return;
         }
-        let seen = Some(now);
-        match self.entries.entry(key) {
-            Slot::Vacant(slot) => self.admit_new(place).then(|| *slot.insert(Location { place, seen })),
-            Slot::Occupied(mut slot) => {
-                let old = *slot.get();
-                if old.seen.is_none() || (old.place != place && !self.admit_move(old.place, place)) {
-                    return Some(old);
-                }
-                // Another worker's clock may be ahead.
-                let location = Location { place, seen: old.seen.max(seen) };
-                slot.insert(location);
-                if old.place != place {
-                    self.invalidate_caches();
-                }
-                Some(location)
-            }
+        if known.is_none_or(|entry| entry.place != place) {
+            self.note(&mut self.entries.lock(), key, place, now);
+        } else if let Some(mut writing) = self.entries.try_lock() {
+            self.note(&mut writing, key, place, now);
         }
+    }
+
+    fn note(&self, writing: &mut Writing<'_, Book>, key: Key, place: Place, now: u64) {
+        let mut entry = Entry { place, seen: now };
+        match writing.get(key).map(Entry::of) {
+            None if !writing.admit_new(place, &self.config) => return,
+            None => {}
+            Some(old) if old.is_static() => return,
+            Some(old) if old.place != place && !writing.admit_move(old.place, place, &self.config) => return,
+            // Another worker's clock may be ahead.
+            Some(old) => entry.seen = now.max(old.seen),
+        }
+        writing.set(key, entry.value());
     }
 
     /// Where a frame for `mac` goes.
-    pub fn look_up(&self, vni: Vni, mac: MacAddr, now: Instant) -> Option<Location> {
-        let location = *self.entries.get(&Key { vni, mac })?;
-        location.is_current(self.config.age, now).then_some(location)
+    pub fn look_up(&self, vni: Vni, mac: MacAddr, now: Instant) -> Option<Place> {
+        let entry = Entry::of(self.entries.find(key(vni, mac))?);
+        self.is_current(entry, self.ticks(now)).then_some(entry.place)
     }
 
-    /// Read it before the entry that is to be cached under it.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Whether [`Fdb::touch`] is worth its while.
+    pub(super) fn is_large(&self) -> bool {
+        self.entries.is_large()
     }
 
-    /// Call after the change.
-    fn invalidate_caches(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
+    /// Begins to fetch what is known about an address, without waiting for it.
+    pub(super) fn touch(&self, vni: Vni, mac: MacAddr) {
+        self.entries.touch(key(vni, mac));
     }
 
     /// Adds or redirects a static entry; a learned one gives way.
@@ -217,42 +172,41 @@ impl Fdb {
         if !mac.is_unicast() {
             return Err(StaticError::NotUnicast(mac));
         }
-        let location = Location { place: Place::Port(port), seen: None };
-        let slot = self.entries.entry(Key { vni, mac });
-        let replaced = match &slot {
-            Slot::Occupied(slot) => Some(*slot.get()),
-            Slot::Vacant(_) => None,
-        };
-        if replaced.is_none_or(|old| old.seen.is_some()) && !take(&self.static_len, STATIC_MAX) {
-            return Err(StaticError::Full);
+        let (mut writing, key) = (self.entries.lock(), key(vni, mac));
+        let replaced = writing.get(key).map(Entry::of);
+        if replaced.is_none_or(|old| !old.is_static()) {
+            if writing.static_len == STATIC_MAX {
+                return Err(StaticError::Full);
+            }
+            writing.static_len += 1;
+            if let Some(learned) = replaced {
+                writing.release(learned);
+            }
         }
-        if let Some(old) = replaced.filter(|old| old.seen.is_some()) {
-            self.release(&old);
-        }
-        drop(slot.insert(location));
-        self.invalidate_caches();
+        writing.set(key, Entry { place: Place::Port(port), seen: STATIC }.value());
         Ok(())
     }
 
     /// Removes the entry of one address, static or learned. False if there is none.
     pub fn remove(&self, vni: Vni, mac: MacAddr) -> bool {
-        let Slot::Occupied(slot) = self.entries.entry(Key { vni, mac }) else { return false };
-        self.release(slot.get());
-        slot.remove();
-        self.invalidate_caches();
-        true
+        let (mut writing, key) = (self.entries.lock(), key(vni, mac));
+        let Some(entry) = writing.get(key).map(Entry::of) else { return false };
+        writing.release(entry);
+        writing.remove(key)
     }
 
-    /// Gives back the memory of what has aged. For the control side, every few seconds. Answers how many.
+    /// Gives back the room of what has aged. For the control side, every few seconds. Answers how many.
     pub fn sweep(&self, now: Instant) -> usize {
-        let aged = self.remove_where(|_, location| !location.is_current(self.config.age, now));
-        self.aged.fetch_add(aged as u64, Ordering::Relaxed);
+        let (mut writing, now) = (self.entries.lock(), self.ticks(now));
+        let aged = remove_where(&mut writing, |_, entry| !self.is_current(entry, now));
+        writing.stats.aged += aged as u64;
         aged
     }
 
     /// Forgets what was learned, in one network or in all. Answers how many.
     pub fn flush(&self, vni: Option<Vni>) -> usize {
-        self.remove_where(|key, location| location.seen.is_some() && vni.is_none_or(|vni| key.vni == vni))
+        let is_meant = |key, entry: Entry| !entry.is_static() && vni.is_none_or(|vni| address(key).0 == vni);
+        remove_where(&mut self.entries.lock(), is_meant)
     }
 
     /// Forgets everything behind a port that is gone, static entries too. Answers how many.
@@ -269,30 +223,27 @@ impl Fdb {
     }
 
     fn forget(&self, place: Place) -> usize {
-        self.remove_where(|_, location| location.place == place)
+        remove_where(&mut self.entries.lock(), |_, entry| entry.place == place)
     }
 
     /// What is known, in one network or in all, sorted by network and address. Aged entries are left out.
     pub fn rows(&self, vni: Option<Vni>, now: Instant) -> Vec<FdbRow> {
-        let mut rows: Vec<FdbRow> = self
-            .entries
-            .iter()
-            .filter(|entry| vni.is_none_or(|vni| entry.key().vni == vni))
-            .filter(|entry| entry.is_current(self.config.age, now))
-            .map(|entry| FdbRow {
-                vni: entry.key().vni,
-                mac: entry.key().mac,
-                place: entry.place,
-                age: entry.seen.map(|seen| now.saturating_duration_since(seen)),
-            })
-            .collect();
+        let now = self.ticks(now);
+        let row = |(key, value)| {
+            let ((vni, mac), entry) = (address(key), Entry::of(value));
+            let age = (!entry.is_static()).then(|| Duration::from_nanos(now.saturating_sub(entry.seen)));
+            self.is_current(entry, now).then_some(FdbRow { vni, mac, place: entry.place, age })
+        };
+        let mut rows: Vec<FdbRow> = self.entries.lock().entries().filter_map(row).collect();
+        rows.retain(|row| vni.is_none_or(|vni| row.vni == vni));
         rows.sort_unstable_by_key(|row| (row.vni, row.mac));
         rows
     }
 
     /// Entries that are held, static and learned, aged ones that no sweep has seen included.
     pub fn len(&self) -> usize {
-        self.learned_len.load(Ordering::Relaxed) + self.static_len.load(Ordering::Relaxed)
+        let book = self.entries.lock();
+        book.learned_len + book.static_len
     }
 
     pub fn is_empty(&self) -> bool {
@@ -300,86 +251,129 @@ impl Fdb {
     }
 
     pub fn stats(&self) -> FdbStats {
-        FdbStats {
-            learned: self.learned.load(Ordering::Relaxed),
-            moved: self.moved.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            aged: self.aged.load(Ordering::Relaxed),
-        }
+        self.entries.lock().stats
     }
 
-    fn remove_where(&self, is_unwanted: impl Fn(&Key, &Location) -> bool) -> usize {
-        let mut removed = 0;
-        self.entries.retain(|key, location| {
-            if !is_unwanted(key, location) {
-                return true;
-            }
-            removed += 1;
-            self.release(location);
-            false
-        });
-        if removed > 0 {
-            self.invalidate_caches();
-        }
-        removed
+    /// Nanoseconds since the origin; what was before it counts as the origin.
+    fn ticks(&self, at: Instant) -> u64 {
+        let origin = *self.origin.get_or_init(|| at);
+        u64::try_from(at.saturating_duration_since(origin).as_nanos()).unwrap_or(STATIC - 1)
     }
 
-    fn admit_new(&self, place: Place) -> bool {
-        let admitted = self.hold(place, || take(&self.learned_len, self.config.capacity));
-        count(if admitted { &self.learned } else { &self.refused });
+    /// Whether it was seen recently enough to be used.
+    fn is_current(&self, entry: Entry, now: u64) -> bool {
+        entry.is_static() || u128::from(now.saturating_sub(entry.seen)) < self.config.age.as_nanos()
+    }
+}
+
+impl Book {
+    fn admit_new(&mut self, place: Place, config: &FdbConfig) -> bool {
+        let admitted = self.learned_len < config.capacity && self.hold(place, config);
+        self.learned_len += usize::from(admitted);
+        *(if admitted { &mut self.stats.learned } else { &mut self.stats.refused }) += 1;
         admitted
     }
 
-    fn admit_move(&self, from: Place, to: Place) -> bool {
-        let admitted = self.hold(to, || true);
+    fn admit_move(&mut self, from: Place, to: Place, config: &FdbConfig) -> bool {
+        let admitted = self.hold(to, config);
         if admitted {
             self.let_go(from);
         }
-        count(if admitted { &self.moved } else { &self.refused });
+        *(if admitted { &mut self.stats.moved } else { &mut self.stats.refused }) += 1;
         admitted
     }
 
-    /// Counts one more entry behind `place` if that is within its bound and `also` agrees.
-    fn hold(&self, place: Place, also: impl FnOnce() -> bool) -> bool {
-        let slot = self.held.entry(place);
-        let held = match &slot {
-            Slot::Occupied(slot) => *slot.get(),
-            Slot::Vacant(_) => 0,
-        };
-        let admitted = held < self.config.capacity_per_port && also();
+    /// Counts one more entry behind `place`, if that is within its bound.
+    fn hold(&mut self, place: Place, config: &FdbConfig) -> bool {
+        let held = self.held.get(&place).copied().unwrap_or(0);
+        let admitted = held < config.capacity_per_port;
         if admitted {
-            drop(slot.insert(held + 1));
+            self.held.insert(place, held + 1);
         }
         admitted
     }
 
-    fn let_go(&self, place: Place) {
-        if let Slot::Occupied(mut slot) = self.held.entry(place) {
-            *slot.get_mut() -= 1;
-            if *slot.get() == 0 {
-                slot.remove();
+    fn let_go(&mut self, place: Place) {
+        if let Some(held) = self.held.get_mut(&place) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&place);
             }
         }
     }
 
     /// Gives back the room of an entry that is about to go.
-    fn release(&self, location: &Location) {
-        if location.seen.is_some() {
-            self.learned_len.fetch_sub(1, Ordering::Relaxed);
-            self.let_go(location.place);
+    fn release(&mut self, entry: Entry) {
+        if entry.is_static() {
+            self.static_len -= 1;
         } else {
-            self.static_len.fetch_sub(1, Ordering::Relaxed);
+            self.learned_len -= 1;
+            self.let_go(entry.place);
         }
     }
 }
 
-/// Takes one of `max` places, if one is left.
-fn take(taken: &AtomicUsize, max: usize) -> bool {
-    taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1)).is_ok()
+fn remove_where(writing: &mut Writing<'_, Book>, is_unwanted: impl Fn(Key, Entry) -> bool) -> usize {
+    writing.retain(|book, key, value| {
+        let entry = Entry::of(value);
+        let is_unwanted = is_unwanted(key, entry);
+        if is_unwanted {
+            book.release(entry);
+        }
+        !is_unwanted
+    })
 }
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+/// [`Entry::seen`] of a static one.
+const STATIC: u64 = u64::MAX;
+
+/// What the table holds under an address.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    place: Place,
+    /// When a frame from there was last noted, in nanoseconds since the origin.
+    seen: u64,
+}
+
+impl Entry {
+    fn of([kind, high, low, seen]: Value) -> Entry {
+        let place = match kind {
+            0 => Place::Port(PortId(low as u32)),
+            4 => Place::Vtep(Ipv4Addr::from_bits(low as u32).into()),
+            _ => Place::Vtep(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()),
+        };
+        Entry { place, seen }
+    }
+
+    fn value(self) -> Value {
+        let [kind, high, low] = match self.place {
+            Place::Port(port) => [0, 0, port.0.into()],
+            Place::Vtep(IpAddr::V4(vtep)) => [4, 0, vtep.to_bits().into()],
+            Place::Vtep(IpAddr::V6(vtep)) => [6, (vtep.to_bits() >> 64) as u64, vtep.to_bits() as u64],
+        };
+        [kind, high, low, self.seen]
+    }
+
+    fn is_static(self) -> bool {
+        self.seen == STATIC
+    }
+
+    /// Whether a frame from `place` at `now` tells nothing new.
+    fn confirms(self, place: Place, now: u64) -> bool {
+        const REFRESH_NS: u64 = REFRESH.as_nanos() as u64;
+        self.is_static() || (self.place == place && now.saturating_sub(self.seen) < REFRESH_NS)
+    }
+}
+
+/// The network makes sure that the second word is not zero.
+fn key(vni: Vni, mac: MacAddr) -> Key {
+    let [a, b, c, d, e, f] = mac.0;
+    [u64::from_be_bytes([0, 0, a, b, c, d, e, f]), vni.get().into()]
+}
+
+fn address([mac, vni]: Key) -> (Vni, MacAddr) {
+    let [_, _, a, b, c, d, e, f] = mac.to_be_bytes();
+    (Vni::new(vni as u32).expect("it was the VNI of a key"), MacAddr([a, b, c, d, e, f]))
 }
 
 #[cfg(test)]
@@ -406,7 +400,7 @@ mod tests {
     const AT_2: Place = Place::Port(P2);
 
     fn place_of(fdb: &Fdb, n: u8, now: Instant) -> Option<Place> {
-        fdb.look_up(vni(1), mac(n), now).map(|location| location.place)
+        fdb.look_up(vni(1), mac(n), now)
     }
 
     #[test]
@@ -425,40 +419,48 @@ mod tests {
     #[test]
     fn time_is_kept_by_the_second() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        let seen = |at| fdb.learn(vni(1), mac(1), AT_1, at).unwrap().seen;
-        assert_eq!(seen(t0), Some(t0));
-        assert_eq!(seen(t0 + ms(999)), Some(t0));
-        assert_eq!(seen(t0 + ms(1000)), Some(t0 + ms(1000)));
+        let age_after = |seen, asked| {
+            fdb.learn(vni(1), mac(1), AT_1, t0 + seen);
+            fdb.rows(None, t0 + asked)[0].age
+        };
+        assert_eq!(age_after(ms(0), ms(400)), Some(ms(400)));
+        assert_eq!(age_after(ms(999), ms(999)), Some(ms(999)));
+        assert_eq!(age_after(ms(1000), ms(1000)), Some(ms(0)));
         // A worker whose burst began earlier does not turn it back.
-        assert_eq!(seen(t0), Some(t0 + ms(1000)));
+        assert_eq!(age_after(ms(0), ms(1001)), Some(ms(1)));
     }
 
     #[test]
     fn one_port_cannot_fill_it_and_its_room_comes_back() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (0..10).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_1, t0));
+        (0..10).for_each(|n| fdb.learn(vni(1), mac(n), AT_1, t0));
         assert_eq!(fdb.len(), 3, "per port");
-        (10..20).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_2, t0));
+        (10..20).for_each(|n| fdb.learn(vni(1), mac(n), AT_2, t0));
         assert_eq!(fdb.len(), 4, "in all");
         assert_eq!(fdb.stats().refused, 7 + 9);
 
-        assert_eq!(fdb.learn(vni(1), mac(10), AT_1, t0).map(|l| l.place), Some(AT_2), "a move without room");
-        assert_eq!(fdb.learn(vni(1), mac(0), AT_2, t0).map(|l| l.place), Some(AT_2), "a move");
-        assert_eq!(fdb.learn(vni(1), mac(10), AT_1, t0).map(|l| l.place), Some(AT_1), "which made room");
+        let place_after = |n, place| {
+            fdb.learn(vni(1), mac(n), place, t0);
+            place_of(&fdb, n, t0)
+        };
+        assert_eq!(place_after(10, AT_1), Some(AT_2), "a move without room");
+        assert_eq!(place_after(0, AT_2), Some(AT_2), "a move");
+        assert_eq!(place_after(10, AT_1), Some(AT_1), "which made room");
         assert_eq!(fdb.stats().moved, 2);
 
         assert_eq!((fdb.forget_port(P1), fdb.flush(None), fdb.len()), (3, 1, 0));
-        assert!(fdb.held.is_empty());
-        assert!(fdb.learn(vni(1), mac(0), AT_1, t0).is_some());
+        assert!(fdb.entries.lock().held.is_empty());
+        assert_eq!(place_after(0, AT_1), Some(AT_1));
     }
 
     #[test]
     fn static_entries_stay() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (1..=3).for_each(|n| _ = fdb.learn(vni(1), mac(n), AT_1, t0));
+        (1..=3).for_each(|n| fdb.learn(vni(1), mac(n), AT_1, t0));
         assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()));
-        assert!(fdb.learn(vni(1), mac(4), AT_1, t0).is_some(), "the learned one gave its room back");
-        assert_eq!(fdb.learn(vni(1), mac(1), AT_1, t0), Some(Location { place: AT_2, seen: None }));
+        fdb.learn(vni(1), mac(4), AT_1, t0);
+        assert_eq!(place_of(&fdb, 4, t0), Some(AT_1), "the learned one gave its room back");
+        fdb.learn(vni(1), mac(1), AT_1, t0);
         assert_eq!(place_of(&fdb, 1, t0 + ms(1_000_000)), Some(AT_2));
         assert_eq!(fdb.add_static(vni(1), mac(1), P1), Ok(()), "redirected");
         assert_eq!((fdb.flush(None), fdb.sweep(t0 + ms(1_000_000)), fdb.len()), (3, 0, 1));
@@ -478,7 +480,7 @@ mod tests {
     #[test]
     fn without_an_age_nothing_is_learned() {
         let fdb = Fdb::new(FdbConfig { age: Duration::ZERO, ..FdbConfig::default() });
-        assert_eq!(fdb.learn(vni(1), mac(1), AT_1, instant()), None);
+        fdb.learn(vni(1), mac(1), AT_1, instant());
         assert!(fdb.is_empty());
         fdb.add_static(vni(1), mac(1), P2).unwrap();
         assert_eq!(place_of(&fdb, 1, instant()), Some(AT_2));
@@ -499,31 +501,36 @@ mod tests {
                             2 => _ = fdb.add_static(vni(1), mac(n), PortId(thread)),
                             3 => _ = fdb.remove(vni(1), mac(n)),
                             4 => _ = fdb.sweep(t0 + ms(10_000)),
-                            _ => _ = fdb.learn(vni(1), mac(n), Place::Port(PortId(thread)), t0),
+                            _ => fdb.learn(vni(1), mac(n), Place::Port(PortId(thread)), t0),
                         }
-                        assert!(fdb.learned_len.load(Ordering::Relaxed) <= SMALL.capacity);
+                        assert!(fdb.entries.lock().learned_len <= SMALL.capacity);
                     }
                 });
             }
         });
-        let learned = fdb.entries.iter().filter(|entry| entry.seen.is_some()).count();
-        assert_eq!(fdb.learned_len.load(Ordering::Relaxed), learned);
-        assert_eq!(fdb.static_len.load(Ordering::Relaxed), fdb.entries.len() - learned);
-        assert_eq!(fdb.held.iter().map(|held| *held).sum::<usize>(), learned);
+        let book = fdb.entries.lock();
+        let learned = book.entries().filter(|(_, value)| !Entry::of(*value).is_static()).count();
+        assert_eq!(book.learned_len, learned);
+        assert_eq!(book.static_len, book.entries().count() - learned);
+        assert_eq!(book.held.values().sum::<usize>(), learned);
+        drop(book);
         (0..4).for_each(|port| _ = fdb.forget_port(PortId(port)));
-        assert!(fdb.is_empty() && fdb.held.is_empty() && fdb.entries.is_empty());
+        assert!(fdb.is_empty() && fdb.entries.lock().held.is_empty());
     }
 
     #[test]
     fn tunnel_endpoints_are_places_like_ports() {
         let (fdb, t0) = (Fdb::new(SMALL), instant());
         let (here, there) = ("10.8.0.2".parse().unwrap(), "10.8.0.3".parse().unwrap());
-        (0..4).for_each(|n| _ = fdb.learn(vni(1), mac(n), Place::Vtep(here), t0));
+        (0..4).for_each(|n| fdb.learn(vni(1), mac(n), Place::Vtep(here), t0));
         assert_eq!(fdb.stats().refused, 1, "one host cannot use up the room of the others");
         assert_eq!(place_of(&fdb, 0, t0), Some(Place::Vtep(here)));
         fdb.learn(vni(1), mac(0), Place::Vtep(there), t0);
         fdb.learn(vni(1), mac(1), AT_1, t0);
         assert_eq!(fdb.stats().moved, 2);
+        let six = Place::Vtep("fd00::8:3".parse().unwrap());
+        fdb.learn(vni(1), mac(4), six, t0);
+        assert_eq!(place_of(&fdb, 4, t0), Some(six));
         assert_eq!((fdb.forget_vtep(here), fdb.forget_vtep(there), fdb.forget_port(P1)), (1, 1, 1));
     }
 }

@@ -36,8 +36,7 @@
 //! 4. After a move, a removal or a new static entry has returned to whoever made it, no forwarder answers from before.
 //! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written.
 //! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports and tunnel
-//!    endpoints in the tables,
-//!    the cache by its slots. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
+//!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
 //!
 //! # Limits
 //! - Source addresses are learned, not authenticated: within one network, a container may send with any source but the
@@ -55,19 +54,18 @@ use std::time::Instant;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 use vswitch_proto::wire::neighbor::solicited;
 
-use crate::frame::Frame;
-use cache::Cache;
+use crate::frame::{self, Frame};
 use fdb::Place;
 use flood::StormControl;
 use tables::{Network, Tables};
 
-mod cache;
 pub mod coalesce;
 pub mod fdb;
 pub mod flood;
 pub mod gso;
 mod keyed;
 pub mod neighbor;
+mod slots;
 pub mod tables;
 #[cfg(test)]
 mod tests;
@@ -133,13 +131,12 @@ impl Default for ForwardConfig {
 #[derive(Debug)]
 pub struct Forwarder {
     fdb: Arc<Fdb>,
-    cache: Cache,
     storm: StormControl,
 }
 
 impl Forwarder {
     pub fn new(fdb: Arc<Fdb>, config: ForwardConfig) -> Forwarder {
-        Forwarder { fdb, cache: Cache::new(), storm: StormControl::new(config.storm) }
+        Forwarder { fdb, storm: StormControl::new(config.storm) }
     }
 
     /// The whole path. `now` must not go back.
@@ -151,7 +148,7 @@ impl Forwarder {
 
         let source = frame.ethernet().source();
         if !network.registers(source) {
-            self.cache.learn(&self.fdb, vni, source, ingress.place(), now);
+            self.fdb.learn(vni, source, ingress.place(), now);
         }
 
         let destination = frame.ethernet().destination();
@@ -163,7 +160,7 @@ impl Forwarder {
             return self.limited(tables, ingress, now, verdict);
         }
         let place = network.place(destination);
-        let place = place.or_else(|| self.cache.look_up(&self.fdb, vni, destination, now));
+        let place = place.or_else(|| self.fdb.look_up(vni, destination, now));
         match place {
             Some(Place::Port(to)) if ingress == Ingress::Port(to) => Verdict::Drop(DropReason::Hairpin),
             Some(Place::Port(to)) if tables.is_member(vni, to) => Verdict::Port(to),
@@ -171,6 +168,22 @@ impl Forwarder {
             Some(Place::Vtep(_)) if frame.is_tagged() => Verdict::Drop(DropReason::InnerVlan),
             Some(Place::Vtep(to)) if tables.accepts(network, to) => Verdict::Tunnel(to),
             _ => self.limited(tables, ingress, now, flood(tables, frame, ingress)),
+        }
+    }
+
+    /// Has the processor fetch what the decisions about the next few frames will ask the database for, all at once:
+    /// in a large database each decision would wait for the memory. The frames begin with their virtio-net header.
+    pub fn foresee<'f>(&self, tables: &Tables, frames: impl Iterator<Item = (PortId, &'f [u8])>) {
+        if !self.fdb.is_large() {
+            return;
+        }
+        for (port, raw) in frames {
+            if let (Some(port), Some((destination, source))) =
+                (tables.ports.get(&port), frame::addresses(raw))
+            {
+                self.fdb.touch(port.vni, destination);
+                self.fdb.touch(port.vni, source);
+            }
         }
     }
 

@@ -76,6 +76,11 @@ impl Fabric {
         Some((&link.tap, path))
     }
 
+    /// For the frames of a batch, before any of them goes its way.
+    pub(super) fn foresee<'f>(&mut self, frames: impl Iterator<Item = (PortId, &'f [u8])>) {
+        self.forwarder.foresee(self.tables.load(), frames);
+    }
+
     /// One batch from a receiver of the underlay: with what the kernel puts together, that is about as much as a port's
     /// burst.
     pub(super) fn receive(&mut self, index: usize) -> Rest {

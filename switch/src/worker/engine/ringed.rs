@@ -32,7 +32,7 @@ use super::super::path::Raw;
 use super::{EngineError, Source, Turn, Wake};
 use crate::forward::tables::Map;
 use crate::frame;
-use crate::io::ring::{Completion, Ring};
+use crate::io::ring::{Completion, Filled, Ring};
 
 /// 8 MiB of addresses. Only what frames have filled is memory: 4 KiB of each buffer if none is longer. More of them make
 /// longer batches of small frames; fewer stay in the cache when all frames are long.
@@ -40,6 +40,9 @@ pub(super) const BUFFERS: u16 = 128;
 
 /// One byte more than a frame may have, so that a longer one is seen to be.
 const BUFFER_BYTES: u32 = frame::BUFFER_BYTES as u32 + 1;
+
+/// Completions that are taken at once, so that what their frames need comes from the memory together.
+const FORESEEN: usize = 16;
 
 /// The key of the poll that ends a wait. There are not that many receivers.
 const WAKE: u32 = u32::MAX;
@@ -138,39 +141,33 @@ impl Ringed {
         let Ringed { ring, wake, sources } = self;
         let now = Instant::now();
         let mut turn = Turn::default();
-        while let Some(completion) = ring.next() {
-            match completion {
-                Completion::Read { key, result, more } => {
-                    turn.has_moved = true;
-                    let port = PortId(key);
-                    let error = match result {
-                        Ok(filled) => {
-                            sources.count(port);
-                            if let Some((_, mut path)) = fabric.path(port, now) {
-                                path.pass(Raw::Kept(&filled));
-                            }
-                            None
+        loop {
+            let batch: [_; FORESEEN] = std::array::from_fn(|_| ring.next());
+            fabric.foresee(batch.iter().flatten().filter_map(frame_of));
+            let is_last = batch[FORESEEN - 1].is_none();
+            for completion in batch.into_iter().flatten() {
+                match completion {
+                    Completion::Read { key, result, more } => {
+                        turn.has_moved = true;
+                        sources.take(PortId(key), result, more, fabric, now);
+                    }
+                    Completion::Written { key, result } => fabric.egress.written(PortId(key), result),
+                    Completion::Polled { key: WAKE, more } => {
+                        turn.is_woken = true;
+                        // It is an event each time that somebody wakes, whatever the number in it.
+                        let _ = wake.read();
+                        if !more {
+                            ring.poll(wake.as_raw_fd(), WAKE)?;
                         }
-                        Err(error) => Some(error),
-                    };
-                    if !more {
-                        sources.end_read(port, error, fabric);
                     }
+                    Completion::Polled { key, more } => sources.note_receiver(key as usize, more),
+                    Completion::Cancelled => {}
                 }
-                Completion::Written { key, result } => fabric.egress.written(PortId(key), result),
-                Completion::Polled { key: WAKE, more } => {
-                    turn.is_woken = true;
-                    // It is an event each time that somebody wakes, whatever the number in it.
-                    let _ = wake.read();
-                    if !more {
-                        ring.poll(wake.as_raw_fd(), WAKE)?;
-                    }
-                }
-                Completion::Polled { key, more } => sources.note_receiver(key as usize, more),
-                Completion::Cancelled => {}
+            }
+            if is_last {
+                return Ok(turn);
             }
         }
-        Ok(turn)
     }
 
     /// One batch for each receiver that is ready now.
@@ -237,7 +234,38 @@ fn request(ring: &Ring, source: Source, fd: RawFd) -> io::Result<()> {
     }
 }
 
+fn frame_of<'a>(completion: &'a Completion<'_>) -> Option<(PortId, &'a [u8])> {
+    match completion {
+        Completion::Read { key, result: Ok(filled), .. } => Some((PortId(*key), filled.bytes())),
+        _ => None,
+    }
+}
+
 impl Sources {
+    /// A read of a port has brought a frame, or this error.
+    fn take(
+        &mut self,
+        port: PortId,
+        result: io::Result<Filled<'_>>,
+        more: bool,
+        fabric: &mut Fabric,
+        now: Instant,
+    ) {
+        let error = match result {
+            Ok(filled) => {
+                self.count(port);
+                if let Some((_, mut path)) = fabric.path(port, now) {
+                    path.pass(Raw::Kept(&filled));
+                }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        if !more {
+            self.end_read(port, error, fabric);
+        }
+    }
+
     /// The read of a port has ended, with this error if it was not just interrupted.
     fn end_read(&mut self, port: PortId, error: Option<io::Error>, fabric: &Fabric) {
         let source = Source::Port(port);

@@ -1,0 +1,166 @@
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn key(number: u64) -> Key {
+    [number, 1]
+}
+
+/// All four words are the same, so that a torn one shows.
+fn value(number: u64) -> Value {
+    [number; 4]
+}
+
+fn sorted(slots: &Slots<()>) -> Vec<(Key, Value)> {
+    let mut entries: Vec<_> = slots.lock().entries().collect();
+    entries.sort_unstable();
+    entries
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Set(u64, u64),
+    Remove(u64),
+    /// All whose number leaves this rest.
+    RemoveSome(u64),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        6 => (0..400u64, any::<u64>()).prop_map(|(number, new)| Change::Set(number, new)),
+        3 => (0..400u64).prop_map(Change::Remove),
+        1 => (0..7u64).prop_map(Change::RemoveSome),
+    ]
+}
+
+proptest! {
+    /// Beside the standard library's map, through growth and removals.
+    #[test]
+    fn it_is_a_map(changes in proptest::collection::vec(change(), 1..1500)) {
+        let (slots, mut model) = (Slots::<()>::new(), HashMap::new());
+        for change in changes {
+            let mut writing = slots.lock();
+            match change {
+                Change::Set(number, new) => {
+                    writing.set(key(number), value(new));
+                    model.insert(key(number), value(new));
+                }
+                Change::Remove(number) => {
+                    prop_assert_eq!(writing.remove(key(number)), model.remove(&key(number)).is_some());
+                }
+                Change::RemoveSome(rest) => {
+                    let before = model.len();
+                    model.retain(|key, _| key[0] % 7 != rest);
+                    prop_assert_eq!(writing.retain(|(), key, _| key[0] % 7 != rest), before - model.len());
+                }
+            }
+            prop_assert_eq!(writing.guarded.len, model.len());
+        }
+        let mut expected: Vec<_> = model.iter().map(|(&key, &value)| (key, value)).collect();
+        expected.sort_unstable();
+        prop_assert_eq!(sorted(&slots), expected);
+        for number in 0..400 {
+            let expected = model.get(&key(number)).copied();
+            prop_assert_eq!(slots.find(key(number)), expected);
+            prop_assert_eq!(slots.lock().get(key(number)), expected);
+        }
+    }
+}
+
+/// Entries that cross the end of the table, which a random hash rarely makes: whole clusters are emptied in any order.
+#[test]
+fn holes_close_across_the_end() {
+    let slots = Slots::<()>::new();
+    let is_near_the_end = |number: &u64| slots.hash.of(key(*number)) as usize & (FIRST - 1) >= FIRST - 3;
+    let numbers: Vec<u64> = (0..).filter(is_near_the_end).take(40).collect();
+    for step in [1, 7, 13, 39] {
+        numbers.iter().for_each(|&number| slots.lock().set(key(number), value(number)));
+        for at in 0..numbers.len() {
+            let gone = numbers[at * step % numbers.len()];
+            slots.lock().remove(key(gone));
+            let left = sorted(&slots);
+            assert!(
+                left.iter().all(|&(key, value)| slots.find(key) == Some(value)),
+                "{left:?} without {gone}"
+            );
+        }
+        slots.lock().retain(|(), _, _| false);
+        assert_eq!(sorted(&slots), []);
+    }
+}
+
+#[test]
+fn outgrown_tables_hold_less_than_the_newest() {
+    let slots = Slots::<()>::new();
+    (0..5000).for_each(|number| slots.lock().set(key(number), value(number)));
+    let sizes: Vec<usize> = slots.levels.iter().filter_map(|level| Some(level.get()?.slots.len())).collect();
+    assert_eq!(sizes, [256, 512, 1024, 2048, 4096, 8192]);
+    let filled = sizes.len();
+    for _ in 0..3 {
+        assert_eq!(slots.lock().retain(|(), _, _| false), 5000);
+        (0..5000).for_each(|number| slots.lock().set(key(number), value(number)));
+    }
+    assert_eq!(slots.levels.iter().filter(|level| level.get().is_some()).count(), filled, "nothing grew");
+}
+
+/// Readers beside a writer that adds and removes around entries which stay: those are always found, with a value
+/// that was written in one piece, while the table grows and holes close.
+#[test]
+fn what_stays_is_found_at_any_time() {
+    const STAY: u64 = 60;
+    let (slots, is_done) = (&Slots::<()>::new(), &AtomicBool::new(false));
+    (0..STAY).for_each(|number| slots.lock().set(key(number), value(0)));
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|reader| {
+                scope.spawn(move || {
+                    let mut asked = reader;
+                    while !is_done.load(Ordering::Relaxed) || asked < 1000 {
+                        asked += 1;
+                        let found = slots.find(key(asked % STAY)).expect("it stays");
+                        assert_eq!(found, [found[0]; 4], "in one piece");
+                        if let Some(found) = slots.find(key(STAY + asked % 2000)) {
+                            assert_eq!(found, value(STAY + asked % 2000), "another's value");
+                        }
+                    }
+                    asked
+                })
+            })
+            .collect();
+        for round in 1..=400 {
+            let many = if round % 10 == 0 { 2000 } else { 100 };
+            (STAY..STAY + many).for_each(|number| slots.lock().set(key(number), value(number)));
+            (0..STAY).for_each(|number| slots.lock().set(key(number), value(round)));
+            if round % 2 == 0 {
+                slots.lock().retain(|(), key, _| key[0] < STAY);
+            } else {
+                (STAY..STAY + many).rev().for_each(|number| _ = slots.lock().remove(key(number)));
+            }
+        }
+        is_done.store(true, Ordering::Relaxed);
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap() >= 1000));
+    });
+    assert_eq!(sorted(slots).len(), STAY as usize);
+}
+
+/// A reader whose writer is at the very slot waits for it, however long it takes.
+#[test]
+fn a_reader_waits_for_a_writer_that_was_interrupted() {
+    let slots = &Slots::<()>::new();
+    slots.lock().set(key(7), value(1));
+    let level = slots.current();
+    let slot = &level.slots[level.place(slots.hash.of(key(7)), key(7))];
+    thread::scope(|scope| {
+        let writing = slots.lock();
+        slot.version.fetch_add(1, Ordering::Relaxed);
+        let reader = scope.spawn(|| slots.find(key(7)));
+        slot.value.iter().for_each(|word| word.store(2, Ordering::Relaxed));
+        slot.version.fetch_add(1, Ordering::Release);
+        drop(writing);
+        assert_eq!(reader.join().unwrap(), Some(value(2)));
+    });
+}
