@@ -116,6 +116,7 @@ pub struct Attach {
     pub interface: String,
     pub mac: MacAddr,
     pub mtu: u32,
+    pub is_overlay: bool,
     /// With their prefix lengths.
     pub addresses: Vec<IpNet>,
     /// Default routes via this interface; empty on an internal network, where another interface has the default
@@ -203,6 +204,7 @@ fn attach(old: View<'_>, new: View<'_>, endpoint: &Endpoint, wire: &Wire, settin
         port: wire.port,
         mac: wire.mac,
         mtu: settings.mtu_of(new, network),
+        is_overlay: network.driver == Driver::Overlay,
         addresses: wire.addresses().map(|address| with_prefix(network, address)).collect(),
         interface,
         gateways,

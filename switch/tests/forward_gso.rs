@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use segments::{ACK, CWR, ECE, FIN, PSH, VXLAN_BYTES, Whole, check, cut, vni, wholes};
 use vswitch::forward::DropReason;
-use vswitch::forward::gso::Cutter;
-use vswitch::frame::Frame;
+use vswitch::forward::gso::{self, Cutter};
+use vswitch::frame::{DATAGRAMS_MAX, Frame, SEND_BYTES_MAX};
 
 mod segments;
 
@@ -52,6 +52,23 @@ fn a_full_tso_frame() {
     assert_eq!(check_segments(&whole), [44, 2]);
     let whole = Whole { is_ipv6: true, gso_size: 1358, ..whole };
     assert_eq!(check_segments(&whole), [45, 3]);
+}
+
+/// By the kernel's rule of how many segments TCP puts into a frame.
+#[test]
+fn an_interface_hands_over_what_leaves_in_one_send() {
+    for mtu in [1280, 1430, 1450, 1480, 8930, 8950] {
+        let at_once = (SEND_BYTES_MAX as u32 / (8 + 14 + mtu)).min(DATAGRAMS_MAX as u32);
+        for (header_bytes, kept) in
+            [(40, 193), (52, 193), (60, 193), (72, 193), (40, 321), (52, 321), (72, 321)]
+        {
+            let segments = (gso::frame_bytes(mtu) - kept) / (mtu - header_bytes);
+            assert!(segments <= at_once, "{segments} segments of {mtu} with {header_bytes}, {kept}");
+            assert!(segments + 1 >= at_once, "{segments} of {at_once} segments of {mtu}");
+        }
+    }
+    assert_eq!(gso::frame_bytes(1450), 44 * 1398 + 321);
+    assert!(gso::frame_bytes(68) <= 65_536 && gso::frame_bytes(65_535) <= 65_536);
 }
 
 #[test]

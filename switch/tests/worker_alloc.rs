@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use vswitch::forward::tables::{Network, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig};
-use vswitch::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure};
+use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{Tap, TapConfig};
 use vswitch::worker::{Dataplane, DataplaneConfig, EngineError, EngineKind};
@@ -86,6 +86,7 @@ fn host(dataplane: &Dataplane, port: u32) -> NetNs {
         mac: MacAddr::from_ipv4(ip(port)),
         mtu: 1500,
         tx_queue_frames: TX_QUEUE_FRAMES,
+        gso_bytes: GSO_BYTES,
         addresses: vec![format!("{}/16", ip(port)).parse().unwrap()],
         gateways: vec![],
         route_metric: 100,

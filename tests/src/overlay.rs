@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::{DropReason, Fdb, FdbConfig, ForwardConfig};
-use vswitch::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure};
+use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{self, Tap, TapConfig};
 use vswitch::io::underlay::{Underlay, UnderlayConfig};
@@ -201,6 +201,7 @@ impl Pair {
             mac: mac(host),
             mtu: self.cable.mtu(),
             tx_queue_frames: TX_QUEUE_FRAMES,
+            gso_bytes: GSO_BYTES,
             addresses: [false, true].map(|v6| with_prefix(host, v6).parse().expect("a prefix")).to_vec(),
             gateways: vec![],
             route_metric: 100,

@@ -49,6 +49,8 @@ fn containers_on_three_hosts_are_in_one_network() {
     }
     // The underlay takes 1500 bytes, of which the tunnel needs 50.
     assert_eq!(one.exec_ok("c1", &["cat", "/sys/class/net/eth0/mtu"]), "1450\n");
+    let c1 = one.exec_ok("c1", &["ip", "-details", "link", "show", "dev", "eth0"]);
+    assert!(c1.contains(" gso_max_size 61833 "), "what leaves in one send: {c1}");
     // Who is where is known, not learned.
     let entries: Vec<FdbEntry> = one.http("GET", "/v1/fdb?network=multi-host-network", "").parsed();
     let places: Vec<_> = entries.iter().map(|e| (e.kind, e.vtep.map(|v| v.to_string()))).collect();

@@ -14,6 +14,7 @@ use super::docker::interface;
 use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files;
+use crate::forward::gso;
 use crate::io::netlink::{self, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
@@ -83,7 +84,8 @@ impl Host {
         let tap = match container.docker() {
             Some(spec) => {
                 let (mac, mtu, sandbox) = (attach.mac, attach.mtu, spec.sandbox.clone());
-                let wanted = interface::Wanted { endpoint: container.id, mac, mtu, sandbox };
+                let gso_bytes = gso_bytes(&attach);
+                let wanted = interface::Wanted { endpoint: container.id, mac, mtu, gso_bytes, sandbox };
                 blocking(move || interface::open(&wanted, config)).await
             }
             None => {
@@ -268,6 +270,11 @@ fn told(source: &NetnsSource) -> String {
     }
 }
 
+/// Most of what leaves an overlay network's interface goes into a tunnel, where a frame has room in one send or not.
+fn gso_bytes(attach: &Attach) -> u32 {
+    if attach.is_overlay { gso::frame_bytes(attach.mtu) } else { netlink::GSO_BYTES }
+}
+
 /// Either the whole interface, or nothing of it.
 fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
     let tap = Tap::open(ns, &attach.interface, config).map_err(|error| error.to_string())?;
@@ -275,6 +282,7 @@ fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap,
         mac: attach.mac,
         mtu: attach.mtu,
         tx_queue_frames: netlink::TX_QUEUE_FRAMES,
+        gso_bytes: gso_bytes(attach),
         addresses: attach.addresses.clone(),
         gateways: attach.gateways.clone(),
         route_metric: netlink::ROUTE_METRIC,

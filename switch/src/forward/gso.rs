@@ -27,6 +27,21 @@ use crate::frame::{DATAGRAMS_MAX, Datagrams, Frame, SEND_BYTES_MAX, TCP_CHECKSUM
 /// Most bytes of headers per segment: VXLAN, Ethernet, IPv6 with 120 bytes of extensions, TCP with all its options.
 const HEADER_BYTES_MAX: usize = 256;
 
+/// The longest frame for several segments that an interface of this MTU should hand over (its `gso_max_size`), so that
+/// the segments of TCP leave in one send. The kernel's own limit would have most frames leave in two: what fits into one
+/// packet with one set of headers does not with a set for each segment.
+///
+/// TCP keeps room for headers from it (`sk_setup_caps` of net/core/sock.c), and its segments have at least IPv4's
+/// headers and mostly time stamps.
+pub fn frame_bytes(mtu: u32) -> u32 {
+    /// MAX_TCP_HEADER (include/net/tcp.h) where it is largest, and one.
+    const KEPT: u32 = 320 + 1;
+    const INNER: u32 = 20 + 20 + 12;
+    let datagram_bytes = (vxlan::HEADER_BYTES + HEADER_BYTES) as u32 + mtu;
+    let at_once = (SEND_BYTES_MAX as u32 / datagram_bytes).clamp(1, DATAGRAMS_MAX as u32);
+    (at_once * mtu.saturating_sub(INNER) + KEPT).min(65_536)
+}
+
 pub(super) const TCP_FLAGS_AT: usize = 13;
 pub(super) const TCP_FIN: u8 = 0x01;
 pub(super) const TCP_PSH: u8 = 0x08;

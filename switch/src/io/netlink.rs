@@ -28,6 +28,9 @@ use super::netns::NetNs;
 /// 1000 is a tenth of what one burst of a busy sender needs.
 pub const TX_QUEUE_FRAMES: u32 = 10_000;
 
+/// What an interface has of itself (GSO_LEGACY_MAX_SIZE, include/linux/netdevice.h).
+pub const GSO_BYTES: u32 = 65_536;
+
 /// The kernel's routing table of its own addresses (RT_TABLE_LOCAL, include/uapi/linux/rtnetlink.h).
 const RT_TABLE_LOCAL: u8 = 255;
 
@@ -44,6 +47,8 @@ pub struct LinkConfig {
     /// Largest IP packet, bytes.
     pub mtu: u32,
     pub tx_queue_frames: u32,
+    /// Longest frame that stands for several segments (`gso_max_size`, of both families up to 65,536).
+    pub gso_bytes: u32,
     /// With their prefix lengths.
     pub addresses: Vec<IpNet>,
     /// Next hops of default routes, at most one of each family.
@@ -61,6 +66,7 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     pub mtu: u32,
     pub tx_queue_frames: u32,
+    pub gso_bytes: u32,
     pub up: bool,
     pub is_tap: bool,
 }
@@ -235,6 +241,9 @@ async fn set_link(
     if link.tx_queue_frames != config.tx_queue_frames {
         message = message.append_extra_attribute(LinkAttribute::TxQueueLen(config.tx_queue_frames));
     }
+    if link.gso_bytes != config.gso_bytes {
+        message = message.append_extra_attribute(LinkAttribute::GsoMaxSize(config.gso_bytes));
+    }
     let set = handle.link().set(message.build()).execute().await;
     set.map_err(request(|| format!("setting up {} (MAC {}, MTU {})", link.name, config.mac, config.mtu)))
 }
@@ -300,6 +309,7 @@ fn link_of(message: LinkMessage) -> Link {
         mac: None,
         mtu: 0,
         tx_queue_frames: 0,
+        gso_bytes: GSO_BYTES,
         up: message.header.flags.contains(LinkFlags::Up),
         is_tap: false,
     };
@@ -310,6 +320,7 @@ fn link_of(message: LinkMessage) -> Link {
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(frames) => link.tx_queue_frames = frames,
+            LinkAttribute::GsoMaxSize(bytes) => link.gso_bytes = bytes,
             LinkAttribute::LinkInfo(info) => {
                 link.is_tap = ethernet && info.contains(&LinkInfo::Kind(InfoKind::Tun));
             }

@@ -65,7 +65,8 @@ impl Host {
     }
 
     fn attach(&mut self, attach: &Attach) {
-        let Attach { container, endpoint, port, interface, mac, mtu, addresses, gateways } = attach.clone();
+        let Attach { container, endpoint, port, interface, mac, mtu, addresses, gateways, .. } =
+            attach.clone();
         let routes = self.routes.entry(container).or_default();
         routes.extend(gateways.into_iter().map(|gateway| (interface.clone(), gateway)));
         let new = Interface { endpoint, port, mac, mtu, addresses };

@@ -15,7 +15,7 @@ use vswitch_proto::id::{MacAddr, Vni};
 use super::*;
 use crate::forward::tables::{Gateway, Network, Port};
 use crate::forward::{DropReason, FdbConfig};
-use crate::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
+use crate::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
 use crate::io::netns::NetNs;
 use crate::io::tap::{Offloads, TapConfig};
 use crate::io::test_netns;
@@ -98,6 +98,7 @@ fn plug(dataplane: &Dataplane, ns: &NetNs, port: u32, config: TapConfig) {
         mac: MacAddr::from_ipv4(ip(port)),
         mtu: 1500,
         tx_queue_frames: TX_QUEUE_FRAMES,
+        gso_bytes: GSO_BYTES,
         addresses: vec![format!("{}/16", ip(port)).parse().unwrap()],
         gateways: vec![GATEWAY.into()],
         route_metric: 100,

@@ -26,6 +26,7 @@ pub struct Wanted {
     pub endpoint: ContainerId,
     pub mac: MacAddr,
     pub mtu: u32,
+    pub gso_bytes: u32,
     /// The network namespace that the engine has put it into.
     pub sandbox: Option<String>,
 }
@@ -51,6 +52,7 @@ pub fn open(wanted: &Wanted, config: TapConfig) -> Result<Tap, String> {
         mac: wanted.mac,
         mtu: wanted.mtu,
         tx_queue_frames: netlink::TX_QUEUE_FRAMES,
+        gso_bytes: wanted.gso_bytes,
         addresses: Vec::new(),
         gateways: Vec::new(),
         route_metric: netlink::ROUTE_METRIC,

@@ -11,6 +11,7 @@ fn eth0() -> LinkConfig {
         mac: "02:42:ac:11:00:02".parse().unwrap(),
         mtu: 1400,
         tx_queue_frames: TX_QUEUE_FRAMES,
+        gso_bytes: 61_833,
         addresses: vec!["172.17.0.2/16".parse().unwrap(), "fd00:17::2/64".parse().unwrap()],
         gateways: vec!["172.17.0.1".parse().unwrap(), "fd00:17::1".parse().unwrap()],
         route_metric: 100,
@@ -55,6 +56,7 @@ fn an_interface_is_what_was_asked_for_and_asking_again_changes_nothing() {
         configure(&ns, "eth0", &eth0()).unwrap();
         let link = links(&ns).unwrap().into_iter().find(|link| link.name == "eth0").unwrap();
         assert_eq!((link.mac, link.mtu, link.tx_queue_frames), (Some(eth0().mac), 1400, TX_QUEUE_FRAMES));
+        assert_eq!(link.gso_bytes, 61_833);
         assert!(link.up && link.is_tap);
         let found = addresses(&ns, "eth0");
         assert!(found.contains(&"172.17.0.2".parse().unwrap()), "{found:?}");

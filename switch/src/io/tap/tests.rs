@@ -3,7 +3,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
-use crate::io::netlink::{LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
+use crate::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
 use crate::io::test_netns;
 
 fn has_link(ns: &NetNs, name: &str) -> bool {
@@ -19,6 +19,7 @@ fn set_up(ns: &NetNs, name: &str) {
         mac: "02:42:ac:11:00:02".parse().unwrap(),
         mtu: 1500,
         tx_queue_frames: TX_QUEUE_FRAMES,
+        gso_bytes: GSO_BYTES,
         addresses: vec!["172.17.0.2/16".parse().unwrap()],
         gateways: vec![],
         route_metric: 0,
