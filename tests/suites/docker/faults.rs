@@ -131,6 +131,49 @@ fn an_engine_may_start_first() {
 }
 
 #[test]
+fn an_engine_that_is_killed_brings_back_what_always_restarts() {
+    let mut docker = Docker::with(&["--docker-grace-s=2"]);
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    let before = ["c1", "c2"].map(|container| {
+        docker.starts(container, &["--net=net", "--restart=always"]);
+        docker.started(container)
+    });
+    docker.kill9_engine();
+    docker.start_engine();
+    docker.wait_for_restart("c1", &before[0]);
+    docker.wait_for_restart("c2", &before[1]);
+    docker.assert_pings("c1", "c2");
+    docker.does(&["rm", "-f", "c1", "c2"]);
+    docker.does(&["network", "rm", "net"]);
+    docker.wait_until_nothing_is_left();
+}
+
+/// As with the units that are installed: the host starts, and vswitchd is the last.
+#[test]
+fn calls_of_an_engine_that_starts_first_wait_in_the_socket() {
+    let mut docker = Docker::activated(&[]);
+    let mut first = docker.spawns(&["network", "create", "-d", "vswitch", "net"]);
+    docker.wait_for_caller();
+    docker.start();
+    assert_eq!(first.wait(), 0, "{}", first.output());
+    docker.starts("c1", &["--net=net", "--restart=always"]);
+    docker.starts("c2", &["--net=net", "--restart=always"]);
+    docker.assert_pings("c1", "c2");
+    let before = ["c1", "c2"].map(|container| docker.started(container));
+
+    assert_eq!(docker.term(), 0);
+    docker.kill9_engine();
+    docker.spawn_engine();
+    docker.wait_for_caller();
+    docker.start();
+    docker.wait_for_engine();
+    docker.wait_for_restart("c1", &before[0]);
+    docker.wait_for_restart("c2", &before[1]);
+    docker.assert_pings("c1", "c2");
+    docker.assert_pings("c2", "172.18.0.1");
+}
+
+#[test]
 fn a_container_that_is_killed_while_it_starts_leaves_nothing() {
     let docker = Docker::with(&["--docker-grace-s=2"]);
     docker.does(&["network", "create", "-d", "vswitch", "net"]);
