@@ -77,8 +77,13 @@ impl Docker {
         let mut docker = Docker { engine: None, past: String::new(), lab, group: ControlGroup::new() };
         docker.sh(OWN_CLIENT);
         docker.start_engine();
-        docker.sh(MAKE_IMAGE);
+        docker.imports_image();
         docker
+    }
+
+    /// Again for an engine that has lost all.
+    pub fn imports_image(&self) {
+        self.sh(MAKE_IMAGE);
     }
 
     /// Starts the engine (again) and waits until it answers.

@@ -70,20 +70,35 @@ fn containers_on_two_hosts_find_each_other_by_name() {
     assert!(taken.contains("10.0.0.3 is already in use"), "{taken}");
     for host in [one, two] {
         host.sh("docker ps -aq | xargs -r docker rm -f");
-        host.does(&["network", "rm", "blue"]);
         host.wait_until_nothing_is_left();
     }
+    one.does(&["network", "rm", "blue"]);
     eventually("no lease is left", || {
         let network = one.inspect_network("blue");
         ensure!(network.containers.is_empty(), "{:?}", network.containers);
         Ok(())
     });
-    one.ok(&["network", "rm", "blue"]);
+    // The other host's Docker has it still.
+    eventually("it is refused, with the engine's name", || {
+        let refused = one.ctl(&["network", "rm", "blue"]);
+        ensure!(refused.code != 0, "{refused:?}");
+        ensure!(refused.stderr.contains("is the Docker network blue of node host1: "), "{refused:?}");
+        Ok(())
+    });
+    one.ok(&["network", "prune", "--force"]);
+    two.starts("c3", &["--net=blue"]);
+    two.does(&["rm", "-f", "c3"]);
+    two.does(&["network", "rm", "blue"]);
+    eventually("it is nobody's", || {
+        let removed = one.ctl(&["network", "rm", "blue"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
 }
 
 #[test]
 fn a_shared_network_says_what_it_needs() {
-    let (hosts, _fabric) = engines(&[], 1);
+    let (mut hosts, _fabric) = engines(&[], 1);
     let docker = &hosts[0];
     docker.ok(&[
         "network",
@@ -140,6 +155,22 @@ fn a_shared_network_says_what_it_needs() {
         Ok(())
     });
     options::containers_that_pause_and_stop_come_back(docker, "blue", "10.5.0.99");
+    an_engine_is_lost(&mut hosts[0]);
+}
+
+/// With a container in the network.
+fn an_engine_is_lost(docker: &mut Docker) {
+    docker.ok(&["rm", "-f", "lab"]);
+    docker.lose_engine();
+    let refused = docker.ctl(&["network", "rm", "blue"]);
+    assert!(refused.stderr.contains("c1 on node host0"), "{refused:?}");
+    docker.ok(&["rm", "-f", "c1"]);
+    eventually("the engine is missed", || {
+        let removed = docker.ctl(&["network", "rm", "-f", "blue"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
+    docker.wait_until_nothing_is_left();
 }
 
 #[test]

@@ -199,6 +199,32 @@ fn containers_of_docker_are_shown_beside_others() {
         ensure!(names.lines().any(|name| name == "site"), "{names}");
         Ok(())
     });
+    docker_removes_a_network_of_others(&docker);
+}
+
+/// Of a container of the lab runner, of which Docker knows nothing.
+fn docker_removes_a_network_of_others(docker: &Docker) {
+    let events = vswitch_tests::http::Request::new("GET", "/v1/events").events(&docker.socket());
+    let mut events = events.expect("there are events");
+    docker.does(&["rm", "-f", "site"]);
+    docker.does(&["network", "rm", "blue"]);
+    let guest = docker.inspect("guest").id;
+    let seen = events.until(|event| {
+        event.action == "disconnect" && event.attributes.get("container").is_some_and(|id| *id == guest)
+    });
+    assert_eq!(seen.last().map(|event| event.name.as_str()), Some("blue"));
+    let left = docker.ctl(&["network", "inspect", "blue"]);
+    assert!(left.code != 0 && left.stderr.contains("blue"), "{left:?}");
+    assert!(docker.inspect("guest").network_settings.networks.is_empty());
+    // It runs, and is welcome in the next one.
+    docker.does(&["network", "create", "-d", "vswitch", "blue"]);
+    docker.starts("web", &["--net=blue"]);
+    eventually("the name is known", || {
+        let connected = docker.ctl(&["network", "connect", "blue", "guest"]);
+        ensure!(connected.code == 0, "{connected:?}");
+        Ok(())
+    });
+    docker.wait_for_ping("web", "guest");
 }
 
 const COMPOSE: &str = r#"
