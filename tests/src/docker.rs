@@ -188,6 +188,15 @@ impl Docker {
         self.does(&["inspect", "--format", format, thing])
     }
 
+    /// Waits until the daemon knows what the engine calls its network.
+    pub fn wait_for_network(&self, name: &str) {
+        eventually(&format!("{name} is known"), || {
+            let found = self.ctl(&["network", "inspect", name]);
+            ensure!(found.code == 0, "{found:?}");
+            Ok(())
+        });
+    }
+
     /// Waits until the container runs, and has done so only after it was started as `before` says.
     pub fn wait_for_restart(&self, container: &str, before: &str) {
         eventually(&format!("{container} is started again"), || {

@@ -118,6 +118,7 @@ fn what_an_engine_has_forgotten_is_taken_away() {
 fn an_engine_that_has_lost_all_gets_its_subnets_again() {
     let mut docker = Docker::with(&["--docker-grace-s=600"]);
     pair(&docker);
+    docker.wait_for_network("net");
     docker.run_idle("guest", &["--net=net"]);
     let lost = docker.says("{{.Id}}", "net");
     let events = vswitch_tests::http::Request::new("GET", "/v1/events").events(&docker.socket());

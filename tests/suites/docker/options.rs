@@ -219,11 +219,8 @@ fn docker_removes_a_network_of_others(docker: &Docker) {
     // It runs, and is welcome in the next one.
     docker.does(&["network", "create", "-d", "vswitch", "blue"]);
     docker.starts("web", &["--net=blue"]);
-    eventually("the name is known", || {
-        let connected = docker.ctl(&["network", "connect", "blue", "guest"]);
-        ensure!(connected.code == 0, "{connected:?}");
-        Ok(())
-    });
+    docker.wait_for_network("blue");
+    docker.ok(&["network", "connect", "blue", "guest"]);
     docker.wait_for_ping("web", "guest");
 }
 
