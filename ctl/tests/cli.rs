@@ -118,8 +118,11 @@ fn inspect_shows_the_guides_networks() {
 #[test]
 fn removing_goes_on_after_an_error() {
     let daemon = Daemon::start(|request| match request.line.as_str() {
-        "DELETE /v1/networks/busy" => Reply::Json(409, json!({"kind": "conflict", "message": "in use by c"})),
-        "DELETE /v1/networks/a" | "DELETE /v1/networks/b" => Reply::Empty,
+        "DELETE /v1/networks/busy?force=false" => {
+            Reply::Json(409, json!({"kind": "conflict", "message": "in use by c"}))
+        }
+        "DELETE /v1/networks/a?force=false" | "DELETE /v1/networks/b?force=false" => Reply::Empty,
+        "DELETE /v1/networks/lost?force=true" => Reply::Empty,
         _ => not_found("network"),
     });
     let (code, out, err) = outcome(&daemon, &["network", "rm", "a", "busy", "gone", "b"]);
@@ -128,6 +131,7 @@ fn removing_goes_on_after_an_error() {
         (4, "a\nb\n", "vswitchctl: in use by c\nvswitchctl: no network\n")
     );
     assert_eq!(outcome(&daemon, &["network", "rm", "-f", "gone"]), (0, String::new(), String::new()));
+    assert_eq!(outcome(&daemon, &["network", "rm", "-f", "lost"]), (0, "lost\n".into(), String::new()));
 }
 
 #[test]

@@ -22,6 +22,8 @@ const ENGINE: &str = "/run/docker.sock";
 /// The plugin's socket, on the machine.
 pub const PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
 
+const STARTED: &str = "{{.State.Running}} {{.State.StartedAt}}";
+
 /// A client that somebody has put before that of the engine may be too new for it.
 const OWN_CLIENT: &str = r#"
 client=$(command -v docker)
@@ -65,13 +67,23 @@ impl Docker {
         Docker::beside(lab)
     }
 
+    /// With a plugin socket as systemd makes it, and no daemon so far.
+    pub fn activated(arguments: &[&str]) -> Docker {
+        Docker::beside(Lab::with_socket(Host::new(), PLUGIN, &[&["--log-level=debug"], arguments].concat()))
+    }
+
     /// With an engine beside this daemon.
     pub fn beside(lab: Lab) -> Docker {
         let mut docker = Docker { engine: None, past: String::new(), lab, group: ControlGroup::new() };
         docker.sh(OWN_CLIENT);
         docker.start_engine();
-        docker.sh(MAKE_IMAGE);
+        docker.imports_image();
         docker
+    }
+
+    /// Again for an engine that has lost all.
+    pub fn imports_image(&self) {
+        self.sh(MAKE_IMAGE);
     }
 
     /// Starts the engine (again) and waits until it answers.
@@ -148,6 +160,11 @@ impl Docker {
         output.stdout.trim_end_matches('\n').into()
     }
 
+    /// Runs `docker` beside the test.
+    pub fn spawns(&self, args: &[&str]) -> Process {
+        Process::spawn(&self.lab, &[&["docker"], args].concat())
+    }
+
     /// Runs `docker`, which has to fail, and returns what it said.
     pub fn refuses(&self, args: &[&str]) -> String {
         let output = self.docker(args);
@@ -169,6 +186,32 @@ impl Docker {
     /// What `docker inspect` says in this format.
     pub fn says(&self, format: &str, thing: &str) -> String {
         self.does(&["inspect", "--format", format, thing])
+    }
+
+    /// Waits until the daemon knows what the engine calls its network.
+    pub fn wait_for_network(&self, name: &str) {
+        eventually(&format!("{name} is known"), || {
+            let found = self.ctl(&["network", "inspect", name]);
+            ensure!(found.code == 0, "{found:?}");
+            Ok(())
+        });
+    }
+
+    /// Waits until the container runs, and has done so only after it was started as `before` says.
+    pub fn wait_for_restart(&self, container: &str, before: &str) {
+        eventually(&format!("{container} is started again"), || {
+            let started = self.docker(&["inspect", "--format", STARTED, container]).stdout;
+            ensure!(
+                started.starts_with("true ") && started.trim_end() != before,
+                "{started}, before {before}"
+            );
+            Ok(())
+        });
+    }
+
+    /// Whether the container runs, and since when.
+    pub fn started(&self, container: &str) -> String {
+        self.says(STARTED, container)
     }
 
     /// What `docker network inspect` says of the containers: names with addresses and MAC addresses, sorted.

@@ -1,9 +1,13 @@
 //! A machine with a daemon on it.
 
+use std::fs;
 use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Host;
 use crate::http;
@@ -23,6 +27,8 @@ pub struct Lab {
     arguments: Vec<String>,
     /// Logs of the daemons that have ended.
     past: String,
+    /// Passed on to each daemon that is started.
+    passed: Option<UnixListener>,
     host: Host,
 }
 
@@ -34,10 +40,33 @@ impl Lab {
 
     /// On this machine, with these arguments besides `--data-dir`.
     pub fn with(host: Host, arguments: &[&str]) -> Lab {
-        let arguments = arguments.iter().map(|&a| a.into()).collect();
-        let mut lab = Lab { daemon: None, arguments, past: String::new(), host };
+        let mut lab = Lab::without_daemon(host, arguments);
         lab.start();
         lab
+    }
+
+    fn without_daemon(host: Host, arguments: &[&str]) -> Lab {
+        let arguments = arguments.iter().map(|&a| a.into()).collect();
+        Lab { daemon: None, arguments, past: String::new(), passed: None, host }
+    }
+
+    /// A machine with a socket at this path that each daemon takes over, as from a service manager. So far there is no
+    /// daemon: [`Lab::start`] starts one.
+    pub fn with_socket(host: Host, path: &str, arguments: &[&str]) -> Lab {
+        let at = host.path(path);
+        fs::create_dir_all(at.parent().expect("a socket has a directory")).expect("the machine has a /run");
+        let mut lab = Lab::without_daemon(host, arguments);
+        lab.passed = Some(UnixListener::bind(at).expect("nobody else has made it"));
+        lab
+    }
+
+    /// Waits until somebody has connected to the socket that is passed on, and is not answered by anybody.
+    pub fn wait_for_caller(&self) {
+        let socket = self.passed.as_ref().expect("there is a socket that is passed on");
+        eventually("somebody waits in the socket", || {
+            ensure!(is_readable(socket.as_fd())?, "nobody does");
+            Ok(())
+        });
     }
 
     /// Starts the daemon (again) and waits until it answers.
@@ -45,7 +74,13 @@ impl Lab {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let mut command = vec!["vswitchd", "--data-dir", DATA_DIR];
         command.extend(self.arguments.iter().map(String::as_str));
-        self.daemon = Some(Process::spawn(&self.host, &command));
+        self.daemon = Some(match &self.passed {
+            Some(socket) => {
+                let socket = socket.try_clone().expect("there are descriptors left");
+                Process::spawn_with_socket(&self.host, &command, socket.into())
+            }
+            None => Process::spawn(&self.host, &command),
+        });
         eventually("the daemon answers", || {
             if let Some(code) = self.daemon.as_mut().and_then(Process::try_wait) {
                 panic!("the daemon ended with {code}: {}", self.log());
@@ -166,4 +201,9 @@ impl Drop for Lab {
             eprintln!("--- log of vswitchd\n{}--- end of the log", self.log());
         }
     }
+}
+
+fn is_readable(socket: BorrowedFd<'_>) -> anyhow::Result<bool> {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLIN)];
+    Ok(poll(&mut polled, PollTimeout::ZERO)? == 1)
 }

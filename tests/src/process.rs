@@ -1,6 +1,7 @@
 //! A process on a machine.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -59,10 +60,20 @@ pub struct Process {
 impl Process {
     /// Starts a process whose standard output and error are collected, and whose standard input is empty.
     pub fn spawn(host: &Host, args: &[&str]) -> Process {
+        Process::spawn_by("exec \"$@\" 2>&1", host, args, Stdio::null())
+    }
+
+    /// The same with a socket that it is passed, as a service manager does it (sd_listen_fds(3)).
+    pub fn spawn_with_socket(host: &Host, args: &[&str], socket: OwnedFd) -> Process {
+        let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 2>&1";
+        Process::spawn_by(script, host, args, socket.into())
+    }
+
+    fn spawn_by(script: &str, host: &Host, args: &[&str], stdin: Stdio) -> Process {
         // The shell prints the pid that the process is going to have.
         let mut command = host.command("sh");
-        command.args(["-c", "echo $$; exec \"$@\" 2>&1", "sh", &resolve(args[0])]).args(&args[1..]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(["-c", &format!("echo $$; {script}"), "sh", &resolve(args[0])]).args(&args[1..]);
+        command.stdin(stdin).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{args:?} does not start: {e}"));
         let mut stdout = child.stdout.take().expect("stdout was piped");
         let pid = read_pid(&mut stdout).unwrap_or_else(|e| panic!("{args:?} does not start: {e:#}"));

@@ -1,9 +1,7 @@
 //! The daemon: where its settings come from, what it tells systemd, and what its settings do.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::process::Stdio;
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -215,16 +213,14 @@ fn a_plugin_socket_may_be_passed_on() {
     let request = Request::new("POST", "/Plugin.Activate").body("");
     engine.write_all(&request.to_bytes()).expect("it is asked before anybody is there");
 
-    let script = "echo $$ >/tmp/pid; exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
-    let mut command = host.command("sh");
-    command.args(["-c", script, "sh", "/mnt/vswitchd", "--data-dir", "/tmp/vswitch"]);
-    let mut daemon = command.stdin(OwnedFd::from(listener)).stderr(Stdio::null()).spawn().expect("it starts");
+    let command = ["vswitchd", "--data-dir", "/tmp/vswitch"];
+    let mut daemon = Process::spawn_with_socket(&host, &command, listener.into());
     let mut answer = String::new();
     engine.set_read_timeout(Some(DEADLINE)).expect("a timeout that is not zero");
     engine.read_to_string(&mut answer).expect("the daemon answers");
     assert!(answer.ends_with(r#"{"Implements":["NetworkDriver","IpamDriver"]}"#), "{answer}");
 
-    host.sh("kill $(cat /tmp/pid)");
-    assert!(daemon.wait().expect("a child can be waited for").success());
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), 0);
     assert!(path.exists(), "the socket is not the daemon's");
 }

@@ -114,7 +114,7 @@ pub struct NetworkInspectArgs {
 
 #[derive(Debug, Args)]
 pub struct NetworkRmArgs {
-    /// A network that does not exist is no error
+    /// Also what a lost Docker engine of this host has left of it; one that does not exist is no error
     #[arg(short, long)]
     pub force: bool,
     #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]

@@ -123,7 +123,8 @@ pub fn print_created(created: &Created) -> Result<u8, Failure> {
 async fn rm(client: &Client, args: NetworkRmArgs) -> Result<u8, Failure> {
     let mut outcomes = Outcomes::default();
     for name in args.networks {
-        match client.perform(Call::delete(&["networks", &name])).await {
+        let remove = Call::delete(&["networks", &name]).query("force", &args.force.to_string());
+        match client.perform(remove).await {
             Ok(()) => print(format!("{name}\n"))?,
             Err(failure) if args.force && failure.is_not_found() => {}
             failed => outcomes.note(failed)?,

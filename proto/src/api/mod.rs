@@ -7,7 +7,7 @@
 //! | `POST /v1/networks` | [`NetworkCreate`] | [`Created`] |
 //! | `POST /v1/networks/prune` | | [`Pruned`] |
 //! | `GET /v1/networks/{ref}` | | [`Network`] |
-//! | `DELETE /v1/networks/{ref}` | | |
+//! | `DELETE /v1/networks/{ref}?force=true` | | |
 //! | `POST /v1/networks/{ref}/connect` | [`Connect`] | |
 //! | `POST /v1/networks/{ref}/disconnect` | [`Disconnect`] | |
 //! | `GET /v1/containers?all=true` | | `[`[`ContainerSummary`]`]` |

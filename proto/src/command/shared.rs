@@ -78,6 +78,18 @@ pub enum SharedChange {
     DropAuthority {
         generation: u64,
     },
+    /// An overlay network is one of a Docker engine's on the asking node, and stays as long as it is.
+    Bind {
+        network: NetworkId,
+        /// The engine's own id of it.
+        docker: NetworkId,
+        /// What the engine calls it, where that is known.
+        name: Option<Name>,
+    },
+    /// Networks of a Docker engine on the asking node are gone. Those that are not bound are passed over.
+    Unbind {
+        docker: Vec<NetworkId>,
+    },
 }
 
 /// What a node tells of itself.

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use serde::Deserialize;
 use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run};
 
-use super::failure::{Failure, Json, invalid, query, request_id};
+use super::failure::{Failure, Forced, Json, invalid, query, request_id};
 use super::view;
 use crate::daemon::{Change, Handle};
 use crate::state::Phase;
@@ -68,19 +68,13 @@ pub async fn start(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
-struct Remove {
-    #[serde(default)]
-    force: bool,
-}
-
 pub async fn remove(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    let Remove { force } = query(&uri)?;
+    let Forced { force } = query(&uri)?;
     handle.change(Change::Remove { reference, force }, request_id(&headers)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -95,6 +96,13 @@ pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
     axum::extract::Query::try_from_uri(uri)
         .map(|axum::extract::Query(value)| value)
         .map_err(|error| invalid(format!("query parameters: {}", error.body_text())))
+}
+
+/// `?force=true`.
+#[derive(Deserialize)]
+pub struct Forced {
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `Idempotency-Key`, if there is one.

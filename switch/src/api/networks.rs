@@ -2,10 +2,10 @@
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned};
 
-use super::failure::{Failure, Json, request_id};
+use super::failure::{Failure, Forced, Json, query, request_id};
 use super::view;
 use crate::daemon::{Change, Handle};
 
@@ -36,9 +36,11 @@ pub async fn create(
 pub async fn remove(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    handle.change(Change::RemoveNetwork(reference), request_id(&headers)?).await?;
+    let Forced { force } = query(&uri)?;
+    handle.change(Change::RemoveNetwork { reference, force }, request_id(&headers)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

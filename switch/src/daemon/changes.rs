@@ -93,8 +93,17 @@ impl Control {
         self.commit(random_request_id(), Command::CreateNetwork(command), None).await.map(|_| ())
     }
 
-    pub(super) async fn remove_network(&mut self, reference: &str, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn remove_network(
+        &mut self,
+        reference: &str,
+        force: bool,
+        id: RequestId,
+    ) -> Result<Done, Error> {
         let network = self.network_id(reference)?;
+        if force && self.state().belongs_to_docker(&network) && !self.shared.lacking.is_listed(&network) {
+            self.drop_docker_network(&network, id).await?;
+            return Ok(Done::Nothing);
+        }
         self.commit(id, Command::RemoveNetwork { network }, None).await?;
         Ok(Done::Nothing)
     }

@@ -102,7 +102,7 @@ impl Control {
     async fn change(&mut self, change: Change, id: RequestId, prepared: &Prepared) -> Result<Done, Error> {
         match change {
             Change::CreateNetwork(request) => self.create_network(request, id).await,
-            Change::RemoveNetwork(reference) => self.remove_network(&reference, id).await,
+            Change::RemoveNetwork { reference, force } => self.remove_network(&reference, force, id).await,
             Change::PruneNetworks => self.prune_networks().await,
             Change::Connect { network, request } => self.connect(&network, request, id, prepared).await,
             Change::Disconnect { network, request } => self.disconnect(&network, &request, id).await,

@@ -13,6 +13,7 @@ use vswitch_proto::command::ContainerKind;
 use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
+use super::docker::leftovers::Lacking;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
@@ -46,6 +47,7 @@ pub struct Shared {
     revision: watch::Sender<u64>,
     shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
     pub leases: Arc<Leases>,
+    pub lacking: Lacking,
     settings: ArcSwap<Settings>,
 }
 
@@ -105,6 +107,7 @@ impl Shared {
             revision: watch::Sender::new(0),
             shims: Mutex::default(),
             leases: Arc::default(),
+            lacking: Lacking::default(),
             settings,
         }
     }

@@ -8,7 +8,8 @@
 //! removed and joined again) ask for the addresses that they have. If somebody else has these by now, the endpoint
 //! stays without an interface, and the log says so.
 //!
-//! [`keep`] settles after every change, and again after a while where that did not work.
+//! [`keep`] settles after every change, and again after a while where that did not work. So it does with the networks
+//! that a Docker engine here has.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use vswitch_proto::command::{Attachment, Reserve, Scope, SharedChange};
 use vswitch_proto::id::EndpointId;
 
 use super::handle::Shared;
-use super::random_request_id;
+use super::{docker, random_request_id};
 use crate::cluster::service::ClusterError;
 use crate::state::{Endpoint, Snapshot};
 
@@ -97,7 +98,8 @@ pub async fn keep(shared: Arc<Shared>) {
 pub async fn settle(shared: &Shared) -> Result<(), ClusterError> {
     let mut refused = shared.leases.settling.lock().await;
     release(shared).await?;
-    reserve_again(shared, &mut refused).await
+    reserve_again(shared, &mut refused).await?;
+    docker::bindings::settle(shared).await
 }
 
 async fn release(shared: &Shared) -> Result<(), ClusterError> {

@@ -93,7 +93,11 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Change {
     CreateNetwork(api::NetworkCreate),
-    RemoveNetwork(String),
+    /// With `force` also what a lost Docker engine has left.
+    RemoveNetwork {
+        reference: String,
+        force: bool,
+    },
     PruneNetworks,
     Connect {
         network: String,

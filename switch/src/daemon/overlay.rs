@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
-use vswitch_proto::command::{Attachment, CreateNetwork, Driver, NewEndpoint, Reserve, Scope, SharedChange};
+use vswitch_proto::command::{
+    Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
+};
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
 use super::changes::{attachment, pool};
@@ -55,9 +57,9 @@ impl Handle {
                 self.create_overlay(request, id).await
             }
             Change::CreateNetwork(_) => self.enqueue(change, id, Prepared::default()).await,
-            Change::RemoveNetwork(reference) => match self.overlay(&reference) {
-                Some(network) => self.remove_overlay(network, id).await,
-                None => self.enqueue(Change::RemoveNetwork(reference), id, Prepared::default()).await,
+            Change::RemoveNetwork { ref reference, force } => match self.overlay(reference) {
+                Some(network) => self.remove_overlay(network, force, id).await,
+                None => self.enqueue(change, id, Prepared::default()).await,
             },
             Change::PruneNetworks => self.prune(id).await,
             Change::Connect { network, request } => self.connect(network, request, id).await,
@@ -126,9 +128,30 @@ impl Handle {
         }
     }
 
-    async fn remove_overlay(&self, network: NetworkId, id: RequestId) -> Result<Done, Error> {
+    async fn remove_overlay(&self, network: NetworkId, force: bool, id: RequestId) -> Result<Done, Error> {
+        if force {
+            self.forget_engine(network).await?;
+        }
         self.cluster().propose(SharedChange::RemoveNetwork { network }, id).await.map_err(failed)?;
         Ok(Done::Nothing)
+    }
+
+    /// What a lost engine of this node has left in a network of the cluster: the networks that it was, with their
+    /// endpoints, and addresses. Of an engine that has such a network nothing is taken.
+    async fn forget_engine(&self, network: NetworkId) -> Result<(), Error> {
+        let state = self.state();
+        let here: Vec<_> = state.docker_networks().filter(|docker| docker.network == network).collect();
+        if here.iter().any(|docker| self.shared().lacking.is_listed(&docker.id)) {
+            return Ok(());
+        }
+        for docker in here {
+            self.note(DockerChange::RemoveNetwork { network: docker.id }).await?;
+        }
+        for left in state.reservations().filter(|left| left.network == network) {
+            self.note(DockerChange::Unreserve { endpoint: left.endpoint }).await?;
+        }
+        self.settle().await;
+        Ok(())
     }
 
     /// Those of the cluster first: if it cannot be asked, nothing was done. One that a Docker network of this node is stays,

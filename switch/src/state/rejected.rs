@@ -12,7 +12,7 @@ use vswitch_proto::command::Driver;
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, NodeId, Vni};
 
 use super::docker::POOLS_MAX;
-use super::shared::{LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
+use super::shared::{BINDINGS_MAX, LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
     MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION,
@@ -217,7 +217,7 @@ pub enum Rejected {
     )]
     TooLate,
 
-    #[error("network {0} belongs to Docker: use docker network rm")]
+    #[error("network {0} belongs to Docker: use docker network rm, or rm -f for what a lost engine has left")]
     NetworkOfDocker(Name),
     #[error("container {0} belongs to Docker: use docker, or rm -f for what a lost engine has left")]
     ContainerOfDocker(Name),
@@ -247,6 +247,15 @@ pub enum Rejected {
 
     #[error("MAC address {mac} has {address} of the pool {subnet} already: choose another MAC address")]
     PoolMacInUse { mac: MacAddr, address: IpAddr, subnet: IpNet },
+    #[error(
+        "network {network} is the Docker network {docker} of node {node}{}: `docker network rm {docker}` there first, or \
+         `vswitchctl network rm -f {network}` there if that engine is gone", and_more(*.more)
+    )]
+    NetworkBound { network: Name, docker: String, node: Name, more: usize },
+    #[error(
+        "there are {BINDINGS_MAX} networks of Docker engines in this cluster already: remove some with docker network rm"
+    )]
+    TooManyBindings,
 }
 
 /// Who stands in the way.
@@ -378,8 +387,10 @@ fn family(ipv6: bool) -> &'static str {
 
 fn list(holders: &[Holder], more: usize) -> String {
     let mut text = holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
+    text.push_str(&and_more(more));
     text
+}
+
+fn and_more(more: usize) -> String {
+    if more > 0 { format!(" and {more} more") } else { String::new() }
 }

@@ -36,11 +36,12 @@ impl Kind {
         }
     }
 
-    /// The byte behind the magic. A node's own state has what Docker made since version 2.
+    /// The byte behind the magic. A node's own state has what Docker made since version 2, the cluster's which networks
+    /// of Docker its networks are.
     const fn version(self) -> u8 {
         match self {
             Kind::Local => 2,
-            Kind::Shared => 1,
+            Kind::Shared => 2,
         }
     }
 }

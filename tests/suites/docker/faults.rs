@@ -115,6 +115,59 @@ fn what_an_engine_has_forgotten_is_taken_away() {
 }
 
 #[test]
+fn an_engine_that_has_lost_all_gets_its_subnets_again() {
+    let mut docker = Docker::with(&["--docker-grace-s=600"]);
+    pair(&docker);
+    docker.wait_for_network("net");
+    docker.run_idle("guest", &["--net=net"]);
+    let lost = docker.says("{{.Id}}", "net");
+    let events = vswitch_tests::http::Request::new("GET", "/v1/events").events(&docker.socket());
+    let mut events = events.expect("there are events");
+    docker.lose_engine();
+    docker.start_engine();
+    docker.imports_image();
+    // Not at once, since an engine does not list a network while it makes it.
+    eventually("the subnet is free", || {
+        let made = docker.docker(&["network", "create", "-d", "vswitch", "--subnet=172.18.0.0/16", "net"]);
+        ensure!(made.code == 0, "{made:?}");
+        Ok(())
+    });
+    let reclaimed = events.until(|event| {
+        event.kind == "docker" && event.action == "reclaim" && event.attributes["what"] == "network"
+    });
+    assert_eq!(reclaimed.last().map(|event| event.id.as_str()), Some(lost.as_str()));
+    docker.starts("c1", &["--net=net"]);
+    docker.starts("c2", &["--net=net"]);
+    docker.assert_pings("c1", "c2");
+    // It is as if that engine had removed it.
+    assert!(docker.inspect("guest").network_settings.networks.is_empty());
+    docker.does(&["rm", "-f", "c1", "c2"]);
+    docker.does(&["network", "rm", "net"]);
+    docker.ok(&["rm", "-f", "guest"]);
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
+fn what_a_lost_engine_has_left_can_be_removed() {
+    let mut docker = Docker::with(&["--docker-grace-s=600"]);
+    pair(&docker);
+    let refused = |docker: &Docker| {
+        let refused = docker.ctl(&["network", "rm", "-f", "net"]);
+        ensure!(refused.code != 0 && refused.stderr.contains("docker network rm"), "{refused:?}");
+        Ok(())
+    };
+    eventually("the engine has the network", || refused(&docker));
+    docker.lose_engine();
+    assert!(docker.ctl(&["network", "rm", "net"]).stderr.contains("rm -f"));
+    eventually("the engine is missed", || {
+        let removed = docker.ctl(&["network", "rm", "-f", "net"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn an_engine_may_start_first() {
     let mut docker = Docker::new();
     pair(&docker);
@@ -128,6 +181,49 @@ fn an_engine_may_start_first() {
     docker.start();
     docker.does(&["start", "c1", "c2"]);
     docker.assert_pings("c1", "c2");
+}
+
+#[test]
+fn an_engine_that_is_killed_brings_back_what_always_restarts() {
+    let mut docker = Docker::with(&["--docker-grace-s=2"]);
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    let before = ["c1", "c2"].map(|container| {
+        docker.starts(container, &["--net=net", "--restart=always"]);
+        docker.started(container)
+    });
+    docker.kill9_engine();
+    docker.start_engine();
+    docker.wait_for_restart("c1", &before[0]);
+    docker.wait_for_restart("c2", &before[1]);
+    docker.assert_pings("c1", "c2");
+    docker.does(&["rm", "-f", "c1", "c2"]);
+    docker.does(&["network", "rm", "net"]);
+    docker.wait_until_nothing_is_left();
+}
+
+/// As with the units that are installed: the host starts, and vswitchd is the last.
+#[test]
+fn calls_of_an_engine_that_starts_first_wait_in_the_socket() {
+    let mut docker = Docker::activated(&[]);
+    let mut first = docker.spawns(&["network", "create", "-d", "vswitch", "net"]);
+    docker.wait_for_caller();
+    docker.start();
+    assert_eq!(first.wait(), 0, "{}", first.output());
+    docker.starts("c1", &["--net=net", "--restart=always"]);
+    docker.starts("c2", &["--net=net", "--restart=always"]);
+    docker.assert_pings("c1", "c2");
+    let before = ["c1", "c2"].map(|container| docker.started(container));
+
+    assert_eq!(docker.term(), 0);
+    docker.kill9_engine();
+    docker.spawn_engine();
+    docker.wait_for_caller();
+    docker.start();
+    docker.wait_for_engine();
+    docker.wait_for_restart("c1", &before[0]);
+    docker.wait_for_restart("c2", &before[1]);
+    docker.assert_pings("c1", "c2");
+    docker.assert_pings("c2", "172.18.0.1");
 }
 
 #[test]

@@ -70,20 +70,35 @@ fn containers_on_two_hosts_find_each_other_by_name() {
     assert!(taken.contains("10.0.0.3 is already in use"), "{taken}");
     for host in [one, two] {
         host.sh("docker ps -aq | xargs -r docker rm -f");
-        host.does(&["network", "rm", "blue"]);
         host.wait_until_nothing_is_left();
     }
+    one.does(&["network", "rm", "blue"]);
     eventually("no lease is left", || {
         let network = one.inspect_network("blue");
         ensure!(network.containers.is_empty(), "{:?}", network.containers);
         Ok(())
     });
-    one.ok(&["network", "rm", "blue"]);
+    // The other host's Docker has it still.
+    eventually("it is refused, with the engine's name", || {
+        let refused = one.ctl(&["network", "rm", "blue"]);
+        ensure!(refused.code != 0, "{refused:?}");
+        ensure!(refused.stderr.contains("is the Docker network blue of node host1: "), "{refused:?}");
+        Ok(())
+    });
+    one.ok(&["network", "prune", "--force"]);
+    two.starts("c3", &["--net=blue"]);
+    two.does(&["rm", "-f", "c3"]);
+    two.does(&["network", "rm", "blue"]);
+    eventually("it is nobody's", || {
+        let removed = one.ctl(&["network", "rm", "blue"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
 }
 
 #[test]
 fn a_shared_network_says_what_it_needs() {
-    let (hosts, _fabric) = engines(&[], 1);
+    let (mut hosts, _fabric) = engines(&[], 1);
     let docker = &hosts[0];
     docker.ok(&[
         "network",
@@ -139,6 +154,23 @@ fn a_shared_network_says_what_it_needs() {
         ensure!(ping.received == 1, "{ping:?}");
         Ok(())
     });
+    options::containers_that_pause_and_stop_come_back(docker, "blue", "10.5.0.99");
+    an_engine_is_lost(&mut hosts[0]);
+}
+
+/// With a container in the network.
+fn an_engine_is_lost(docker: &mut Docker) {
+    docker.ok(&["rm", "-f", "lab"]);
+    docker.lose_engine();
+    let refused = docker.ctl(&["network", "rm", "blue"]);
+    assert!(refused.stderr.contains("c1 on node host0"), "{refused:?}");
+    docker.ok(&["rm", "-f", "c1"]);
+    eventually("the engine is missed", || {
+        let removed = docker.ctl(&["network", "rm", "-f", "blue"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
+    docker.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -164,7 +196,15 @@ fn without_a_quorum_what_runs_goes_on() {
     hosts[0].starts("l2", &["--net=local"]);
     hosts[0].assert_pings("l1", "l2");
     hosts[0].assert_pings("c1", "10.0.0.1");
-    hosts[0].does(&["rm", "-f", "l1", "l2"]);
+    // Nor does it get one by a start, after which calls wait for a leader for a while.
+    hosts[0].kill9();
+    hosts[0].start();
+    hosts[0].starts("l3", &["--net=local"]);
+    hosts[0].assert_pings("l3", "l1");
+    let message = hosts[0].refuses(&["run", "--rm", "--net=blue", "busybox", "true"]);
+    assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
+    hosts[0].does(&["rm", "-f", "l1", "l2", "l3"]);
+    hosts[0].does(&["network", "rm", "local"]);
     hosts[1].start();
     hosts[2].start();
     hosts[0].wait_for_ping("c1", "c2");
@@ -184,7 +224,8 @@ fn containers_on_two_hosts_outlive_a_daemon_and_an_engine_that_are_killed() {
         host.does(&CREATE);
     }
     hosts[0].starts("c1", &["--net=blue"]);
-    hosts[1].starts("c2", &["--net=blue"]);
+    hosts[1].starts("c2", &["--net=blue", "--restart=always"]);
+    let before = hosts[1].started("c2");
     hosts[0].wait_for_ping("c1", "c2");
     // Its leases are in effect again only when somebody leads.
     hosts[0].kill9();
@@ -195,11 +236,7 @@ fn containers_on_two_hosts_outlive_a_daemon_and_an_engine_that_are_killed() {
     hosts[1].wait_for_ping("c2", "c1");
     hosts[1].kill9_engine();
     hosts[1].start_engine();
-    eventually("the container starts again", || {
-        let output = hosts[1].docker(&["start", "c2"]);
-        ensure!(output.code == 0, "{output:?}");
-        Ok(())
-    });
+    hosts[1].wait_for_restart("c2", &before);
     hosts[1].wait_for_ping("c2", "c1");
     hosts[0].wait_for_ping("c1", "c2");
     for host in &hosts {

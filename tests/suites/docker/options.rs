@@ -64,6 +64,55 @@ fn a_mac_address_is_that_of_one_container() {
 }
 
 #[test]
+fn a_container_pauses_stops_and_starts() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "--subnet=10.7.0.0/24", "net"]);
+    containers_that_pause_and_stop_come_back(&docker, "net", "10.7.0.99");
+}
+
+/// In this network, whose address `fixed` is free.
+pub fn containers_that_pause_and_stop_come_back(docker: &Docker, network: &str, fixed: &str) {
+    let (net, ip) = (format!("--net={network}"), format!("--ip={fixed}"));
+    docker.starts("s1", &[&net]);
+    docker.starts("s2", &[&net, &ip, "--network-alias=second"]);
+    docker.does(&["pause", "s2"]);
+    docker.does(&["unpause", "s2"]);
+    docker.assert_pings("s1", "s2");
+    for command in [&["stop", "-t", "0", "s2"][..], &["kill", "s2"]] {
+        docker.does(command);
+        docker.assert_pings_in_vain("s1", fixed);
+        docker.does(&["start", "s2"]);
+        docker.assert_pings("s1", fixed);
+        docker.assert_pings("s2", "s1");
+        docker.assert_pings("s1", "second");
+    }
+    assert!(docker.members(network).iter().any(|member| member.starts_with(&format!("s2 {fixed}/24 "))));
+
+    // Without an address of its own choice it may get another one, under its name.
+    docker.does(&["stop", "-t", "0", "s1"]);
+    docker.starts("s3", &[&net]);
+    docker.does(&["start", "s1"]);
+    docker.assert_pings("s2", "s1");
+    docker.assert_pings("s3", "s1");
+
+    // Connected while it does not run.
+    docker.does(&["create", "--name=s4", "-it", "busybox"]);
+    docker.does(&["network", "connect", network, "s4"]);
+    docker.does(&["start", "s4"]);
+    docker.assert_pings("s4", "s1");
+    docker.assert_pings("s1", "s4");
+    eventually("all are shown under their names", || {
+        let shown = docker.inspect_network(network);
+        let mut names: Vec<&str> = shown.containers.values().map(|c| c.name.as_str()).collect();
+        names.retain(|name| name.starts_with('s'));
+        names.sort_unstable();
+        ensure!(names == ["s1", "s2", "s3", "s4"], "{names:?}");
+        Ok(())
+    });
+    docker.does(&["rm", "-f", "s1", "s2", "s3", "s4"]);
+}
+
+#[test]
 fn an_internal_network_has_no_way_out() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "net"]);
@@ -150,6 +199,29 @@ fn containers_of_docker_are_shown_beside_others() {
         ensure!(names.lines().any(|name| name == "site"), "{names}");
         Ok(())
     });
+    docker_removes_a_network_of_others(&docker);
+}
+
+/// Of a container of the lab runner, of which Docker knows nothing.
+fn docker_removes_a_network_of_others(docker: &Docker) {
+    let events = vswitch_tests::http::Request::new("GET", "/v1/events").events(&docker.socket());
+    let mut events = events.expect("there are events");
+    docker.does(&["rm", "-f", "site"]);
+    docker.does(&["network", "rm", "blue"]);
+    let guest = docker.inspect("guest").id;
+    let seen = events.until(|event| {
+        event.action == "disconnect" && event.attributes.get("container").is_some_and(|id| *id == guest)
+    });
+    assert_eq!(seen.last().map(|event| event.name.as_str()), Some("blue"));
+    let left = docker.ctl(&["network", "inspect", "blue"]);
+    assert!(left.code != 0 && left.stderr.contains("blue"), "{left:?}");
+    assert!(docker.inspect("guest").network_settings.networks.is_empty());
+    // It runs, and is welcome in the next one.
+    docker.does(&["network", "create", "-d", "vswitch", "blue"]);
+    docker.starts("web", &["--net=blue"]);
+    docker.wait_for_network("blue");
+    docker.ok(&["network", "connect", "blue", "guest"]);
+    docker.wait_for_ping("web", "guest");
 }
 
 const COMPOSE: &str = r#"

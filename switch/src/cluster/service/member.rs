@@ -297,7 +297,9 @@ impl Member {
             | SharedChange::RemoveNetwork { .. }
             | SharedChange::Reserve(_)
             | SharedChange::Release { .. }
-            | SharedChange::Describe { .. } => Ok(()),
+            | SharedChange::Describe { .. }
+            | SharedChange::Bind { .. }
+            | SharedChange::Unbind { .. } => Ok(()),
         }
     }
 

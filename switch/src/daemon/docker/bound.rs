@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tokio::time::timeout;
 use vswitch_proto::api::{self, Error, ErrorKind, NetworkCreate};
 use vswitch_proto::command::{Attachment, DockerChange, Reservation, Reserve, Scope, SharedChange};
-use vswitch_proto::docker::{self, Answer, Call, Pool};
+use vswitch_proto::docker::{self, Answer, Call, NETWORK_OPTION, Pool};
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
 use super::super::handle::{Done, Handle, error};
@@ -34,7 +34,7 @@ const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long to wait for a network that another node has just made.
 const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long a released address is waited for to be free everywhere.
+/// How long is waited for a released address, or a removed network, to be free everywhere.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Handle {
@@ -54,16 +54,34 @@ impl Handle {
                 PoolId::Cluster { network, .. } => self.release_shared_address(&network, request).await?,
                 PoolId::Local(_) => return self.enqueue_call(call, id).await,
             },
+            Call::CreateNetwork(_) | Call::DeleteNetwork(_) => return self.bind_or_unbind(call, id).await,
             _ => return self.enqueue_call(call, id).await,
         };
         Ok(Done::Docker(answer))
+    }
+
+    /// Afterwards all nodes know of it, if the cluster answers.
+    async fn bind_or_unbind(&self, call: Call, id: RequestId) -> Result<Done, Error> {
+        let is_shared = match &call {
+            Call::CreateNetwork(request) => request.options.generic.contains_key(NETWORK_OPTION),
+            Call::DeleteNetwork(request) => {
+                self.state().docker_network(&request.network).is_some_and(|n| n.scope == Scope::Cluster)
+            }
+            _ => false,
+        };
+        let done = self.enqueue_call(call, id).await?;
+        if is_shared {
+            // What is not settled in time is later.
+            _ = timeout(RELEASE_PATIENCE, self.settle()).await;
+        }
+        Ok(done)
     }
 
     async fn enqueue_call(&self, call: Call, id: RequestId) -> Result<Done, Error> {
         self.enqueue(Change::Docker(call), id, Prepared::default()).await
     }
 
-    async fn note(&self, change: DockerChange) -> Result<(), Error> {
+    pub(in super::super) async fn note(&self, change: DockerChange) -> Result<(), Error> {
         self.enqueue(Change::DockerState(change), random_request_id(), Prepared::default()).await.map(|_| ())
     }
 

@@ -10,6 +10,7 @@ use vswitch_proto::id::{EndpointId, NetworkId};
 use super::super::handle::Handle;
 use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
+use super::aliases::Unanswered;
 use super::engine::{Census, Engine, EngineEndpoint, EngineError};
 use super::leftovers::{self, Leftover, Missing};
 use crate::cluster::service::ClusterError;
@@ -19,6 +20,13 @@ use crate::state::{Container, State};
 /// Without events, and not more often than the grace period allows to be needed.
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
 
+/// What is kept from one census to the next.
+#[derive(Default)]
+struct Known {
+    missing: Missing,
+    unanswered: Unanswered,
+}
+
 /// Follows the engine for as long as the daemon runs.
 pub async fn keep(handle: Handle) {
     let config = &handle.shared().config;
@@ -27,16 +35,17 @@ pub async fn keep(handle: Handle) {
     let engine = Engine::new(config.docker_host.clone());
     let (hint, mut hints) = mpsc::channel(1);
     let watching = async { engine.watch(interval, hint).await };
-    let (mut missing, mut is_away) = (Missing::default(), false);
+    let (mut known, mut is_away) = (Known::default(), false);
     let following = async {
         while hints.recv().await.is_some() {
-            match follow(&handle, &engine, &mut missing, grace).await {
+            match follow(&handle, &engine, &mut known, grace).await {
                 Ok(()) if std::mem::take(&mut is_away) => tracing::info!("the Docker engine is back"),
                 Ok(()) => {}
                 Err(error) => {
                     is_away = true;
                     // Nobody knows what was there meanwhile.
-                    missing = Missing::default();
+                    known.missing = Missing::default();
+                    handle.shared().lacking.set(None);
                     tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
                 }
             }
@@ -48,19 +57,28 @@ pub async fn keep(handle: Handle) {
 async fn follow(
     handle: &Handle,
     engine: &Engine,
-    missing: &mut Missing,
+    known: &mut Known,
     grace: Duration,
 ) -> Result<(), EngineError> {
     let nameless = |endpoint: &EndpointId| {
         let found = handle.state();
         let container = found.container(&super::container_of(endpoint));
-        container.and_then(Container::docker).is_some_and(|spec| spec.container.is_none())
+        let is_new = container.and_then(Container::docker).is_some_and(|spec| spec.container.is_none());
+        is_new || known.unanswered.is_due(endpoint)
     };
     let census = engine.census(nameless).await?;
+    for endpoint in known.unanswered.follow(&census) {
+        tracing::warn!(
+            endpoint = endpoint.short(),
+            "the Docker engine does not tell the aliases of its container"
+        );
+    }
     name(handle, &census).await;
     describe_leases(handle).await;
+    name_bindings(handle, &census).await;
     let state = handle.state();
-    let due = missing.due(&leftovers::missing(&state, &census), grace, Instant::now());
+    let due = known.missing.due(&leftovers::missing(&state, &census), grace, Instant::now());
+    handle.shared().lacking.set(Some(&known.missing));
     let starting = listed_by_networks(engine, &state, &due).await?;
     for leftover in due {
         if matches!(leftover, Leftover::Endpoint(id) if starting.contains(&EndpointId(id.0))) {
@@ -142,6 +160,23 @@ async fn describe_leases(handle: &Handle) {
             if !matches!(error, ClusterError::Rejected(_)) {
                 return;
             }
+        }
+    }
+}
+
+/// What the engine calls its networks of the cluster.
+async fn name_bindings(handle: &Handle, census: &Census) {
+    let seen = handle.snapshot();
+    let Some(node) = seen.node else { return };
+    for binding in seen.shared.bindings_of(node) {
+        let name = census.networks.get(&binding.docker).and_then(|network| network.name.clone());
+        if name.is_none() || name == binding.name {
+            continue;
+        }
+        let change = SharedChange::Bind { network: binding.network, docker: binding.docker, name };
+        if let Err(error) = handle.cluster().propose(change, random_request_id()).await {
+            tracing::debug!(%error, "other hosts do not know the name of a network so far");
+            return;
         }
     }
 }

@@ -51,6 +51,8 @@ const ACTIONS: [&str; 9] =
 pub struct Census {
     pub networks: BTreeMap<NetworkId, EngineNetwork>,
     pub endpoints: BTreeMap<EndpointId, EngineEndpoint>,
+    /// Those whose aliases were asked for in vain.
+    pub unanswered: BTreeSet<EndpointId>,
 }
 
 #[derive(Debug, Clone)]
@@ -94,42 +96,24 @@ impl Engine {
         Engine { socket }
     }
 
-    /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, and after
-    /// each `interval` without any. A hint that finds another one waiting is not needed.
+    /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, after each
+    /// `interval` without any, and when it goes. A hint that finds another one waiting is not needed.
     pub async fn watch(&self, interval: Duration, changed: mpsc::Sender<()>) {
         loop {
-            if let Err(error) = self.follow(interval, &changed).await {
+            let followed = match self.get(EVENTS).await {
+                Ok(events) => {
+                    let followed = follow(events.into_body(), interval, &changed).await;
+                    let _ = changed.try_send(());
+                    followed
+                }
+                Err(away) => Err(away),
+            };
+            if let Err(error) = followed {
                 tracing::debug!(%error, "the events of the engine stopped");
             }
             tokio::time::sleep(RETRY).await;
         }
     }
-
-    async fn follow(&self, interval: Duration, changed: &mpsc::Sender<()>) -> Result<(), EngineError> {
-        let mut events = self.get(EVENTS).await?.into_body();
-        let _ = changed.try_send(());
-        let mut buffer: Vec<u8> = Vec::new();
-        loop {
-            let Ok(frame) = timeout(interval, events.frame()).await else {
-                let _ = changed.try_send(());
-                continue;
-            };
-            let Some(frame) = frame else { return Ok(()) };
-            let Ok(chunk) = frame?.into_data() else { continue };
-            buffer.extend_from_slice(&chunk);
-            let whole = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            let lines: Vec<u8> = buffer.drain(..whole).collect();
-            if buffer.len() > EVENT_BYTES_MAX {
-                let reason = format!("an event of over {EVENT_BYTES_MAX} bytes");
-                return Err(EngineError::Foreign { path: EVENTS.into(), reason });
-            }
-            if lines.split(|byte| *byte == b'\n').any(matters) {
-                tokio::time::sleep(GATHERING).await;
-                let _ = changed.try_send(());
-            }
-        }
-    }
-
     /// What the engine has; with the aliases of those containers that have one of the endpoints `nameless`.
     pub async fn census(&self, nameless: impl Fn(&EndpointId) -> bool) -> Result<Census, EngineError> {
         let mut census = Census::default();
@@ -147,11 +131,20 @@ impl Engine {
                 .find_map(|name| name.trim_start_matches('/').parse().ok());
             let mut networks = container.settings.unwrap_or_default().checked(id, &name);
             if networks.iter().any(|(endpoint, _)| nameless(endpoint)) {
-                // It may have ended since.
-                if let Ok(inspected) = self.json::<Inspected>(&format!("/containers/{id}/json")).await {
-                    networks = inspected.settings.unwrap_or_default().checked(id, &name);
-                    // Asked, and none is none.
-                    networks.values_mut().for_each(|endpoint| _ = endpoint.aliases.get_or_insert_default());
+                match self.json::<Inspected>(&format!("/containers/{id}/json")).await {
+                    Ok(inspected) => {
+                        networks = inspected.settings.unwrap_or_default().checked(id, &name);
+                        // Asked, and none is none.
+                        networks
+                            .values_mut()
+                            .for_each(|endpoint| _ = endpoint.aliases.get_or_insert_default());
+                    }
+                    // It has ended since.
+                    Err(EngineError::Refused { status: 404, .. }) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "the aliases of a container are asked for again");
+                        census.unanswered.extend(networks.keys().filter(|endpoint| nameless(endpoint)));
+                    }
                 }
             }
             census.endpoints.extend(networks);
@@ -198,6 +191,34 @@ impl Engine {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+}
+
+async fn follow(
+    mut events: Incoming,
+    interval: Duration,
+    changed: &mpsc::Sender<()>,
+) -> Result<(), EngineError> {
+    let _ = changed.try_send(());
+    let mut buffer: Vec<u8> = Vec::new();
+    loop {
+        let Ok(frame) = timeout(interval, events.frame()).await else {
+            let _ = changed.try_send(());
+            continue;
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let Ok(chunk) = frame?.into_data() else { continue };
+        buffer.extend_from_slice(&chunk);
+        let whole = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines: Vec<u8> = buffer.drain(..whole).collect();
+        if buffer.len() > EVENT_BYTES_MAX {
+            let reason = format!("an event of over {EVENT_BYTES_MAX} bytes");
+            return Err(EngineError::Foreign { path: EVENTS.into(), reason });
+        }
+        if lines.split(|byte| *byte == b'\n').any(matters) {
+            tokio::time::sleep(GATHERING).await;
+            let _ = changed.try_send(());
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -64,6 +65,43 @@ impl Missing {
         let due = self.0.iter().filter(|(_, since)| now.duration_since(**since) >= grace);
         due.map(|(leftover, _)| *leftover).collect()
     }
+
+    fn networks(&self) -> BTreeMap<NetworkId, Instant> {
+        let network = |(leftover, since): (&Leftover, &Instant)| match leftover {
+            Leftover::Network(id) => Some((*id, *since)),
+            _ => None,
+        };
+        self.0.iter().filter_map(network).collect()
+    }
+}
+
+/// How long an engine may take to list a network that it has just made.
+const LISTED_AFTER: Duration = Duration::from_secs(2);
+
+/// Which networks here the engine's latest lists lack, for those who take no [`Census`] themselves. Nothing while the
+/// engine is away.
+#[derive(Debug, Default)]
+pub struct Lacking(Mutex<Option<BTreeMap<NetworkId, Instant>>>);
+
+impl Lacking {
+    pub fn set(&self, missing: Option<&Missing>) {
+        *self.lock() = missing.map(Missing::networks);
+    }
+
+    /// Whether the engine is there and has no such network any more.
+    pub fn is_forgotten(&self, network: &NetworkId, now: Instant) -> bool {
+        let since = self.lock().as_ref().and_then(|missing| missing.get(network).copied());
+        since.is_some_and(|since| now.duration_since(since) >= LISTED_AFTER)
+    }
+
+    /// Whether the engine is there and has the network.
+    pub fn is_listed(&self, network: &NetworkId) -> bool {
+        self.lock().as_ref().is_some_and(|missing| !missing.contains_key(network))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<NetworkId, Instant>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Everything that the engine does not list.
@@ -116,5 +154,18 @@ mod tests {
         assert_eq!(missing.due(&both, grace, at(59)), []);
         assert_eq!(missing.due(&both, grace, at(60)), [b], "the other one was there meanwhile");
         assert_eq!(missing.due(&both, grace, at(119)), [a, b]);
+    }
+
+    #[test]
+    fn what_was_just_made_is_not_forgotten() {
+        let (mut missing, lacking, start) = (Missing::default(), Lacking::default(), Instant::now());
+        let (id, later) = (NetworkId([2; 32]), start + LISTED_AFTER);
+        assert!(!lacking.is_forgotten(&id, later) && !lacking.is_listed(&id), "nobody has asked");
+        missing.due(&BTreeSet::from([Leftover::Network(id)]), Duration::from_secs(60), start);
+        lacking.set(Some(&missing));
+        assert!(!lacking.is_forgotten(&id, start) && lacking.is_forgotten(&id, later));
+        assert!(!lacking.is_listed(&id) && lacking.is_listed(&NetworkId([3; 32])));
+        lacking.set(None);
+        assert!(!lacking.is_forgotten(&id, later), "the engine is away");
     }
 }

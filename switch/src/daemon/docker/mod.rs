@@ -20,12 +20,14 @@ use super::handle::error;
 use super::{Done, random_request_id};
 
 mod address;
+mod aliases;
+pub(super) mod bindings;
 mod bound;
 mod census;
 mod endpoint;
 mod engine;
 pub(super) mod interface;
-mod leftovers;
+pub(super) mod leftovers;
 mod network;
 mod plugin;
 
@@ -52,6 +54,7 @@ impl Control {
     pub(super) async fn docker_state(&mut self, change: DockerChange, id: RequestId) -> Result<Done, Error> {
         match change {
             DockerChange::RemoveEndpoint { endpoint } => self.remove_endpoint(endpoint, id).await?,
+            DockerChange::RemoveNetwork { network } => self.drop_docker_network(&network, id).await?,
             change => {
                 self.commit(id, command(change), None).await?;
             }

@@ -1,14 +1,23 @@
 //! Networks that an engine makes and removes.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
 use vswitch_proto::api::Error;
-use vswitch_proto::command::{CreateNetwork, DockerChange, DockerNetwork, Driver, PoolRequest, Scope};
+use vswitch_proto::command::{
+    Command, CreateNetwork, DockerChange, DockerNetwork, Driver, PoolRequest, Scope,
+};
 use vswitch_proto::docker::{self, ADDRESS_SPACE, Answer, IpamData, NETWORK_OPTION};
 use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
+use super::super::random_request_id;
 use super::bound::shared_network;
+use super::census::tell_reclaimed;
+use super::leftovers::Leftover;
 use super::{command, invalid};
-use crate::state::{Network, Pool, Snapshot};
+use crate::state::{Container, Network, Pool, Snapshot};
 
 impl Control {
     pub(super) async fn docker_create_network(
@@ -28,6 +37,7 @@ impl Control {
             }
             None => local(&self.snapshot(), request)?,
         };
+        self.take_subnets_from_forgotten(&network).await?;
         let undo = command(DockerChange::RemoveNetwork { network: network.id });
         let record = DockerNetwork {
             id: network.id,
@@ -40,19 +50,66 @@ impl Control {
         Ok(Answer::NOTHING)
     }
 
-    /// The engine deletes no network that has endpoints: those that are left here it has forgotten.
     pub(super) async fn docker_delete_network(
         &mut self,
         network: &NetworkId,
         id: RequestId,
     ) -> Result<Answer, Error> {
         if self.state().docker_network(network).is_some() {
-            let endpoints = self.state().docker_endpoints().filter(|(_, spec)| spec.network == *network);
-            let forgotten = endpoints.map(|(container, _)| container.id).collect();
-            self.reclaim_endpoints(forgotten).await?;
-            self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await?;
+            self.drop_docker_network(network, id).await?;
         }
         Ok(Answer::NOTHING)
+    }
+
+    /// The engine deletes no network that has endpoints: those that are left here it has forgotten. Of other containers
+    /// it knows nothing, and it deletes the network whatever it is answered: they are disconnected.
+    pub(in super::super) async fn drop_docker_network(
+        &mut self,
+        network: &NetworkId,
+        id: RequestId,
+    ) -> Result<(), Error> {
+        let endpoints = self.state().docker_endpoints().filter(|(_, spec)| spec.network == *network);
+        let forgotten = endpoints.map(|(container, _)| container.id).collect();
+        self.reclaim_endpoints(forgotten).await?;
+        if self.state().belongs_to_docker(network) {
+            self.disconnect_others(network).await?;
+        }
+        self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await.map(|_| ())
+    }
+
+    async fn disconnect_others(&mut self, network: &NetworkId) -> Result<(), Error> {
+        let state = Arc::clone(self.state());
+        let is_other = |c: &&Container| c.docker().is_none() && c.attachment(network).is_some();
+        for container in state.containers().filter(is_other) {
+            let disconnect = Command::Disconnect { container: container.id, network: *network };
+            self.commit(random_request_id(), disconnect, None).await?;
+            let (container, network) = (container.name.as_str(), network.short());
+            tracing::warn!(container, network, "disconnected, since Docker has removed the network");
+        }
+        Ok(())
+    }
+
+    /// An engine hands out a subnet again that it has not got any more, long before what it has forgotten is taken away.
+    async fn take_subnets_from_forgotten(&mut self, wanted: &CreateNetwork) -> Result<(), Error> {
+        let wanted: Vec<IpNet> = wanted.pools.iter().map(|pool| pool.subnet).collect();
+        let overlaps = |pool: &Pool| {
+            wanted.iter().any(|other| other.contains(&pool.subnet) || pool.subnet.contains(other))
+        };
+        let now = Instant::now();
+        let forgotten: Vec<NetworkId> = self
+            .state()
+            .networks()
+            .filter(|network| {
+                self.state().belongs_to_docker(&network.id) && network.pools.iter().any(overlaps)
+            })
+            .filter(|network| self.shared.lacking.is_forgotten(&network.id, now))
+            .map(|network| network.id)
+            .collect();
+        for network in forgotten {
+            self.drop_docker_network(&network, random_request_id()).await?;
+            tell_reclaimed(&self.shared.feed, Leftover::Network(network));
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,8 @@
 //!    [`Vni::FIRST_OVERLAY`](vswitch_proto::id::Vni::FIRST_OVERLAY).
 //! 3. In one network no two leases share an address, a MAC or a container, and none has the gateway's or an auxiliary
 //!    address. Every lease is a member's.
-//! 4. Every collection has a bound, named below; reaching it is a rejection that says so.
+//! 4. A [`Binding`] is a member's, and its network exists.
+//! 5. Every collection has a bound, named below; reaching it is a rejection that says so.
 //!
 //! # Limits
 //! Whether a name or a subnet is that of a node's own network is not known here. The proposer passes the subnets of
@@ -36,6 +37,7 @@ use super::sharded::Sharded;
 use super::{Change, Network, Rejected};
 
 mod authority;
+mod binding;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -48,6 +50,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use authority::{Authorities, CERTIFICATE_BYTES_MAX};
+pub use binding::Binding;
 pub use lease::Lease;
 pub use node::{Membership, Node};
 
@@ -55,6 +58,8 @@ pub const NODES_MAX: usize = 1024;
 pub const VOTERS_MAX: usize = 7;
 /// Over all networks.
 pub const LEASES_MAX: usize = 65536;
+/// Over all nodes.
+pub const BINDINGS_MAX: usize = 65536;
 /// Of the requests that are remembered: 32,768 to 36,864. At 6,000 requests a second those are the last five seconds,
 /// which is how long a node asks again by itself.
 const GENERATION: usize = 4096;
@@ -67,6 +72,8 @@ pub struct Shared {
     nodes: Sharded<NodeId, Arc<Node>>,
     networks: Sharded<NetworkId, Arc<Network>>,
     leases: Sharded<EndpointId, Arc<Lease>>,
+    /// By Docker's ids.
+    bindings: Sharded<NetworkId, Arc<Binding>>,
     /// One per network.
     ledgers: Sharded<NetworkId, Arc<Ledger<Lease>>>,
     /// The highest id that a node ever had.
@@ -100,6 +107,8 @@ pub enum Applied {
     AuthorityRotated { generation: u64 },
     AuthorityTaken { node: NodeId },
     AuthorityDropped { generation: u64 },
+    Bound { docker: NetworkId },
+    Unbound { unbound: usize },
 }
 
 impl Shared {
@@ -109,6 +118,7 @@ impl Shared {
             nodes: Sharded::new(),
             networks: Sharded::new(),
             leases: Sharded::new(),
+            bindings: Sharded::new(),
             ledgers: Sharded::new(),
             last_node: 0,
             next_vni: 0,
@@ -170,6 +180,10 @@ impl Shared {
             }
             SharedChange::TakeAuthority { generation } => self.take_authority(from, *generation),
             SharedChange::DropAuthority { generation } => self.drop_authority(*generation),
+            SharedChange::Bind { network, docker, name } => {
+                self.bind(Binding { docker: *docker, network: *network, node: from, name: name.clone() })
+            }
+            SharedChange::Unbind { docker } => self.unbind(from, docker),
         }
     }
 

@@ -49,6 +49,11 @@ enum Step {
     },
     /// Some of the leases there are, and one that is not.
     Release(Vec<prop::sample::Index>),
+    Bind {
+        network: u8,
+        docker: u8,
+    },
+    Unbind(u8),
     Again(prop::sample::Index),
 }
 
@@ -76,6 +81,8 @@ fn step() -> impl Strategy<Value = (u8, Step)> {
         8 => (0..5u8, 0..9u8, ip, mac)
             .prop_map(|(network, container, ip, mac)| Step::Reserve { network, container, ip, mac }),
         3 => prop::collection::vec(any::<prop::sample::Index>(), 0..3).prop_map(Step::Release),
+        2 => (0..5u8, 0..4u8).prop_map(|(network, docker)| Step::Bind { network, docker }),
+        1 => (0..4u8).prop_map(Step::Unbind),
         1 => any::<prop::sample::Index>().prop_map(Step::Again),
     ];
     // Mostly the first node asks.
@@ -122,6 +129,8 @@ struct Model {
     added: u64,
     networks: Vec<ModelNetwork>,
     leases: Vec<ModelLease>,
+    /// Docker's id, network and node.
+    bindings: Vec<(NetworkId, NetworkId, NodeId)>,
     /// How often the tokens of voters and of learners were.
     rotated: (u64, u64),
     authority: AuthorityModel,
@@ -130,6 +139,10 @@ struct Model {
 
 fn container(n: u8) -> ContainerId {
     ContainerId([n + 1; 32])
+}
+
+fn docker(n: u8) -> NetworkId {
+    NetworkId([n + 100; 32])
 }
 
 impl Model {
@@ -181,6 +194,12 @@ impl Model {
                 }
                 SharedChange::Release { endpoints }
             }
+            Step::Bind { network: name, docker: n } => SharedChange::Bind {
+                network: network(name).map_or(NetworkId([9; 32]), |n| n.id),
+                docker: docker(n),
+                name: None,
+            },
+            Step::Unbind(n) => SharedChange::Unbind { docker: vec![docker(n)] },
             Step::Again(_) => return None,
         })
     }
@@ -254,6 +273,7 @@ impl Model {
             SharedChange::RemoveNetwork { network } => {
                 self.networks.iter().any(|n| n.id == *network)
                     && self.leases.iter().all(|l| l.network != *network)
+                    && self.bindings.iter().all(|(_, bound, _)| bound != network)
             }
             SharedChange::Reserve(request) => {
                 let wanted = &request.attachment;
@@ -263,6 +283,13 @@ impl Model {
             }
             SharedChange::Release { endpoints } => {
                 self.leases.iter().filter(|l| endpoints.contains(&l.endpoint)).all(|l| l.node == from)
+            }
+            SharedChange::Bind { network, docker, .. } => {
+                let is_own = |(id, _, node): &(NetworkId, NetworkId, NodeId)| id != docker || *node == from;
+                self.networks.iter().any(|n| n.id == *network) && self.bindings.iter().all(is_own)
+            }
+            SharedChange::Unbind { docker } => {
+                self.bindings.iter().all(|(id, _, node)| *id != docker[0] || *node == from)
             }
             SharedChange::Describe { .. } => unreachable!("the model makes none"),
         }
@@ -292,6 +319,7 @@ impl Model {
                 let before = self.leases.len();
                 self.nodes.retain(|n| n.id != *node);
                 self.leases.retain(|l| l.node != *node);
+                self.bindings.retain(|(_, _, of)| of != node);
                 assert_eq!(before - self.leases.len(), released);
             }
             (SharedChange::RotateToken { role }, Applied::TokenRotated { role: of, epoch }) => {
@@ -337,6 +365,15 @@ impl Model {
                 self.leases.retain(|l| !endpoints.contains(&l.endpoint));
                 assert_eq!(before - self.leases.len(), released);
             }
+            (SharedChange::Bind { network, docker, .. }, Applied::Bound { .. }) => {
+                self.bindings.retain(|(id, ..)| id != docker);
+                self.bindings.push((*docker, *network, from));
+            }
+            (SharedChange::Unbind { docker }, Applied::Unbound { unbound }) => {
+                let before = self.bindings.len();
+                self.bindings.retain(|(id, ..)| *id != docker[0]);
+                assert_eq!(before - self.bindings.len(), unbound);
+            }
             (change, applied) => panic!("{change:?} was answered by {applied:?}"),
         }
     }
@@ -358,6 +395,9 @@ impl Model {
     fn check_all(&self, shared: &Shared) {
         assert_eq!(shared.networks().count(), self.networks.len());
         assert_eq!(shared.leases().count(), self.leases.len());
+        let mut bindings = self.bindings.clone();
+        bindings.sort_unstable();
+        assert!(shared.bindings().map(|b| (b.docker, b.network, b.node)).eq(bindings));
         let expected = self.nodes.iter().map(|n| (n.id, info(n.told + 1), n.votes, n.wanted));
         let nodes = shared.nodes().map(|n| (n.id, n.info.clone(), n.role == Role::Voter, n.wanted));
         assert!(nodes.eq(expected));

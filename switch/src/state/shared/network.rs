@@ -52,6 +52,7 @@ impl Shared {
         if !holders.is_empty() {
             return Err(in_use(network, holders));
         }
+        self.check_unbound(network)?;
         self.networks.remove(id);
         self.ledgers.remove(id);
         Ok(Applied::NetworkRemoved { network: *id })

@@ -99,6 +99,7 @@ impl Shared {
         self.check_not_last(self.member(id)?)?;
         let leases: Vec<EndpointId> = self.leases_of(id).map(|lease| lease.endpoint).collect();
         leases.iter().for_each(|endpoint| self.take_back(endpoint));
+        self.unbind_all(id);
         self.nodes.remove(&id);
         Ok(Applied::NodeRemoved { node: id, released: leases.len() })
     }

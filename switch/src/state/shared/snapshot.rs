@@ -10,8 +10,8 @@ use super::super::ledger::Cursors;
 use super::super::requests::Requests;
 use super::super::snapshot::{self, Kind, SnapshotError};
 use super::{
-    Applied, Authorities, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node, Shared, TokenEpochs,
-    VOTERS_MAX,
+    Applied, Authorities, BINDINGS_MAX, Binding, GENERATION, LEASES_MAX, Lease, NODES_MAX, Network, Node,
+    Shared, TokenEpochs, VOTERS_MAX,
 };
 
 #[derive(Serialize)]
@@ -50,12 +50,12 @@ impl Shared {
             authorities: self.authorities(),
             requests: &self.requests,
         };
-        snapshot::write(Kind::Shared, &written)
+        snapshot::write(Kind::Shared, &(written, self.bindings().collect::<Vec<_>>()))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Shared, SnapshotError> {
-        let (state, ()) = snapshot::read(Kind::Shared, bytes)?;
-        rebuild(state)
+        let (state, bindings) = snapshot::read(Kind::Shared, bytes)?;
+        rebuild(state, bindings)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -64,7 +64,7 @@ impl Shared {
     }
 }
 
-fn rebuild(read: Read) -> Result<Shared, SnapshotError> {
+fn rebuild(read: Read, bindings: Vec<Binding>) -> Result<Shared, SnapshotError> {
     let (networks, mut ledgers) = snapshot::rebuild_networks(read.networks)?;
     snapshot::check_networks(networks.values().map(Arc::as_ref), |driver| driver == Driver::Overlay)?;
     let mut shared = Shared {
@@ -100,7 +100,23 @@ fn rebuild(read: Read) -> Result<Shared, SnapshotError> {
         return Err(SnapshotError::Inconsistent("too many leases"));
     }
     shared.ledgers = ledgers;
+    add_bindings(&mut shared, bindings)?;
     Ok(shared)
+}
+
+fn add_bindings(shared: &mut Shared, bindings: Vec<Binding>) -> Result<(), SnapshotError> {
+    if bindings.len() > BINDINGS_MAX {
+        return Err(SnapshotError::Inconsistent("too many networks of Docker"));
+    }
+    for binding in bindings {
+        if shared.network(&binding.network).is_none() || shared.node(binding.node).is_none() {
+            return Err(SnapshotError::Inconsistent("a network of Docker without its network or node"));
+        }
+        if shared.bindings.insert(binding.docker, Arc::new(binding)).is_some() {
+            return Err(SnapshotError::Inconsistent("a network of Docker twice"));
+        }
+    }
+    Ok(())
 }
 
 fn check_nodes(shared: &Shared) -> Result<(), SnapshotError> {

@@ -467,6 +467,8 @@ fn sample() -> Fleet {
     fleet.create("red", |r| r.pools = vec![pool("10.9.0.0/16")]).unwrap();
     fleet.reserve(ONE, "a", into(blue)).unwrap();
     fleet.reserve(TWO, "b", at(blue, "10.0.0.9")).unwrap();
+    let (docker, name) = (NetworkId([0xd2; 32]), "front".parse().ok());
+    fleet.apply(TWO, SharedChange::Bind { network: blue, docker, name }).unwrap();
     fleet.apply(ONE, remove(THREE)).unwrap();
     fleet
 }
@@ -510,6 +512,10 @@ fn contradictions_are_refused() {
         let id = *s.leases.keys().next().unwrap();
         change(Arc::make_mut(s.leases.get_mut(&id).unwrap()));
     };
+    let binding = |s: &mut Shared, change: &dyn Fn(&mut Binding)| {
+        let id = *s.bindings.keys().next().unwrap();
+        change(Arc::make_mut(s.bindings.get_mut(&id).unwrap()));
+    };
     let node =
         |s: &mut Shared, change: &dyn Fn(&mut Node)| change(Arc::make_mut(s.nodes.get_mut(&TWO).unwrap()));
     for error in [
@@ -540,6 +546,8 @@ fn contradictions_are_refused() {
         broken(&|s| node(s, &|n| n.info.vtep = "2001:db8::1".parse().unwrap())),
         broken(&|s| node(s, &|n| n.id = ONE)),
         broken(&|s| s.last_node = 1),
+        broken(&|s| binding(s, &|b| b.node = THREE)),
+        broken(&|s| binding(s, &|b| b.network = NetworkId([9; 32]))),
         broken(&|s| node(s, &|n| n.authority = 1)),
         broken(&|s| {
             s.rotate_authority(&[1], &[], 5).unwrap();
