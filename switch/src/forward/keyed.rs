@@ -1,5 +1,5 @@
 //! The hash of the forwarding database, into which frames insert: keyed, since whoever sends frames chooses their
-//! addresses, and short, since it is computed twice for each of them.
+//! addresses, and short, since it is computed some times for each of them.
 //!
 //! Each word costs one multiplication, of which both halves are folded, where SipHash, the standard library's, has some
 //! dozens of steps. Who does not know the key cannot choose addresses that collide, and nothing that depends on it leaves

@@ -34,7 +34,8 @@
 //! 3. A registered address is never learned, so nobody can draw its traffic. The gateway's is never accepted as a
 //!    source.
 //! 4. After a move, a removal or a new static entry has returned to whoever made it, no forwarder answers from before.
-//! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written.
+//! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written, but for
+//!    the time of each learned address once per second.
 //! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports and tunnel
 //!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
 //!
@@ -178,10 +179,15 @@ impl Forwarder {
             return;
         }
         for (port, raw) in frames {
-            if let (Some(port), Some((destination, source))) =
-                (tables.ports.get(&port), frame::addresses(raw))
-            {
+            let (Some((port, network)), Some((destination, source))) =
+                (tables.port(port), frame::addresses(raw))
+            else {
+                continue;
+            };
+            if destination.is_unicast() && network.place(destination).is_none() {
                 self.fdb.touch(port.vni, destination);
+            }
+            if !network.registers(source) {
                 self.fdb.touch(port.vni, source);
             }
         }

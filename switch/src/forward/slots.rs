@@ -37,6 +37,8 @@ const FIRST: usize = 256;
 /// Tables there may be, each twice as large as the one before; the last has room for 20 million entries.
 const LEVELS: usize = 18;
 const ATTEMPTS: usize = 64;
+/// Slots that [`Writing::retain_part`] looks at: 256 KiB.
+const PART: usize = 4096;
 /// 128 KiB of slots.
 const LARGE: usize = 2048;
 
@@ -51,8 +53,10 @@ pub(super) struct Slots<B> {
     writers: Mutex<Guarded<B>>,
 }
 
-/// What the writers' lock protects: the number of entries, and whatever books the owner keeps about them.
+/// What the writers' lock protects: the number of entries, and whatever books the owner keeps about them. Not on a line
+/// that readers read.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Guarded<B> {
     len: usize,
     book: B,
@@ -100,8 +104,8 @@ impl<B> Slots<B> {
         self.lock().get(key)
     }
 
-    /// Begins to fetch what [`Slots::find`] will read. The processor does not wait for it as long as nobody asks for the
-    /// answer, so several of these in a row take as long as one.
+    /// Begins to fetch what [`Slots::find`] will read. Nobody asks for the answer, so the processor goes on meanwhile, and
+    /// several of these in a row overlap.
     pub(super) fn touch(&self, key: Key) {
         let level = self.current();
         let at = self.hash.of(key) as usize & level.mask();
@@ -181,16 +185,31 @@ impl<'a, B> Writing<'a, B> {
     /// Keeps what `keep` says, which may be asked twice about the same, and changes the book of what it does not keep.
     /// Answers how many are gone.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut B, Key, Value) -> bool) -> usize {
-        let (slots, before) = (&self.slots.current().slots, self.guarded.len);
-        let mut at = 0;
-        while at < slots.len() {
+        let (before, mut next) = (self.guarded.len, Some(0));
+        while let Some(from) = next {
+            next = self.retain_part(from, &mut keep);
+        }
+        before - self.guarded.len
+    }
+
+    /// The same for some slots from this one on, for those who let go of the lock in between. Whatever others remove
+    /// meanwhile may move an entry to where this was already. Answers where to go on.
+    pub(super) fn retain_part(
+        &mut self,
+        from: usize,
+        mut keep: impl FnMut(&mut B, Key, Value) -> bool,
+    ) -> Option<usize> {
+        let slots = &self.slots.current().slots;
+        let end = slots.len().min(from + PART);
+        let mut at = from;
+        while at < end {
             match slots[at].peek() {
                 // Another may move here, and none moves from there to what was visited.
                 Some((key, value)) if !keep(&mut self.guarded.book, key, value) => self.remove_at(at),
                 _ => at += 1,
             }
         }
-        before - self.guarded.len
+        (end < slots.len()).then_some(end)
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (Key, Value)> {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
@@ -112,6 +113,13 @@ fn outgrown_tables_hold_less_than_the_newest() {
 #[test]
 fn what_stays_is_found_at_any_time() {
     const STAY: u64 = 60;
+    /// Also if the writer fails.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let (slots, is_done) = (&Slots::<()>::new(), &AtomicBool::new(false));
     (0..STAY).for_each(|number| slots.lock().set(key(number), value(0)));
     thread::scope(|scope| {
@@ -131,6 +139,7 @@ fn what_stays_is_found_at_any_time() {
                 })
             })
             .collect();
+        let done = Done(is_done);
         for round in 1..=400 {
             let many = if round % 10 == 0 { 2000 } else { 100 };
             (STAY..STAY + many).for_each(|number| slots.lock().set(key(number), value(number)));
@@ -141,7 +150,7 @@ fn what_stays_is_found_at_any_time() {
                 (STAY..STAY + many).rev().for_each(|number| _ = slots.lock().remove(key(number)));
             }
         }
-        is_done.store(true, Ordering::Relaxed);
+        drop(done);
         assert!(readers.into_iter().all(|reader| reader.join().unwrap() >= 1000));
     });
     assert_eq!(sorted(slots).len(), STAY as usize);
@@ -157,7 +166,14 @@ fn a_reader_waits_for_a_writer_that_was_interrupted() {
     thread::scope(|scope| {
         let writing = slots.lock();
         slot.version.fetch_add(1, Ordering::Relaxed);
-        let reader = scope.spawn(|| slots.find(key(7)));
+        let begun = &Barrier::new(2);
+        let reader = scope.spawn(move || {
+            begun.wait();
+            slots.find(key(7))
+        });
+        begun.wait();
+        // So that the reader, mostly, has given up trying before the writer goes on.
+        (0..1000).for_each(|_| thread::yield_now());
         slot.value.iter().for_each(|word| word.store(2, Ordering::Relaxed));
         slot.version.fetch_add(1, Ordering::Release);
         drop(writing);

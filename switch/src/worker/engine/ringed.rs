@@ -3,7 +3,8 @@
 //!
 //! # Theory of operation
 //! Each TAP has a multishot read. A turn enters the kernel once: it writes the frames of the turn before, in their
-//! order, reads what is there, and waits if that is nothing. Then each frame goes its way; one that leaves as it came
+//! order, reads what is there, and waits if that is nothing. Then the frames go their
+//! way, after what the decisions about the next few will need was fetched together; one that leaves as it came
 //! is not written but noted, with its buffer. A turn that notes a single frame writes it by write(2), which costs less
 //! than a request. The receivers of the underlay are polled through the ring and read as in the other engine, and
 //! answers and frames from tunnels, which are not in a buffer of the ring, are written at once: they belong to other
@@ -140,7 +141,7 @@ impl Ringed {
     fn complete(&mut self, fabric: &mut Fabric) -> io::Result<Turn> {
         let Ringed { ring, wake, sources } = self;
         let now = Instant::now();
-        let mut turn = Turn::default();
+        let (mut turn, mut rearmed) = (Turn::default(), Ok(()));
         loop {
             let batch: [_; FORESEEN] = std::array::from_fn(|_| ring.next());
             fabric.foresee(batch.iter().flatten().filter_map(frame_of));
@@ -157,7 +158,7 @@ impl Ringed {
                         // It is an event each time that somebody wakes, whatever the number in it.
                         let _ = wake.read();
                         if !more {
-                            ring.poll(wake.as_raw_fd(), WAKE)?;
+                            rearmed = ring.poll(wake.as_raw_fd(), WAKE);
                         }
                     }
                     Completion::Polled { key, more } => sources.note_receiver(key as usize, more),
@@ -165,7 +166,7 @@ impl Ringed {
                 }
             }
             if is_last {
-                return Ok(turn);
+                return rearmed.map(|()| turn);
             }
         }
     }
