@@ -1,12 +1,14 @@
 //! Networks and who is connected to them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
 use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 use super::control::{Control, done, rejected};
+use super::docker::leftovers::Listed;
 use super::handle::error;
 use super::overlay::Prepared;
 use super::{Done, host, random_bytes, random_request_id};
@@ -100,9 +102,16 @@ impl Control {
         id: RequestId,
     ) -> Result<Done, Error> {
         let network = self.network_id(reference)?;
-        if force && self.state().belongs_to_docker(&network) && !self.shared.lacking.is_listed(&network) {
-            self.drop_docker_network(&network, id).await?;
-            return Ok(Done::Nothing);
+        if force && self.state().belongs_to_docker(&network) {
+            match self.shared.lacking.listed(&network, Instant::now()) {
+                Listed::NotKnown => return Err(engine_unasked()),
+                // Refused below.
+                Listed::Yes => {}
+                Listed::No => {
+                    self.drop_docker_network(&network, id).await?;
+                    return Ok(Done::Nothing);
+                }
+            }
         }
         self.commit(id, Command::RemoveNetwork { network }, None).await?;
         Ok(Done::Nothing)
@@ -151,6 +160,12 @@ impl Control {
         self.commit(id, Command::Disconnect { container, network }, None).await?;
         Ok(Done::Nothing)
     }
+}
+
+/// Nothing is taken from an engine that may have it.
+pub(super) fn engine_unasked() -> Error {
+    let message = "whether Docker's engine has the network is not known at the moment: try again in some seconds";
+    error(ErrorKind::Conflict, message)
 }
 
 pub(super) fn attachment(network: NetworkId, scope: Scope, wanted: EndpointConfig) -> Attachment {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
 use vswitch_proto::command::{
@@ -15,8 +15,9 @@ use vswitch_proto::command::{
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
-use super::changes::{attachment, pool};
+use super::changes::{attachment, engine_unasked, pool};
 use super::control::rejected;
+use super::docker::leftovers::Listed;
 use super::handle::{Done, Handle, error};
 use super::leases::{self, Held};
 use super::names::random_name;
@@ -141,8 +142,13 @@ impl Handle {
     async fn forget_engine(&self, network: NetworkId) -> Result<(), Error> {
         let state = self.state();
         let here: Vec<_> = state.docker_networks().filter(|docker| docker.network == network).collect();
-        if here.iter().any(|docker| self.shared().lacking.is_listed(&docker.id)) {
-            return Ok(());
+        let now = Instant::now();
+        for docker in &here {
+            match self.shared().lacking.listed(&docker.id, now) {
+                Listed::NotKnown => return Err(engine_unasked()),
+                Listed::Yes => return Ok(()),
+                Listed::No => {}
+            }
         }
         for docker in here {
             self.note(DockerChange::RemoveNetwork { network: docker.id }).await?;

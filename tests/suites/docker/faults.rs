@@ -151,6 +151,7 @@ fn an_engine_that_has_lost_all_gets_its_subnets_again() {
 fn what_a_lost_engine_has_left_can_be_removed() {
     let mut docker = Docker::with(&["--docker-grace-s=600"]);
     pair(&docker);
+    docker.wait_for_network("net");
     let refused = |docker: &Docker| {
         let refused = docker.ctl(&["network", "rm", "-f", "net"]);
         ensure!(refused.code != 0 && refused.stderr.contains("docker network rm"), "{refused:?}");

@@ -42,11 +42,12 @@ pub async fn keep(handle: Handle) {
                 Ok(()) if std::mem::take(&mut is_away) => tracing::info!("the Docker engine is back"),
                 Ok(()) => {}
                 Err(error) => {
-                    is_away = true;
                     // Nobody knows what was there meanwhile.
                     known.missing = Missing::default();
-                    handle.shared().lacking.set(None);
-                    tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
+                    handle.shared().lacking.unset(error.is_absence());
+                    if !std::mem::replace(&mut is_away, true) {
+                        tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
+                    }
                 }
             }
         }
@@ -66,19 +67,17 @@ async fn follow(
         let is_new = container.and_then(Container::docker).is_some_and(|spec| spec.container.is_none());
         is_new || known.unanswered.is_due(endpoint)
     };
+    // In this order: a network that is made meanwhile is not missing.
+    let state = handle.state();
     let census = engine.census(nameless).await?;
+    let due = known.missing.due(&leftovers::missing(&state, &census), grace, Instant::now());
+    handle.shared().lacking.set(&known.missing);
     for endpoint in known.unanswered.follow(&census) {
         tracing::warn!(
             endpoint = endpoint.short(),
             "the Docker engine does not tell the aliases of its container"
         );
     }
-    name(handle, &census).await;
-    describe_leases(handle).await;
-    name_bindings(handle, &census).await;
-    let state = handle.state();
-    let due = known.missing.due(&leftovers::missing(&state, &census), grace, Instant::now());
-    handle.shared().lacking.set(Some(&known.missing));
     let starting = listed_by_networks(engine, &state, &due).await?;
     for leftover in due {
         if matches!(leftover, Leftover::Endpoint(id) if starting.contains(&EndpointId(id.0))) {
@@ -88,6 +87,10 @@ async fn follow(
             tell_reclaimed(handle.feed(), leftover);
         }
     }
+    // These may wait, the last two for the cluster.
+    name(handle, &census).await;
+    describe_leases(handle).await;
+    name_bindings(handle, &census).await;
     Ok(())
 }
 
@@ -176,7 +179,10 @@ async fn name_bindings(handle: &Handle, census: &Census) {
         let change = SharedChange::Bind { network: binding.network, docker: binding.docker, name };
         if let Err(error) = handle.cluster().propose(change, random_request_id()).await {
             tracing::debug!(%error, "other hosts do not know the name of a network so far");
-            return;
+            // What is wrong with one is not wrong with the next.
+            if !matches!(error, ClusterError::Rejected(_)) {
+                return;
+            }
         }
     }
 }

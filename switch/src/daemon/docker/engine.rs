@@ -87,6 +87,14 @@ pub enum EngineError {
     Foreign { path: String, reason: String },
 }
 
+impl EngineError {
+    /// Whether nothing listens at the engine's socket, so that there is no engine.
+    pub fn is_absence(&self) -> bool {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, EngineError::Away(error) if matches!(error.kind(), ConnectionRefused | NotFound))
+    }
+}
+
 pub struct Engine {
     socket: PathBuf,
 }
@@ -97,23 +105,21 @@ impl Engine {
     }
 
     /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, after each
-    /// `interval` without any, and when it goes. A hint that finds another one waiting is not needed.
+    /// `interval` without any, when it goes, and now and then while it is away. A hint that finds another one waiting is not needed.
     pub async fn watch(&self, interval: Duration, changed: mpsc::Sender<()>) {
         loop {
             let followed = match self.get(EVENTS).await {
-                Ok(events) => {
-                    let followed = follow(events.into_body(), interval, &changed).await;
-                    let _ = changed.try_send(());
-                    followed
-                }
+                Ok(events) => follow(events.into_body(), interval, &changed).await,
                 Err(away) => Err(away),
             };
+            let _ = changed.try_send(());
             if let Err(error) = followed {
                 tracing::debug!(%error, "the events of the engine stopped");
             }
             tokio::time::sleep(RETRY).await;
         }
     }
+
     /// What the engine has; with the aliases of those containers that have one of the endpoints `nameless`.
     pub async fn census(&self, nameless: impl Fn(&EndpointId) -> bool) -> Result<Census, EngineError> {
         let mut census = Census::default();

@@ -78,28 +78,61 @@ impl Missing {
 /// How long an engine may take to list a network that it has just made.
 const LISTED_AFTER: Duration = Duration::from_secs(2);
 
-/// Which networks here the engine's latest lists lack, for those who take no [`Census`] themselves. Nothing while the
-/// engine is away.
+/// What came of asking the engine for its lists.
 #[derive(Debug, Default)]
-pub struct Lacking(Mutex<Option<BTreeMap<NetworkId, Instant>>>);
+enum Lists {
+    /// Not asked so far, or in vain.
+    #[default]
+    NotKnown,
+    /// Nothing listens at its socket.
+    Away,
+    /// Networks here that they lack, and since when.
+    Lack(BTreeMap<NetworkId, Instant>),
+}
+
+/// Whether an engine has a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// The engine cannot be asked, or may be about to list it.
+    NotKnown,
+    Yes,
+    /// The engine has forgotten it or is away itself.
+    No,
+}
+
+/// Which networks here the engine's latest lists lack, for those who take no [`Census`] themselves.
+#[derive(Debug, Default)]
+pub struct Lacking(Mutex<Lists>);
 
 impl Lacking {
-    pub fn set(&self, missing: Option<&Missing>) {
-        *self.lock() = missing.map(Missing::networks);
+    pub fn set(&self, missing: &Missing) {
+        *self.lock() = Lists::Lack(missing.networks());
+    }
+
+    /// There are no lists.
+    pub fn unset(&self, is_away: bool) {
+        *self.lock() = if is_away { Lists::Away } else { Lists::NotKnown };
     }
 
     /// Whether the engine is there and has no such network any more.
     pub fn is_forgotten(&self, network: &NetworkId, now: Instant) -> bool {
-        let since = self.lock().as_ref().and_then(|missing| missing.get(network).copied());
-        since.is_some_and(|since| now.duration_since(since) >= LISTED_AFTER)
+        let is_there = matches!(&*self.lock(), Lists::Lack(_));
+        is_there && self.listed(network, now) == Listed::No
     }
 
-    /// Whether the engine is there and has the network.
-    pub fn is_listed(&self, network: &NetworkId) -> bool {
-        self.lock().as_ref().is_some_and(|missing| !missing.contains_key(network))
+    pub fn listed(&self, network: &NetworkId, now: Instant) -> Listed {
+        match &*self.lock() {
+            Lists::NotKnown => Listed::NotKnown,
+            Lists::Away => Listed::No,
+            Lists::Lack(missing) => match missing.get(network) {
+                None => Listed::Yes,
+                Some(since) if now.duration_since(*since) >= LISTED_AFTER => Listed::No,
+                Some(_) => Listed::NotKnown,
+            },
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<NetworkId, Instant>>> {
+    fn lock(&self) -> MutexGuard<'_, Lists> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,7 +151,15 @@ pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
     });
     missing.extend(unused.map(|r| Leftover::Reservation(r.endpoint)));
 
-    let networks = state.docker_networks().filter(|n| !census.networks.contains_key(&n.id));
+    // A list of networks may be short: what a listed endpoint is in is there.
+    let in_engine: BTreeSet<NetworkId> = state
+        .docker_endpoints()
+        .filter(|(container, _)| listed(&container.id))
+        .map(|(_, spec)| spec.network)
+        .collect();
+    let networks = state
+        .docker_networks()
+        .filter(|n| !census.networks.contains_key(&n.id) && !in_engine.contains(&n.id));
     missing.extend(networks.map(|n| Leftover::Network(n.id)));
 
     let endpoints = state.docker_endpoints().flat_map(|(container, _)| state.endpoints_of(&container.id));
@@ -126,7 +167,8 @@ pub fn missing(state: &State, census: &Census) -> BTreeSet<Leftover> {
         endpoints.filter_map(|endpoint| endpoint.wire.as_ref()).flat_map(Wire::addresses).collect();
     let pools: BTreeSet<IpNet> = census.networks.values().flat_map(|n| n.pools.iter().copied()).collect();
     for pool in state.pools() {
-        if !pools.contains(&pool.subnet) {
+        let is_used = pool.addresses.keys().any(|address| in_use.contains(address));
+        if !pools.contains(&pool.subnet) && !is_used {
             missing.insert(Leftover::Pool(pool.subnet));
             continue;
         }
@@ -160,12 +202,17 @@ mod tests {
     fn what_was_just_made_is_not_forgotten() {
         let (mut missing, lacking, start) = (Missing::default(), Lacking::default(), Instant::now());
         let (id, later) = (NetworkId([2; 32]), start + LISTED_AFTER);
-        assert!(!lacking.is_forgotten(&id, later) && !lacking.is_listed(&id), "nobody has asked");
+        assert!(!lacking.is_forgotten(&id, later), "nobody has asked");
+        assert_eq!(lacking.listed(&id, later), Listed::NotKnown);
         missing.due(&BTreeSet::from([Leftover::Network(id)]), Duration::from_secs(60), start);
-        lacking.set(Some(&missing));
+        lacking.set(&missing);
         assert!(!lacking.is_forgotten(&id, start) && lacking.is_forgotten(&id, later));
-        assert!(!lacking.is_listed(&id) && lacking.is_listed(&NetworkId([3; 32])));
-        lacking.set(None);
+        assert_eq!((lacking.listed(&id, start), lacking.listed(&id, later)), (Listed::NotKnown, Listed::No));
+        assert_eq!(lacking.listed(&NetworkId([3; 32]), start), Listed::Yes);
+        lacking.unset(false);
+        assert_eq!(lacking.listed(&id, later), Listed::NotKnown, "the engine does not answer");
+        lacking.unset(true);
         assert!(!lacking.is_forgotten(&id, later), "the engine is away");
+        assert_eq!(lacking.listed(&id, later), Listed::No);
     }
 }

@@ -51,7 +51,11 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
             plugin.made = Some(path);
             listener
         }
-        (None, None) => return Ok(plugin),
+        (None, None) => {
+            // No engine is served, and none is asked.
+            handle.shared().lacking.unset(true);
+            return Ok(plugin);
+        }
     };
     let at = listener.local_addr().ok();
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
