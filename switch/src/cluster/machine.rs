@@ -8,8 +8,8 @@ use vswitch_proto::id::RequestId;
 use crate::state::shared::{self, Shared};
 use crate::state::{Applied, Rejected, SnapshotError, State};
 
-/// First byte of an encoded command.
-const COMMAND_VERSION: u8 = 1;
+/// First byte of an encoded command. Version 2 has more kinds of commands, after those of version 1.
+const COMMAND_VERSION: u8 = 2;
 
 /// A deterministic machine: equal after equal commands, whatever the node.
 ///
@@ -63,7 +63,7 @@ pub(super) fn encode(command: &impl Serialize) -> Vec<u8> {
 
 pub(super) fn decode<C: DeserializeOwned>(bytes: &[u8]) -> Result<C, Unreadable> {
     match bytes.split_first() {
-        Some((&COMMAND_VERSION, body)) => match postcard::take_from_bytes(body) {
+        Some((&(1..=COMMAND_VERSION), body)) => match postcard::take_from_bytes(body) {
             Ok((command, [])) => Ok(command),
             _ => Err(Unreadable::Damaged),
         },

@@ -131,6 +131,8 @@ impl Handle {
 
     async fn remove_overlay(&self, network: NetworkId, force: bool, id: RequestId) -> Result<Done, Error> {
         if force {
+            let seen = self.snapshot();
+            seen.shared.check_unused(&network, seen.node).map_err(|e| rejected(&e))?;
             self.forget_engine(network).await?;
         }
         self.cluster().propose(SharedChange::RemoveNetwork { network }, id).await.map_err(failed)?;

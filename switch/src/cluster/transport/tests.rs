@@ -338,7 +338,7 @@ async fn another_version_is_refused_and_both_are_named() {
         while stream.read(&mut [0; 256]).await.is_ok_and(|count| count > 0) {}
     });
     let error = a.transport.call(NodeId(3), digest(1), LONG).await.unwrap_err().to_string();
-    for part in ["9.9.9", "protocol 2", env!("CARGO_PKG_VERSION"), "protocol 1"] {
+    for part in ["9.9.9", "protocol 3", env!("CARGO_PKG_VERSION"), "protocol 2"] {
         assert!(error.contains(part), "{error}");
     }
     server.await.unwrap();

@@ -19,7 +19,7 @@ use crate::state::Rejected;
 use crate::state::shared::Applied;
 
 /// Raised when nodes of this version and of the one before cannot understand each other.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Of one frame from a node.
 pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 64;
 /// Of one frame from somebody who has no certificate.

@@ -64,8 +64,10 @@ impl Shared {
         bound.iter().for_each(|id| _ = self.bindings.remove(id));
     }
 
-    pub(super) fn check_unbound(&self, network: &Network) -> Result<(), Rejected> {
-        let mut bindings = self.bindings().filter(|binding| binding.network == network.id);
+    pub(super) fn check_unbound(&self, network: &Network, except: Option<NodeId>) -> Result<(), Rejected> {
+        let mut bindings = self
+            .bindings()
+            .filter(|binding| binding.network == network.id && Some(binding.node) != except);
         let Some(first) = bindings.next() else { return Ok(()) };
         let node = self.node(first.node).expect("a binding is a member's");
         Err(Rejected::NetworkBound {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vswitch_proto::command::{CreateNetwork, Driver};
-use vswitch_proto::id::{Name, NetworkId, Vni};
+use vswitch_proto::id::{Name, NetworkId, NodeId, Vni};
 
 use super::super::network::{check_options, in_use, overlay_vni, subnets};
 use super::super::rejected::Holder;
@@ -44,18 +44,24 @@ impl Shared {
     }
 
     pub(super) fn remove_network(&mut self, id: &NetworkId) -> Result<Applied, Rejected> {
+        self.check_unused(id, None)?;
+        self.networks.remove(id);
+        self.ledgers.remove(id);
+        Ok(Applied::NetworkRemoved { network: *id })
+    }
+
+    /// Whether it can be removed, once the node `except` has given back what it has in it.
+    pub fn check_unused(&self, id: &NetworkId, except: Option<NodeId>) -> Result<(), Rejected> {
         let network = self.network(id).ok_or(Rejected::UnknownNetwork(*id))?;
         if network.builtin {
             return Err(Rejected::Builtin(network.name.clone()));
         }
-        let holders: Vec<Holder> = self.leases_in(id).map(|lease| self.holder(lease)).collect();
+        let leases = self.leases_in(id).filter(|lease| Some(lease.node) != except);
+        let holders: Vec<Holder> = leases.map(|lease| self.holder(lease)).collect();
         if !holders.is_empty() {
             return Err(in_use(network, holders));
         }
-        self.check_unbound(network)?;
-        self.networks.remove(id);
-        self.ledgers.remove(id);
-        Ok(Applied::NetworkRemoved { network: *id })
+        self.check_unbound(network, except)
     }
 
     /// The VNI asked for, or the next one, going around, so that one just released is not used again at once.
