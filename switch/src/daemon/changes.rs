@@ -164,7 +164,7 @@ impl Control {
 
 /// Nothing is taken from an engine that may have it.
 pub(super) fn engine_unasked() -> Error {
-    let message = "whether Docker's engine has the network is not known at the moment: try again in some seconds";
+    let message = "whether Docker's engine has the network is not known so far: try again in some seconds";
     error(ErrorKind::Conflict, message)
 }
 

@@ -46,7 +46,8 @@ pub async fn keep(handle: Handle) {
                     known.missing = Missing::default();
                     handle.shared().lacking.unset(error.is_absence());
                     if !std::mem::replace(&mut is_away, true) {
-                        tracing::warn!(%error, engine = %engine.socket().display(), "names of containers are not learned");
+                        let engine = engine.socket().display();
+                        tracing::warn!(%error, %engine, "names of containers are not learned");
                     }
                 }
             }

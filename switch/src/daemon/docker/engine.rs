@@ -105,7 +105,8 @@ impl Engine {
     }
 
     /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, after each
-    /// `interval` without any, when it goes, and now and then while it is away. A hint that finds another one waiting is not needed.
+    /// `interval` without any, when it goes, and now and then while it is away. A
+    /// hint that finds another one waiting is not needed.
     pub async fn watch(&self, interval: Duration, changed: mpsc::Sender<()>) {
         loop {
             let followed = match self.get(EVENTS).await {
