@@ -98,6 +98,8 @@ pub enum StaticError {
 #[derive(Debug)]
 pub struct Fdb {
     config: FdbConfig,
+    /// Of the configuration, nanoseconds.
+    age: u64,
     /// What times of entries count from: the first time that was given.
     origin: OnceLock<Instant>,
     entries: Slots<Book>,
@@ -115,7 +117,8 @@ struct Book {
 
 impl Fdb {
     pub fn new(config: FdbConfig) -> Fdb {
-        Fdb { config, origin: OnceLock::new(), entries: Slots::new() }
+        let age = u64::try_from(config.age.as_nanos()).unwrap_or(u64::MAX);
+        Fdb { config, age, origin: OnceLock::new(), entries: Slots::new() }
     }
 
     pub fn config(&self) -> &FdbConfig {
@@ -164,9 +167,9 @@ impl Fdb {
         self.entries.is_large()
     }
 
-    /// Begins to fetch what is known about an address, without waiting for it.
-    pub(super) fn touch(&self, vni: Vni, mac: MacAddr) {
-        self.entries.touch(key(vni, mac));
+    /// Fetches what is known about some addresses, all at once.
+    pub(super) fn touch(&self, addresses: impl Iterator<Item = (Vni, MacAddr)>) {
+        self.entries.touch(addresses.map(|(vni, mac)| key(vni, mac)));
     }
 
     /// Adds or redirects a static entry; a learned one gives way.
@@ -266,19 +269,20 @@ impl Fdb {
         self.entries.lock().stats
     }
 
-    /// Nanoseconds since the origin; what was before it counts as the origin.
+    /// Nanoseconds since the origin, for 584 years; what was before it counts as the origin.
     fn ticks(&self, at: Instant) -> u64 {
         let origin = *self.origin.get_or_init(|| at);
-        u64::try_from(at.saturating_duration_since(origin).as_nanos()).unwrap_or(STATIC - 1)
+        let passed = at.saturating_duration_since(origin);
+        passed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(passed.subsec_nanos().into())
     }
 
     fn is_half_aged(&self, entry: Entry, now: u64) -> bool {
-        !entry.is_static() && u128::from(now.saturating_sub(entry.seen)) * 2 >= self.config.age.as_nanos()
+        !entry.is_static() && now.saturating_sub(entry.seen) >= self.age / 2
     }
 
     /// Whether it was seen recently enough to be used.
     fn is_current(&self, entry: Entry, now: u64) -> bool {
-        entry.is_static() || u128::from(now.saturating_sub(entry.seen)) < self.config.age.as_nanos()
+        entry.is_static() || now.saturating_sub(entry.seen) < self.age
     }
 }
 

@@ -178,19 +178,15 @@ impl Forwarder {
         if !self.fdb.is_large() {
             return;
         }
-        for (port, raw) in frames {
-            let (Some((port, network)), Some((destination, source))) =
-                (tables.port(port), frame::addresses(raw))
-            else {
-                continue;
-            };
-            if destination.is_unicast() && network.place(destination).is_none() {
-                self.fdb.touch(port.vni, destination);
-            }
-            if !network.registers(source) {
-                self.fdb.touch(port.vni, source);
-            }
-        }
+        let asked = frames.filter_map(|(port, raw)| {
+            let (port, network) = tables.port(port)?;
+            let (destination, source) = frame::addresses(raw)?;
+            let destination =
+                Some(destination).filter(|mac| mac.is_unicast() && network.place(*mac).is_none());
+            let source = Some(source).filter(|mac| !network.registers(*mac));
+            Some([destination, source].into_iter().flatten().map(|mac| (port.vni, mac)))
+        });
+        self.fdb.touch(asked.flatten());
     }
 
     /// `verdict`, if whoever sent the frame has a token left for it.

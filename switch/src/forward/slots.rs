@@ -39,6 +39,8 @@ const LEVELS: usize = 18;
 const ATTEMPTS: usize = 64;
 /// Slots that [`Writing::retain_part`] looks at: 256 KiB.
 const PART: usize = 4096;
+/// Source and destination of 16 frames.
+const TOUCHED: usize = 32;
 /// 128 KiB of slots.
 const LARGE: usize = 2048;
 
@@ -104,12 +106,17 @@ impl<B> Slots<B> {
         self.lock().get(key)
     }
 
-    /// Begins to fetch what [`Slots::find`] will read. Nobody asks for the answer, so the processor goes on meanwhile, and
-    /// several of these in a row overlap.
-    pub(super) fn touch(&self, key: Key) {
+    /// Fetches what [`Slots::find`] will read, for up to [`TOUCHED`] keys. Between these reads there is nothing that could
+    /// wait for one of them, so the processor has them come at the same time.
+    pub(super) fn touch(&self, keys: impl Iterator<Item = Key>) {
         let level = self.current();
-        let at = self.hash.of(key) as usize & level.mask();
-        std::hint::black_box(level.slots[at].version.load(Ordering::Relaxed));
+        let (mut places, mut count) = ([0; TOUCHED], 0);
+        for (place, key) in places.iter_mut().zip(keys) {
+            *place = self.hash.of(key) as usize & level.mask();
+            count += 1;
+        }
+        let versions = places[..count].iter().map(|&at| level.slots[at].version.load(Ordering::Relaxed));
+        std::hint::black_box(versions.fold(0, |all, version| all ^ version));
     }
 
     /// Whether the table is larger than what stays in the processor's caches by itself.

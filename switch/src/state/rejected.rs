@@ -217,7 +217,9 @@ pub enum Rejected {
     )]
     TooLate,
 
-    #[error("network {0} belongs to Docker: use docker network rm; rm -f is for what an engine that is gone has left")]
+    #[error(
+        "network {0} belongs to Docker: use docker network rm; rm -f is for what an engine that is gone has left"
+    )]
     NetworkOfDocker(Name),
     #[error("container {0} belongs to Docker: use docker, or rm -f for what a lost engine has left")]
     ContainerOfDocker(Name),

@@ -163,10 +163,10 @@ fn a_reader_waits_for_a_writer_that_was_interrupted() {
     slots.lock().set(key(7), value(1));
     let level = slots.current();
     let slot = &level.slots[level.place(slots.hash.of(key(7)), key(7))];
+    let begun = &Barrier::new(2);
     thread::scope(|scope| {
         let writing = slots.lock();
         slot.version.fetch_add(1, Ordering::Relaxed);
-        let begun = &Barrier::new(2);
         let reader = scope.spawn(move || {
             begun.wait();
             slots.find(key(7))

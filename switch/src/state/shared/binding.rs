@@ -65,9 +65,8 @@ impl Shared {
     }
 
     pub(super) fn check_unbound(&self, network: &Network, except: Option<NodeId>) -> Result<(), Rejected> {
-        let mut bindings = self
-            .bindings()
-            .filter(|binding| binding.network == network.id && Some(binding.node) != except);
+        let mut bindings =
+            self.bindings().filter(|binding| binding.network == network.id && Some(binding.node) != except);
         let Some(first) = bindings.next() else { return Ok(()) };
         let node = self.node(first.node).expect("a binding is a member's");
         Err(Rejected::NetworkBound {
