@@ -17,7 +17,7 @@
 //! the next sweep.
 //!
 //! # Concurrency
-//! Readers lock nothing ([`super::slots`]). Whoever changes entries has the one lock that also protects the counts, so
+//! Readers lock nothing (`slots.rs`). Whoever changes entries has the one lock that also protects the counts, so
 //! entries and counts always agree. Noting the time of a known address gives way to whoever has the lock, and is made
 //! up for with the next frame, unless half of its age is over; so what waits are new addresses and moves. A sweep, every
 //! second, has the lock for some tens of microseconds at a time. What goes through the whole table at once (a growth, a
