@@ -7,6 +7,7 @@ use vswitch_proto::id::NetworkId;
 use super::super::handle::Shared;
 use super::super::random_request_id;
 use crate::cluster::service::ClusterError;
+use crate::state::Rejected;
 use crate::state::shared::Binding;
 
 /// Brings the cluster's knowledge to what is so, once.
@@ -38,6 +39,12 @@ async fn bind(shared: &Shared) -> Result<(), ClusterError> {
         let is_gone = seen.shared.network(&docker.network).is_none();
         if is_gone || seen.shared.binding(&docker.id).is_some() {
             continue;
+        }
+        if !seen.shared.can_bind() {
+            // A refusal is an entry of the log too, and each entry wakes who would propose the next.
+            let reason = Rejected::TooManyBindings;
+            tracing::warn!(docker = docker.id.short(), "others may remove the network of Docker's: {reason}");
+            return Ok(());
         }
         let bind = SharedChange::Bind { network: docker.network, docker: docker.id, name: None };
         match shared.cluster.propose(bind, random_request_id()).await {

@@ -34,6 +34,11 @@ impl Shared {
         self.bindings.get(docker).map(Arc::as_ref)
     }
 
+    /// Whether there may be one more.
+    pub fn can_bind(&self) -> bool {
+        self.bindings.len() < BINDINGS_MAX
+    }
+
     /// Again with the engine's name, or to another network. What it is called is not forgotten.
     pub(super) fn bind(&mut self, mut binding: Binding) -> Result<Applied, Rejected> {
         let docker = binding.docker;
@@ -41,7 +46,7 @@ impl Shared {
         match self.binding(&docker) {
             Some(other) if other.node != binding.node => return Err(Rejected::IdTaken(docker.to_string())),
             Some(before) => binding.name = binding.name.or_else(|| before.name.clone()),
-            None if self.bindings.len() >= BINDINGS_MAX => return Err(Rejected::TooManyBindings),
+            None if !self.can_bind() => return Err(Rejected::TooManyBindings),
             None => {}
         }
         self.bindings.insert(docker, Arc::new(binding));

@@ -143,7 +143,8 @@ impl Ringed {
         let now = Instant::now();
         let (mut turn, mut rearmed) = (Turn::default(), Ok(()));
         loop {
-            let batch: [_; FORESEEN] = std::array::from_fn(|_| ring.next());
+            let mut completions = std::iter::from_fn(|| ring.next()).fuse();
+            let batch: [_; FORESEEN] = std::array::from_fn(|_| completions.next());
             fabric.foresee(batch.iter().flatten().filter_map(frame_of));
             let is_last = batch[FORESEEN - 1].is_none();
             for completion in batch.into_iter().flatten() {
