@@ -3,9 +3,15 @@
 //!
 //! # Whose a buffer is
 //! The kernel's, which may write to it at any time, until a read has completed in it. From then on it is its
-//! [`Filled`]'s, and it stays ours while that lives or a write from it is not completed. Afterwards it is provided
-//! again, behind those that are: the kernel takes them in turn. `uses` counts what holds a buffer; at 0 it is the
-//! kernel's. So bytes are never seen while the kernel may change them, nor changed while the kernel reads them.
+//! [`Filled`]'s, and it stays ours while that lives or a write from it is not completed. `uses` counts what holds a
+//! buffer; at 0 it is provided again, or spare. So bytes are never seen while the kernel may change them, nor changed
+//! while the kernel reads them.
+//!
+//! # How many are provided
+//! The kernel takes provided buffers in turn, so it writes to all of them, and more than fit the cache would all be cold.
+//! Only `wanted` are provided, [`WANTED_MIN`] at first; the others are spare, and the one that was used last is provided
+//! first. Who runs out wants twice as many ([`Ring::want_more`]), unless they would hold more than [`HOT_BYTES`]; what
+//! would, and what was not needed for [`NEED_READS`] reads, is not wanted any more.
 //!
 //! # Threads
 //! The kernel lets only one thread use the ring (IORING_SETUP_SINGLE_ISSUER): the one that calls [`Ring::enable`]. It
@@ -50,6 +56,15 @@ const ALIGN_BYTES: usize = 64;
 
 const PAGE_BYTES: usize = 4096;
 
+/// Buffers that the kernel has at the least, as long as there are so many: what a stream of long frames needs.
+const WANTED_MIN: usize = 4;
+
+/// What provided buffers hold of a processor's cache at the most, when they are more than [`WANTED_MIN`].
+const HOT_BYTES: usize = 256 << 10;
+
+/// Reads after which it is seen how many buffers were needed.
+const NEED_READS: usize = 256;
+
 /// What a request is, in the uppermost byte of its `user_data`; below are 16 bits for a buffer and 32 for the key.
 const READ: u64 = 1 << 56;
 const WRITE: u64 = 2 << 56;
@@ -92,11 +107,34 @@ pub struct Ring {
     uses: Box<[Cell<u32>]>,
     /// Of the ring of buffers, as the kernel was told.
     tail: Cell<u16>,
-    /// Buffers of which `uses` is 0.
+    /// Buffers that the kernel has.
     free: Cell<usize>,
+    /// Those that nobody has. The last one was used last.
+    spare: RefCell<Vec<u16>>,
+    /// How many the kernel is to have.
+    wanted: Cell<usize>,
+    need: Cell<Need>,
     /// Writes that were asked for and not submitted yet.
     pending: RefCell<Vec<Pending>>,
     writes_unfinished: Cell<usize>,
+}
+
+/// How many buffers the last reads needed.
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    reads: usize,
+    bytes: usize,
+    /// Buffers that the kernel had left, when it had the fewest.
+    left: usize,
+}
+
+impl Need {
+    const UNKNOWN: Need = Need { reads: 0, bytes: 0, left: usize::MAX };
+
+    /// Whether so many reads like the last ones bring more than the cache is to hold.
+    fn is_beyond_cache(self, buffers: usize) -> bool {
+        self.bytes * buffers > HOT_BYTES * self.reads
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -207,6 +245,9 @@ impl Ring {
             uses: vec![Cell::new(0); buffers.into()].into(),
             tail: Cell::new(0),
             free: Cell::new(0),
+            spare: RefCell::new((0..buffers).rev().collect()),
+            wanted: Cell::new(WANTED_MIN.min(buffers.into())),
+            need: Cell::new(Need::UNKNOWN),
             pending: RefCell::new(Vec::with_capacity(ENTRIES as usize)),
             writes_unfinished: Cell::new(0),
         };
@@ -219,7 +260,7 @@ impl Ring {
                 0,
             )
         }?;
-        (0..buffers).for_each(|index| ring.provide(index));
+        ring.provide_wanted();
         Ok(ring)
     }
 
@@ -252,9 +293,56 @@ impl Ring {
     fn let_go(&self, index: u16) {
         let uses = &self.uses[usize::from(index)];
         uses.set(uses.get() - 1);
-        if uses.get() == 0 {
+        if uses.get() > 0 {
+            return;
+        }
+        if self.free.get() < self.wanted.get() {
+            self.provide(index);
+        } else {
+            self.spare.borrow_mut().push(index);
+        }
+    }
+
+    fn provide_wanted(&self) {
+        let mut spare = self.spare.borrow_mut();
+        while self.free.get() < self.wanted.get()
+            && let Some(index) = spare.pop()
+        {
             self.provide(index);
         }
+    }
+
+    /// For a read that found no buffer. False if the kernel has had all of them.
+    pub fn want_more(&self) -> bool {
+        let (wanted, all) = (self.wanted.get(), self.uses.len());
+        if !self.need.get().is_beyond_cache(wanted * 2) {
+            self.want(wanted * 2);
+        }
+        wanted < all
+    }
+
+    /// Has the kernel have so many buffers, as far as there are any.
+    pub fn want(&self, count: usize) {
+        if count > self.wanted.get() {
+            self.wanted.set(count.min(self.uses.len()));
+            self.need.set(Need::UNKNOWN);
+        }
+        self.provide_wanted();
+    }
+
+    /// A read took a buffer.
+    fn note_need(&self, bytes: usize) {
+        let need = self.need.get();
+        let left = need.left.min(self.free.get());
+        let need = Need { reads: need.reads + 1, bytes: need.bytes + bytes, left };
+        if need.reads < NEED_READS {
+            return self.need.set(need);
+        }
+        let wanted = self.wanted.get();
+        if left > wanted / 2 || need.is_beyond_cache(wanted) {
+            self.wanted.set((wanted / 2).max(WANTED_MIN.min(self.uses.len())));
+        }
+        self.need.set(Need::UNKNOWN);
     }
 
     /// Has the kernel read from a descriptor until it says that there is no more to come.
@@ -417,6 +505,7 @@ impl Ring {
         let index = cqueue::buffer_select(entry.flags()).ok_or(io::ErrorKind::UnexpectedEof)?;
         self.uses[usize::from(index)].set(1);
         self.free.set(self.free.get() - 1);
+        self.note_need(bytes);
         Ok(Filled { ring: self, index, bytes: bytes.min(self.memory.buffer_bytes) })
     }
 }

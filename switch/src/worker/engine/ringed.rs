@@ -11,9 +11,10 @@
 //! flows.
 //!
 //! # Bounds
-//! There are [`BUFFERS`] buffers for all TAPs of a worker, each of which takes the longest frame. A read that finds none
-//! ends (ENOBUFS); it is counted, and begun anew when buffers are free. Meanwhile frames wait in the TAPs' queues, so
-//! running out costs a request, not a frame.
+//! There are [`BUFFERS`] buffers for all TAPs of a worker, each of which takes the longest frame. The kernel has few of
+//! them while few are enough, so that a stream of long frames stays in the cache (see [`crate::io::ring`]). A read that
+//! finds none ends (ENOBUFS), and begins anew when buffers are free; it is counted if there were no others to give.
+//! Meanwhile frames wait in the TAPs' queues, so running out costs a request, not a frame.
 //!
 //! # Fairness
 //! The kernel takes one frame for each read that begins, and then reads on from the first TAP until that one is empty or
@@ -35,8 +36,8 @@ use crate::forward::tables::Map;
 use crate::frame;
 use crate::io::ring::{Completion, Filled, Ring};
 
-/// 8 MiB of addresses. Only what frames have filled is memory: 4 KiB of each buffer if none is longer. More of them make
-/// longer batches of small frames; fewer stay in the cache when all frames are long.
+/// 8 MiB of addresses. Only what frames have filled is memory: 4 KiB of each buffer if none is longer. As many as a batch
+/// of small frames is long.
 pub(super) const BUFFERS: u16 = 128;
 
 /// One byte more than a frame may have, so that a longer one is seen to be.
@@ -70,6 +71,8 @@ struct Sources {
     idle: Vec<Ended>,
     /// How many requests have ended.
     ended: u64,
+    /// How many of them found no buffer, in this turn.
+    shortages: u32,
     /// Receivers that may have something.
     ready: VecDeque<usize>,
 }
@@ -120,6 +123,7 @@ impl Ringed {
 
     /// Begins anew what has ended, unless it would end at once.
     fn renew(&mut self) -> io::Result<()> {
+        self.ring.want(self.sources.idle.len());
         let count = self.sources.idle.len().min(self.ring.free_buffers());
         let Sources { idle, own, .. } = &mut self.sources;
         idle.sort_unstable();
@@ -167,9 +171,14 @@ impl Ringed {
                 }
             }
             if is_last {
-                return rearmed.map(|()| turn);
+                break;
             }
         }
+        let shortages = std::mem::take(&mut sources.shortages);
+        if shortages > 0 && !ring.want_more() {
+            (0..shortages).for_each(|_| fabric.egress.cells().ran_out_of_buffers());
+        }
+        rearmed.map(|()| turn)
     }
 
     /// One batch for each receiver that is ready now.
@@ -275,7 +284,7 @@ impl Sources {
             return;
         }
         match error.as_ref().map(io::Error::raw_os_error) {
-            Some(Some(libc::ENOBUFS)) => fabric.egress.cells().ran_out_of_buffers(),
+            Some(Some(libc::ENOBUFS)) => self.shortages += 1,
             None | Some(Some(libc::ECANCELED | libc::EAGAIN | libc::EINTR | libc::ENOMEM)) => {}
             Some(_) => {
                 self.forget(source);
