@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::results::Machine;
+use crate::results::{Apart, Machine};
 
 /// Processor time of the whole machine since it started, seconds over all cores.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -131,6 +131,8 @@ pub fn describe(look_for: Duration) -> anyhow::Result<Machine> {
         system: pretty.map_or("unknown system", |name| name.trim_matches('"')).to_owned(),
         busy_before_percent,
         stolen_percent: 0.0,
+        congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")?.trim().to_owned(),
+        apart: Apart::default(),
     })
 }
 

@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use results::Results;
 
+mod closeness;
 mod cluster;
 mod compare;
 mod docker;

@@ -33,6 +33,7 @@ pub enum Metric {
     RttMean,
     RttP50,
     RttP99,
+    RttPacedMean,
     RttLoadedMean,
     RttLoadedP50,
     RttLoadedP99,
@@ -72,7 +73,7 @@ const CPU_PER_GBIT: &str = "CPU s/Gbit";
 const CPU_PER_MILLION: &str = "CPU s/M frames";
 
 impl Metric {
-    pub const ALL: [Metric; 39] = [
+    pub const ALL: [Metric; 40] = [
         Metric::TcpOne,
         Metric::TcpOneCpu,
         Metric::TcpOneSwitchCpu,
@@ -81,6 +82,7 @@ impl Metric {
         Metric::RttMean,
         Metric::RttP50,
         Metric::RttP99,
+        Metric::RttPacedMean,
         Metric::RttLoadedMean,
         Metric::RttLoadedP50,
         Metric::RttLoadedP99,
@@ -124,6 +126,7 @@ impl Metric {
             Metric::RttMean => plain("ICMP round trip, idle: mean", "µs", Lower),
             Metric::RttP50 => plain("ICMP round trip, idle: p50", "µs", Lower),
             Metric::RttP99 => plain("ICMP round trip, idle: p99", "µs", Lower),
+            Metric::RttPacedMean => plain("ICMP round trip, one every 10 ms: mean", "µs", Lower),
             Metric::RttLoadedMean => plain("ICMP round trip beside 1 TCP stream: mean", "µs", Lower),
             Metric::RttLoadedP50 => plain("ICMP round trip beside 1 TCP stream: p50", "µs", Lower),
             Metric::RttLoadedP99 => plain("ICMP round trip beside 1 TCP stream: p99", "µs", Lower),

@@ -50,6 +50,24 @@ pub struct Machine {
     pub busy_before_percent: f64,
     /// Time that the hypervisor gave to others while this ran, percent.
     pub stolen_percent: f64,
+    /// What TCP does about congestion here.
+    #[serde(default)]
+    pub congestion_control: String,
+    #[serde(default)]
+    pub apart: Apart,
+}
+
+/// What was seen of the way between processors, see [`crate::closeness`].
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Apart {
+    /// Nanoseconds for a line of memory from one to another, when they were nearest. 0 if there is only one.
+    pub near_ns: f64,
+    /// The same when they were farthest apart.
+    pub far_ns: f64,
+    /// Samples that were taken again.
+    pub retaken: u32,
+    /// Samples that were kept although the processors were apart.
+    pub kept: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,6 +109,13 @@ impl Samples {
     pub fn add_at(&mut self, key: Key, value: f64) {
         if value.is_finite() {
             self.0.entry(key).or_default().push(value);
+        }
+    }
+
+    /// Keeps those of another collection behind its own.
+    pub fn append(&mut self, later: Samples) {
+        for (key, samples) in later.0 {
+            self.0.entry(key).or_default().extend(samples);
         }
     }
 
@@ -170,6 +195,8 @@ pub mod tests {
                 system: "Debian".into(),
                 busy_before_percent: 1.0,
                 stolen_percent: 0.0,
+                congestion_control: "cubic".into(),
+                apart: Apart { near_ns: 30.0, far_ns: 160.0, retaken: 4, kept: 1 },
             },
             peers: kinds.map(|peer| PeerInfo { peer, version: None, skipped: None }).to_vec(),
             series: samples.into_series(),

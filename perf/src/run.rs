@@ -10,13 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, ensure};
 use nix::unistd::geteuid;
 
+use crate::closeness::Taking;
 use crate::machine::{self, CpuTime};
 use crate::measure::Measurement;
 use crate::measure::alone::Alone;
 use crate::peers::{Peer, PeerKind, Setting, Unavailable};
 use crate::progress::Progress;
 use crate::report;
-use crate::results::{FORMAT, PeerInfo, Results, Samples, Suite};
+use crate::results::{FORMAT, PeerInfo, Results, Suite};
 use crate::stop::{self, Stopped};
 
 /// Long enough to see what else is running.
@@ -27,12 +28,12 @@ const BUSY_PERCENT_MAX: f64 = 10.0;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Run {
-    /// Switches to measure, separated by commas [default: all]
+    /// Switches to measure vswitch beside, separated by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',', hide_default_value = true, default_values_t = PeerKind::ALL)]
     peers: Vec<PeerKind>,
     #[arg(long, value_enum, default_value = "quick")]
     suite: Suite,
-    /// Samples of each figure [default: 5 of vswitch, bridge and bare, 3 of the others]
+    /// Samples of each figure [default: 5 of vswitch, bridge and bare and of what goals are about, 3 of others]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: Option<u32>,
     /// Directory for results.json, results.md, report.html and charts
@@ -69,15 +70,16 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
     let cpu_before = CpuTime::now()?;
 
     let mut field = set_up(args, &setting)?;
-    let mut samples = Samples::default();
-    rounds(args, &mut field, &mut samples)?;
+    let mut taking = Taking::new()?;
+    rounds(args, &mut field, &mut taking)?;
     let has_vswitch = field.peers.iter().any(|peer| peer.kind == PeerKind::Vswitch);
     field.peers.clear();
     if has_vswitch {
-        alone(args.suite, &setting, &mut field.problems, &mut samples)?;
+        alone(args.suite, &setting, &mut field.problems, &mut taking)?;
     }
 
     machine.stolen_percent = CpuTime::now()?.since(&cpu_before).stolen_percent();
+    machine.apart = taking.apart();
     let results = Results {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,7 +88,7 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
         elapsed_s: started.elapsed().as_secs(),
         machine,
         peers: field.infos,
-        series: samples.into_series(),
+        series: taking.samples.into_series(),
         problems: field.problems,
     };
     report::write(&results, &args.out)?;
@@ -108,6 +110,7 @@ fn bin_dir(args: &Run) -> anyhow::Result<PathBuf> {
 fn set_up(args: &Run, setting: &Setting) -> anyhow::Result<Field> {
     let mut field = Field { peers: Vec::new(), infos: Vec::new(), problems: Vec::new() };
     let mut kinds = args.peers.clone();
+    kinds.extend(args.peers.iter().filter_map(|kind| kind.counterpart()).chain([PeerKind::Vswitch]));
     kinds.sort_unstable();
     kinds.dedup();
     let progress = Progress::new(kinds.len());
@@ -134,30 +137,34 @@ fn set_up(args: &Run, setting: &Setting) -> anyhow::Result<Field> {
     Ok(field)
 }
 
-/// In how many rounds a peer takes part.
-fn repeats(args: &Run, kind: PeerKind) -> u32 {
+/// In how many rounds a peer is measured so. What a goal is about is measured more often.
+fn repeats(args: &Run, kind: PeerKind, measurement: Measurement) -> u32 {
     const MAIN: u32 = 5;
     const OTHER: u32 = 3;
-    args.repeats.unwrap_or(if kind.is_main() { MAIN } else { OTHER })
+    if !measurement.concerns(kind, args.suite) {
+        return 0;
+    }
+    let is_main = kind.is_main() || kind.is_in_goals() && measurement.is_in_goals();
+    args.repeats.unwrap_or(if is_main { MAIN } else { OTHER })
 }
 
-fn rounds(args: &Run, field: &mut Field, samples: &mut Samples) -> anyhow::Result<()> {
+fn rounds(args: &Run, field: &mut Field, taking: &mut Taking) -> anyhow::Result<()> {
     let measurements = Measurement::of_suite(args.suite);
-    let concerned = |kind| measurements.iter().filter(|m| m.concerns(kind, args.suite)).count();
-    let steps = field.peers.iter().map(|peer| repeats(args, peer.kind) as usize * concerned(peer.kind));
-    let progress = Progress::new(steps.sum());
-    let last = field.peers.iter().map(|peer| repeats(args, peer.kind)).max().unwrap_or(0);
+    let steps = field.peers.iter().flat_map(|peer| measurements.iter().map(|m| repeats(args, peer.kind, *m)));
+    let progress = Progress::new(steps.clone().sum::<u32>() as usize);
+    let last = steps.max().unwrap_or(0);
     for round in 0..last {
         for measurement in &measurements {
             for at in order(field.peers.len(), round as usize) {
                 let peer = &mut field.peers[at];
-                if round >= repeats(args, peer.kind) || !measurement.concerns(peer.kind, args.suite) {
+                if round >= repeats(args, peer.kind, *measurement) {
                     continue;
                 }
                 let step = format!("round {} of {last}, {}: {}", round + 1, peer.kind, measurement.title());
                 progress.step(&step);
                 stop::check()?;
-                if let Err(error) = measurement.take(peer, samples) {
+                let taken = taking.take(&progress, |samples| measurement.take(peer, samples));
+                if let Err(error) = taken {
                     note(error, &step, &progress, &mut field.problems)?;
                 }
             }
@@ -175,14 +182,14 @@ fn alone(
     suite: Suite,
     setting: &Setting,
     problems: &mut Vec<String>,
-    samples: &mut Samples,
+    taking: &mut Taking,
 ) -> anyhow::Result<()> {
     let steps = Alone::of_suite(suite);
     let progress = Progress::new(steps.len());
     for step in steps {
         let title = format!("vswitch alone: {}", step.title());
         progress.step(&title);
-        if let Err(error) = step.take(setting, samples) {
+        if let Err(error) = step.take(setting, taking, &progress) {
             note(error, &title, &progress, problems)?;
         }
     }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::decision;
 use super::rate::{self, Load};
+use crate::closeness::Taking;
 use crate::lab::Lab;
 use crate::lab::process::{Process, SHORT};
 use crate::machine::{kernel_memory_kib, process_cpu_s, process_rss_kib};
@@ -15,6 +16,7 @@ use crate::peers::vswitch::Daemon;
 use crate::peers::{PeerKind, Setting, Station};
 use crate::probe::frames::Mix;
 use crate::probe::ping::{FirstAnswer, monotonic_s};
+use crate::progress::Progress;
 use crate::results::{Key, Samples, Suite};
 
 const CONNECT_REPEATS: usize = 20;
@@ -66,14 +68,14 @@ impl Alone {
         }
     }
 
-    pub fn take(self, setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
+    pub fn take(self, setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
         match self {
-            Alone::Connect => connect(setting, samples),
-            Alone::Ports => ports(setting, samples),
-            Alone::PortScale => port_scale(setting, samples),
-            Alone::MacScale => mac_scale(setting, samples),
-            Alone::Flood => flood(setting, samples),
-            Alone::Decision => decision::measure(samples),
+            Alone::Connect => connect(setting, &mut taking.samples),
+            Alone::Ports => ports(setting, &mut taking.samples),
+            Alone::PortScale => port_scale(setting, taking, progress),
+            Alone::MacScale => mac_scale(setting, taking, progress),
+            Alone::Flood => flood(setting, taking, progress),
+            Alone::Decision => taking.take(progress, decision::measure),
         }
     }
 }
@@ -169,23 +171,26 @@ fn ports(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
 }
 
 /// Two ports talk, all others are silent.
-fn port_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
+fn port_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
     let mut bench = Bench::new(*PORT_SIZES.last().expect("there are sizes"), setting, &[])?;
     for size in PORT_SIZES {
         bench.grow_to(size)?;
         let (from, to) = (bench.station(0)?, bench.station(1)?);
         from.reach(&to, CONNECT_PATIENCE)?;
         for _ in 0..RATE_REPEATS {
-            let (rate, cpu) = rate_and_cpu(&bench, &from, std::slice::from_ref(&to), Vec::new())?;
-            add_at(samples, Metric::PortsRate, size, rate);
-            add_at(samples, Metric::PortsCpu, size, cpu);
+            taking.take(progress, |samples| {
+                let (rate, cpu) = rate_and_cpu(&bench, &from, std::slice::from_ref(&to), Vec::new())?;
+                add_at(samples, Metric::PortsRate, size, rate);
+                add_at(samples, Metric::PortsCpu, size, cpu);
+                Ok(())
+            })?;
         }
     }
     Ok(())
 }
 
 /// Frames to many addresses, as many behind each port as a port may have.
-fn mac_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
+fn mac_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
     let largest = *MAC_SIZES.last().expect("there are sizes");
     let ports = largest.div_ceil(MACS_PER_PORT) as usize;
     let mut bench = Bench::new(1 + ports, setting, &["--fdb-capacity", "131072"])?;
@@ -200,10 +205,13 @@ fn mac_scale(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
         let known = bench.daemon.control().known_addresses()?;
         ensure!(known >= u64::from(size), "{known} addresses are known where {size} should be");
         for _ in 0..RATE_REPEATS {
-            let extra = vec![String::from("--destinations"), size.to_string()];
-            let (rate, cpu) = rate_and_cpu(&bench, &from, &receivers, extra)?;
-            add_at(samples, Metric::MacsRate, size as usize, rate);
-            add_at(samples, Metric::MacsCpu, size as usize, cpu);
+            taking.take(progress, |samples| {
+                let extra = vec![String::from("--destinations"), size.to_string()];
+                let (rate, cpu) = rate_and_cpu(&bench, &from, &receivers, extra)?;
+                add_at(samples, Metric::MacsRate, size as usize, rate);
+                add_at(samples, Metric::MacsCpu, size as usize, cpu);
+                Ok(())
+            })?;
         }
     }
     Ok(())
@@ -246,7 +254,7 @@ fn rate_and_cpu(
 }
 
 /// Broadcasts, well below the limit of storm control, at a rate that keeps the copies within reach of one core.
-fn flood(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
+fn flood(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
     const FRAMES_PER_S_MAX: f64 = 10_000.0;
     const COPIES_PER_S_MAX: f64 = 200_000.0;
     let mut bench = Bench::new(*FLOOD_SIZES.last().expect("there are sizes"), setting, &[])?;
@@ -257,16 +265,19 @@ fn flood(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
         let copies = (size - 1) as f64;
         let rate = FRAMES_PER_S_MAX.min(COPIES_PER_S_MAX / copies);
         for _ in 0..RATE_REPEATS {
-            let load = Load { seconds: RATE_SECONDS, frames_per_s: Some(rate), extra: Vec::new() };
-            let before_s = bench.cpu_s()?;
-            let arrived = rate::send(&from, &to, Mix::Small, &load)?;
-            let used_us = (bench.cpu_s()? - before_s) * 1e6;
-            let lost = arrived.loss() * 100.0;
-            ensure!(
-                lost < 1.0,
-                "{lost:.1}% of the broadcasts to {size} ports were lost: the cost of a copy is unknown"
-            );
-            add_at(samples, Metric::FloodCpu, size, used_us / (arrived.received as f64 * copies));
+            taking.take(progress, |samples| {
+                let load = Load { seconds: RATE_SECONDS, frames_per_s: Some(rate), extra: Vec::new() };
+                let before_s = bench.cpu_s()?;
+                let arrived = rate::send(&from, &to, Mix::Small, &load)?;
+                let used_us = (bench.cpu_s()? - before_s) * 1e6;
+                let lost = arrived.loss() * 100.0;
+                ensure!(
+                    lost < 1.0,
+                    "{lost:.1}% of the broadcasts to {size} ports were lost: the cost of a copy is unknown"
+                );
+                add_at(samples, Metric::FloodCpu, size, used_us / (arrived.received as f64 * copies));
+                Ok(())
+            })?;
         }
     }
     Ok(())

@@ -72,6 +72,11 @@ impl Measurement {
         }
     }
 
+    /// Whether a goal is about more than the main peers in it.
+    pub const fn is_in_goals(self) -> bool {
+        matches!(self, Measurement::Tcp { streams: 1, .. } | Measurement::Rate(Mix::Small))
+    }
+
     pub fn take(self, peer: &mut Peer, samples: &mut Samples) -> anyhow::Result<()> {
         peer.warm()?;
         match self {

@@ -115,6 +115,21 @@ impl PeerKind {
     pub const fn is_main(self) -> bool {
         matches!(self, PeerKind::Vswitch | PeerKind::Bridge | PeerKind::Bare)
     }
+
+    /// Whether a goal compares it, or compares another with it.
+    pub const fn is_in_goals(self) -> bool {
+        !matches!(self, PeerKind::OvsTso)
+    }
+
+    /// What of this project's is to be compared with it, beside vswitch with its defaults.
+    pub const fn counterpart(self) -> Option<PeerKind> {
+        match self {
+            PeerKind::Bare => Some(PeerKind::VswitchEpoll),
+            PeerKind::KernelVxlan => Some(PeerKind::VswitchVxlan),
+            PeerKind::KernelVxlanSeg => Some(PeerKind::VswitchVxlanSeg),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for PeerKind {

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -41,6 +42,9 @@ pub struct Ping {
     pub seconds: f64,
     #[arg(long, default_value_t = 5000)]
     pub count: usize,
+    /// From one echo to the next; 0 to send each as soon as the one before is answered.
+    #[arg(long, default_value_t = 0)]
+    pub every_ms: u64,
     /// Instead, try until the first answer and say when it came.
     #[arg(long)]
     pub first: bool,
@@ -95,13 +99,17 @@ fn measure(echo: &mut Echo, args: &Ping) -> anyhow::Result<Pinged> {
         }
     }
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
+    let pace = Duration::from_millis(args.every_ms);
+    let mut next = Instant::now();
     let mut trips_us = Vec::with_capacity(args.count);
     let mut lost = 0;
     while trips_us.len() + lost < args.count && Instant::now() < end {
+        next += pace;
         match echo.round_trip()? {
             Some(trip) => trips_us.push(trip.as_secs_f64() * 1e6),
             None => lost += 1,
         }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     let mean_us = trips_us.iter().sum::<f64>() / trips_us.len() as f64;
     trips_us.sort_by(f64::total_cmp);

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::metric::Metric;
 use crate::peers::PeerKind;
-use crate::results::{Key, Results, Suite};
+use crate::results::{Apart, Key, Results, Suite};
 use chart::{Bar, Line};
 use document::{Block, Chart};
 use table::Table;
@@ -117,6 +117,16 @@ fn facts(results: &Results) -> Vec<String> {
             machine.busy_before_percent, machine.stolen_percent
         ),
     ];
+    if !machine.congestion_control.is_empty() {
+        facts.push(format!("TCP's congestion control: {}", machine.congestion_control));
+    }
+    let Apart { near_ns, far_ns, retaken, kept } = machine.apart;
+    if near_ns > 0.0 {
+        facts.push(format!(
+            "A line of memory took {near_ns:.0} to {far_ns:.0} ns from processor to processor; {retaken} samples were taken again \
+             because the processors had been moved apart, {kept} were kept so"
+        ));
+    }
     for info in &results.peers {
         let what = match (&info.skipped, &info.version) {
             (Some(reason), _) => format!("skipped: {reason}"),
