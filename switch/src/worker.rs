@@ -25,7 +25,7 @@
 //!    answers to the control side go into channels with room for them.
 //! 2. Nothing is allocated per frame.
 //! 3. A TAP or an underlay that does not take a frame costs that frame and a counter, whatever the error.
-//! 4. When [`Dataplane::detach`] returns, no worker has the TAP any more.
+//! 4. When [`Dataplane::detach`] returns a TAP, no worker has it any more.
 //!
 //! # Errors
 //! A TAP whose device went, because somebody removed the interface, is reported once through
@@ -117,6 +117,15 @@ pub enum AttachError {
     Attached(PortId),
     #[error("the TAP of port {port} cannot be polled: {source}")]
     Poll { port: PortId, source: io::Error },
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// Its descriptor stays open, and so its device is in use until the daemon ends.
+    #[error("a worker cannot let go of the TAP of port {port}: {source}")]
+    Held { port: PortId, source: io::Error },
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
@@ -241,14 +250,15 @@ impl Dataplane {
     /// Takes a port's TAP back. `None` if the port had none.
     ///
     /// To keep a persistent device drop the TAP; to remove the device call [`Tap::delete`].
-    pub fn detach(&self, port: PortId) -> Result<Option<Tap>, WorkerError> {
+    pub fn detach(&self, port: PortId) -> Result<Option<Tap>, DetachError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(link) = links.remove(&port) else { return Ok(None) };
         self.counters.remove_port(port);
         let mut result = Ok(());
         for index in self.owner_last(port).rev() {
             let done = self.command(index, |done| Command::Detach { port, done });
-            result = result.and(done.map(|_| ()));
+            let held = |source| DetachError::Held { port, source };
+            result = result.and(done.map_err(DetachError::from).and_then(|done| done.map_err(held)));
         }
         result?;
         Ok(Arc::into_inner(link).map(|link| link.tap))
