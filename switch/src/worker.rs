@@ -85,6 +85,8 @@ pub struct DataplaneConfig {
     /// Frames that one port may send before others have their turn.
     pub burst_frames: NonZeroUsize,
     pub forward: ForwardConfig,
+    /// Put TCP from tunnels together, if the underlay brings several datagrams at once.
+    pub coalesce: bool,
     pub fdb: Arc<Fdb>,
     /// Called by a worker, at most once per attachment. It must not block.
     pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,

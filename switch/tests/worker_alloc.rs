@@ -133,6 +133,7 @@ fn allocations(engine: EngineKind, workers: usize) -> Option<u64> {
         poll: Duration::ZERO,
         burst_frames: DataplaneConfig::BURST_FRAMES,
         forward: ForwardConfig::default(),
+        coalesce: true,
         fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
     });

@@ -186,6 +186,7 @@ impl Pair {
             poll: Duration::ZERO,
             burst_frames: DataplaneConfig::BURST_FRAMES,
             forward: ForwardConfig::default(),
+            coalesce: true,
             fdb: Arc::new(Fdb::new(FdbConfig::default())),
             on_port_death: Arc::new(|port| panic!("port {port} died")),
         });

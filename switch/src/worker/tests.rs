@@ -67,6 +67,7 @@ fn config(engine: EngineKind, workers: usize) -> DataplaneConfig {
         poll: Duration::ZERO,
         burst_frames: DataplaneConfig::BURST_FRAMES,
         forward: ForwardConfig::default(),
+        coalesce: true,
         fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
     }
