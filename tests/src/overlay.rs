@@ -12,8 +12,8 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::ensure;
-use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::DropReason;
+use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{self, Tap, TapConfig};

@@ -130,7 +130,10 @@ fn check_interfaces(arguments: &[&str]) -> TakesWhole {
     // Acknowledgements included.
     assert!(if whole.tcp { frames < segments / 2 } else { frames >= segments }, "{whole:?}: {frames} frames");
     let frames = frames_of_segments(a, b);
-    assert!(if whole.udp { frames < DATAGRAMS as u64 } else { frames >= DATAGRAMS as u64 }, "{frames} frames");
+    assert!(
+        if whole.udp { frames < DATAGRAMS as u64 } else { frames >= DATAGRAMS as u64 },
+        "{frames} frames"
+    );
     whole
 }
 

@@ -70,7 +70,7 @@ pub enum Place {
 impl Place {
     /// Which of [`Fdb::full`] is its.
     fn number(self) -> usize {
-        let bits = match self {
+        let bits: u128 = match self {
             Place::Port(port) => port.0.into(),
             Place::Vtep(IpAddr::V4(vtep)) => vtep.to_bits().into(),
             Place::Vtep(IpAddr::V6(vtep)) => vtep.to_bits(),

@@ -216,7 +216,7 @@ impl Underlay {
 
 /// Which of the pauses is this endpoint's.
 fn pause_of(to: IpAddr) -> usize {
-    let bits = match to {
+    let bits: u64 = match to {
         IpAddr::V4(to) => to.to_bits().into(),
         IpAddr::V6(to) => (to.to_bits() >> 64) as u64 ^ to.to_bits() as u64,
     };

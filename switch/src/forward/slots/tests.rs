@@ -165,7 +165,8 @@ fn nothing_unwanted_is_passed_over() {
     (0..OTHERS).for_each(|number| slots.lock().set(key(number), value(number)));
     thread::scope(|scope| {
         scope.spawn(move || {
-            let steps = (0..2u64).cycle().flat_map(|round| (0..4 * OTHERS).map(move |number| (round, number)));
+            let steps =
+                (0..2u64).cycle().flat_map(|round| (0..4 * OTHERS).map(move |number| (round, number)));
             let steps = steps.filter(|&(_, number)| !is_unwanted(number));
             for (round, number) in steps.take_while(|_| !is_done.load(Ordering::Relaxed)) {
                 if round == 0 {
