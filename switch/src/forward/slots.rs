@@ -243,10 +243,6 @@ impl<'a, B> Writing<'a, B> {
         (end < slots.len()).then_some(end)
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Key, Value)> {
-        self.slots.current().slots.iter().filter_map(Slot::peek)
-    }
-
     fn remove_at(&mut self, mut hole: usize) {
         let level = self.slots.current();
         let behind = |from: usize, at: usize| at.wrapping_sub(from) & level.mask();

@@ -7,6 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl<B> Writing<'_, B> {
+    pub(in crate::forward) fn entries(&self) -> impl Iterator<Item = (Key, Value)> {
+        self.slots.current().slots.iter().filter_map(Slot::peek)
+    }
+}
+
 fn key(number: u64) -> Key {
     [number, 1]
 }
