@@ -17,8 +17,9 @@ LAB := $(if $(filter 0,$(shell id -u)),,packaging/lab)
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 
-# Traffic is tested with the engine that is not the default, too.
-OTHER_ENGINE ?= epoll
+# Traffic is tested with each engine that works here.
+TRAFFIC := traffic kill_switches vxlan_interop offloads
+ALL_TRAFFIC := $(patsubst %,binary(%) |,$(TRAFFIC)) none()
 
 .PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
@@ -47,14 +48,20 @@ test: ## run every test
 .PHONY: test-nextest test-cargo
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
-	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) nextest run --locked --offline --workspace \
-	  -E 'binary(traffic) | binary(vxlan_interop) | binary(offloads)' $(if $(CI),--profile ci)
+	@for engine in $$($(DEBUG)/engines); do \
+	  echo "traffic with $$engine"; \
+	  VSWITCH_ENGINE=$$engine $(LAB) $(CARGO) nextest run --locked --offline --workspace \
+	    -E '$(ALL_TRAFFIC)' $(if $(CI),--profile ci) || exit 1; \
+	done
 	$(LAB) $(CARGO) nextest run --locked --offline --workspace $(if $(CI),--profile ci) \
-	  $(if $(LAB),-E 'not binary(docker)')
+	  -E 'not ($(ALL_TRAFFIC))$(if $(LAB), & not binary(docker))'
 
 test-cargo:
-	VSWITCH_ENGINE=$(OTHER_ENGINE) $(LAB) $(CARGO) test --locked --offline --workspace \
-	  --test traffic --test vxlan_interop --test offloads
+	@for engine in $$($(DEBUG)/engines); do \
+	  echo "traffic with $$engine"; \
+	  VSWITCH_ENGINE=$$engine $(LAB) $(CARGO) test --locked --offline --workspace \
+	    $(addprefix --test ,$(TRAFFIC)) || exit 1; \
+	done
 	$(LAB) $(CARGO) test --locked --offline --workspace $(if $(LAB),-- --skip with_docker)
 
 docker-test: ## run only the tests with real Docker engines (root)
@@ -108,11 +115,11 @@ bench-docker: ## measure Docker with vswitch beside Docker's own bridge (root, 3
 	$(RELEASE)/vswitch-perf docker --out bench-out $(BENCH_ARGS)
 
 # The simulator runs alone, so that its time is not the traffic's.
-soak: ## mixed traffic and the cluster's simulator for SECONDS (600) each, and every size and offload
+soak: ## mixed traffic with each engine and the cluster's simulator for SECONDS (600) each, and every size and offload
 	@packaging/setup test
 	$(CARGO) build --locked --release --workspace --bins
 	SOAK_SECONDS=$(SECONDS) $(LAB) $(CARGO) test --locked --offline --release -p vswitch-tests \
-	  --test soak --test offloads soak_ -- --ignored --nocapture --test-threads 1
+	  --test soak --test traffic --test offloads soak_ -- --ignored --nocapture --test-threads 1
 	SOAK_SECONDS=$(SECONDS) $(CARGO) test --locked --release -p vswitch-tests --test simulator soak_simulator \
 	  -- --ignored --nocapture
 

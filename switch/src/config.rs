@@ -142,6 +142,9 @@ struct Raw {
     /// Receive VXLAN packets one by one, without UDP receive offload
     #[arg(long, env = "VSWITCH_NO_UDP_GRO", num_args = 0..=1, default_missing_value = "true")]
     no_udp_gro: Option<bool>,
+    /// Pass TCP from other hosts on segment by segment, as it came
+    #[arg(long, env = "VSWITCH_NO_COALESCE", num_args = 0..=1, default_missing_value = "true")]
+    no_coalesce: Option<bool>,
     /// text or json, to standard error [default: text]
     #[arg(long, value_name = "FORMAT", env = "VSWITCH_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -214,6 +217,8 @@ pub struct Config {
     /// Whether VXLAN packets are sent, and received, several at once.
     pub udp_gso: bool,
     pub udp_gro: bool,
+    /// Whether TCP from tunnels is put together; only if they are received several at once.
+    pub coalesce: bool,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
 }
@@ -297,6 +302,7 @@ impl Config {
             docker_grace_s: raw.docker_grace_s.unwrap_or(60),
             udp_gso: raw.no_udp_gso != Some(true),
             udp_gro: raw.no_udp_gro != Some(true),
+            coalesce: raw.no_coalesce != Some(true),
             log_format: raw.log_format.unwrap_or(LogFormat::Text),
             log_level: raw.log_level.unwrap_or(LogLevel::Info),
         };
@@ -363,6 +369,7 @@ impl Raw {
             docker_grace_s: self.docker_grace_s.or(below.docker_grace_s),
             no_udp_gso: self.no_udp_gso.or(below.no_udp_gso),
             no_udp_gro: self.no_udp_gro.or(below.no_udp_gro),
+            no_coalesce: self.no_coalesce.or(below.no_coalesce),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }
@@ -418,6 +425,18 @@ pub(super) mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert!(!config.tso && config.uso);
         assert!(load(&["--no-tso", "false"], Some(file)).unwrap().tso);
+    }
+
+    #[test]
+    fn each_offload_of_tunnels_has_a_kill_switch() {
+        let offloads = |flags: &[&str], file| {
+            load(flags, file).map(|config| (config.udp_gso, config.udp_gro, config.coalesce)).unwrap()
+        };
+        assert_eq!(offloads(&[], None), (true, true, true));
+        assert_eq!(offloads(&["--no-udp-gso"], None), (false, true, true));
+        assert_eq!(offloads(&["--no-udp-gro"], None), (true, false, true));
+        assert_eq!(offloads(&["--no-coalesce"], None), (true, true, false));
+        assert_eq!(offloads(&[], Some("no-coalesce = true")), (true, true, false));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct TunnelTotals {
     pub refused_sends: u64,
     /// Frames that were put together from more than one segment.
     pub coalesced_frames: u64,
-    /// Packets for which the present underlay had no room when they came.
+    /// Packets for which the underlay had no room when they came.
     pub rx_overflows: u64,
 }
 

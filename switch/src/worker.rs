@@ -25,7 +25,7 @@
 //!    answers to the control side go into channels with room for them.
 //! 2. Nothing is allocated per frame.
 //! 3. A TAP or an underlay that does not take a frame costs that frame and a counter, whatever the error.
-//! 4. When [`Dataplane::detach`] returns, no worker has the TAP any more.
+//! 4. When [`Dataplane::detach`] returns a TAP, no worker has it any more.
 //!
 //! # Errors
 //! A TAP whose device went, because somebody removed the interface, is reported once through
@@ -39,6 +39,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -84,6 +85,8 @@ pub struct DataplaneConfig {
     /// Frames that one port may send before others have their turn.
     pub burst_frames: NonZeroUsize,
     pub forward: ForwardConfig,
+    /// Put TCP from tunnels together, if the underlay brings several datagrams at once.
+    pub coalesce: bool,
     pub fdb: Arc<Fdb>,
     /// Called by a worker, at most once per attachment. It must not block.
     pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
@@ -98,10 +101,20 @@ pub struct Dataplane {
     publisher: Publisher,
     counters: Arc<Counters>,
     engine: EngineKind,
+    /// A worker had to go over to epoll.
+    has_failed: Arc<AtomicBool>,
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
-    underlay: Mutex<Option<Arc<Underlay>>>,
+    joined: Mutex<Joined>,
+}
+
+/// How the hosts are joined.
+#[derive(Default)]
+struct Joined {
+    underlay: Option<Arc<Underlay>>,
+    /// What the underlays of before have lost.
+    rx_overflows: u64,
 }
 
 struct Worker {
@@ -117,6 +130,15 @@ pub enum AttachError {
     Attached(PortId),
     #[error("the TAP of port {port} cannot be polled: {source}")]
     Poll { port: PortId, source: io::Error },
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// Its descriptor stays open, and so its device is in use until the daemon ends.
+    #[error("a worker cannot let go of the TAP of port {port}: {source}")]
+    Held { port: PortId, source: io::Error },
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
@@ -154,16 +176,27 @@ impl Dataplane {
         let count = config.workers.get();
         let wakes = (0..count).map(|_| engine::new_wake()).collect::<io::Result<Vec<Wake>>>()?;
         let (engine, engines) = engine::choose(engine, config.burst_frames.get(), &wakes)?;
+        Dataplane::with_engines(config, engine, engines.into_iter().zip(wakes).collect())
+    }
+
+    /// One for each worker, with what ends its wait.
+    fn with_engines(
+        config: &DataplaneConfig,
+        engine: EngineKind,
+        engines: Vec<(Engine, Wake)>,
+    ) -> Result<Dataplane, EngineError> {
+        let count = engines.len();
         let mut dataplane = Dataplane {
             publisher: Publisher::default(),
             // The last ones are the control side's.
             counters: Arc::new(Counters::new(count + 1)),
             engine,
+            has_failed: Arc::default(),
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
-            underlay: Mutex::default(),
+            joined: Mutex::default(),
         };
-        for (engine, wake) in engines.into_iter().zip(wakes) {
+        for (engine, wake) in engines {
             let worker = dataplane.start_worker(config, engine, wake)?;
             dataplane.workers.push(worker);
         }
@@ -182,6 +215,7 @@ impl Dataplane {
             poll: config.poll,
             inbox,
             engine,
+            has_failed: Arc::clone(&self.has_failed),
             burst_frames: config.burst_frames.get(),
             wake: Arc::clone(&wake),
             fabric,
@@ -197,9 +231,9 @@ impl Dataplane {
         Ok(Worker { commands: Some(commands), wake, thread: Some(thread) })
     }
 
-    /// The engine in use.
+    /// The engine in use; epoll if one worker had to go over to it.
     pub fn engine(&self) -> EngineKind {
-        self.engine
+        if self.has_failed.load(Ordering::Relaxed) { EngineKind::Epoll } else { self.engine }
     }
 
     /// From the next burst on, workers forward by these tables.
@@ -241,14 +275,15 @@ impl Dataplane {
     /// Takes a port's TAP back. `None` if the port had none.
     ///
     /// To keep a persistent device drop the TAP; to remove the device call [`Tap::delete`].
-    pub fn detach(&self, port: PortId) -> Result<Option<Tap>, WorkerError> {
+    pub fn detach(&self, port: PortId) -> Result<Option<Tap>, DetachError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(link) = links.remove(&port) else { return Ok(None) };
         self.counters.remove_port(port);
         let mut result = Ok(());
         for index in self.owner_last(port).rev() {
             let done = self.command(index, |done| Command::Detach { port, done });
-            result = result.and(done.map(|_| ()));
+            let held = |source| DetachError::Held { port, source };
+            result = result.and(done.map_err(DetachError::from).and_then(|done| done.map_err(held)));
         }
         result?;
         Ok(Arc::into_inner(link).map(|link| link.tap))
@@ -259,11 +294,13 @@ impl Dataplane {
     /// When this returns, the underlay of before is closed. After an error there is none.
     pub fn set_underlay(&self, underlay: Option<Underlay>) -> Result<(), SetUnderlayError> {
         let _one_command_each = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut present = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
-        *present = underlay.map(Arc::new);
-        let set = self.give_underlay(present.clone());
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut joined.underlay, underlay.map(Arc::new));
+        let set = self.give_underlay(joined.underlay.clone());
+        // Nobody reads it any more, so whatever it will lose it has lost.
+        joined.rx_overflows += before.map_or(0, |before| before.overflows());
         if set.is_err() {
-            *present = None;
+            joined.underlay = None;
             // Whether a worker follows says nothing new: it has failed.
             let _ = self.give_underlay(None);
         }
@@ -297,8 +334,9 @@ impl Dataplane {
 
     pub fn totals(&self) -> Totals {
         let mut totals = self.counters.totals();
-        let underlay = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.tunnel.rx_overflows = underlay.as_ref().map_or(0, |underlay| underlay.overflows());
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = joined.underlay.as_ref().map_or(0, |underlay| underlay.overflows());
+        totals.tunnel.rx_overflows = joined.rx_overflows + present;
         totals
     }
 

@@ -1,21 +1,25 @@
-//! Workers allocate nothing for frames that pass, with either engine: real TAPs, real traffic, and an allocator that
-//! counts what the workers' threads ask it for.
+//! Workers allocate nothing for frames that pass, with either engine: real TAPs, real traffic on one host and through a
+//! tunnel between two, known and learned addresses, floods, and an allocator that counts what the workers' threads ask
+//! it for.
 #![expect(unsafe_code, reason = "an allocator can only be counted by being one")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use vswitch::forward::tables::{Network, Port, Tables};
+use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig};
 use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{Tap, TapConfig};
+use vswitch::io::underlay::{Underlay, UnderlayConfig};
 use vswitch::worker::{Dataplane, DataplaneConfig, EngineError, EngineKind};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 
@@ -61,30 +65,65 @@ const DATAGRAMS: usize = 3000;
 const WINDOW: usize = 50;
 const TRANSFER_BYTES: usize = 32 << 20;
 
+/// Of the containers, also where there is no tunnel.
+const MTU: u32 = 1450;
+
+/// What the tables say of the containers' addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Addresses {
+    Registered,
+    /// Nothing; the other host is a static remote.
+    Learned,
+}
+
 fn ip(port: u32) -> Ipv4Addr {
     Ipv4Addr::new(172, 17, 0, port as u8)
 }
 
-fn tables() -> Tables {
+fn mac(port: u32) -> MacAddr {
+    MacAddr::from_ipv4(ip(port))
+}
+
+/// Of the host of this port.
+fn vtep(port: u32) -> IpAddr {
+    IpAddr::from([10, 9, 0, port as u8])
+}
+
+/// These ports on one host, and one that may be on another.
+fn tables(ports: &[u32], remote: Option<u32>, addresses: Addresses) -> Tables {
     let vni = Vni::new(1).unwrap();
+    let is_registered = addresses == Addresses::Registered;
     let mut network = Network::default();
     let mut tables = Tables::default();
-    for port in [1, 2] {
-        let mac = MacAddr::from_ipv4(ip(port));
+    for &port in ports {
         network.ports.push(PortId(port));
-        network.endpoints.insert(mac, PortId(port));
-        tables.ports.insert(PortId(port), Port { vni, mac, mtu: 1500 });
+        if is_registered {
+            network.endpoints.insert(mac(port), PortId(port));
+        }
+        tables.ports.insert(PortId(port), Port { vni, mac: mac(port), mtu: MTU });
     }
+    network.overlay = remote.map(|remote| Overlay {
+        vtep: vtep(ports[0]),
+        remotes: is_registered.then(|| (mac(remote), vtep(remote))).into_iter().collect(),
+        flood_vteps: vec![vtep(remote)],
+        static_vteps: if is_registered { vec![] } else { vec![vtep(remote)] },
+        neighbors: is_registered.then(|| (ip(remote).into(), mac(remote))).into_iter().collect(),
+    });
+    tables.vteps.extend(remote.filter(|_| is_registered).map(vtep));
     tables.networks.insert(vni, network.into());
     tables
 }
 
-fn host(dataplane: &Dataplane, port: u32) -> NetNs {
-    let ns = NetNs::create().unwrap_or_else(|e| panic!("needs root: {e}"));
+fn netns() -> NetNs {
+    NetNs::create().unwrap_or_else(|e| panic!("needs root: {e}"))
+}
+
+fn container(dataplane: &Dataplane, port: u32) -> NetNs {
+    let ns = netns();
     let tap = Tap::open(&ns, "eth0", TapConfig::default()).unwrap();
     let link = LinkConfig {
-        mac: MacAddr::from_ipv4(ip(port)),
-        mtu: 1500,
+        mac: mac(port),
+        mtu: MTU,
         tx_queue_frames: TX_QUEUE_FRAMES,
         gso_bytes: GSO_BYTES,
         addresses: vec![format!("{}/16", ip(port)).parse().unwrap()],
@@ -124,8 +163,25 @@ fn transfer(sender: &mut TcpStream, receiver: &mut TcpStream) {
     });
 }
 
+/// As `exchange_datagrams`, to all containers.
+fn flood(from: &UdpSocket, to: &UdpSocket) {
+    let target = (Ipv4Addr::new(172, 17, 255, 255), to.local_addr().unwrap().port());
+    for _ in 0..DATAGRAMS / WINDOW {
+        (0..WINDOW).for_each(|_| assert_eq!(from.send_to(b"hello", target).unwrap(), 5));
+        (0..WINDOW).for_each(|_| assert_eq!(to.recv(&mut [0; 8]).unwrap(), 5));
+    }
+}
+
+/// Containers 1 and 2, and what is between them.
+struct Scene {
+    containers: [NetNs; 2],
+    dataplanes: Vec<Dataplane>,
+    /// With the ends of their cable.
+    _hosts: Vec<NetNs>,
+}
+
 /// `None` where the engine is not there.
-fn allocations(engine: EngineKind, workers: usize) -> Option<u64> {
+fn dataplane(engine: EngineKind, workers: usize) -> Option<Dataplane> {
     let dataplane = Dataplane::start(DataplaneConfig {
         workers: NonZeroUsize::new(workers).unwrap(),
         engine: Some(engine),
@@ -133,43 +189,129 @@ fn allocations(engine: EngineKind, workers: usize) -> Option<u64> {
         poll: Duration::ZERO,
         burst_frames: DataplaneConfig::BURST_FRAMES,
         forward: ForwardConfig::default(),
+        coalesce: true,
         fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
     });
-    let dataplane = match dataplane {
+    match dataplane {
         Err(EngineError::Unavailable(why)) => {
             println!("skipped: {why}");
-            return None;
+            None
         }
-        dataplane => dataplane.unwrap(),
-    };
-    dataplane.publish(tables());
-    IS_COUNTING.store(true, Ordering::Relaxed);
-    let (a, b) = (host(&dataplane, 1), host(&dataplane, 2));
-    let (udp_a, udp_b) = (udp(&a, 1), udp(&b, 2));
+        dataplane => Some(dataplane.unwrap()),
+    }
+}
+
+fn one_host(engine: EngineKind, workers: usize, addresses: Addresses) -> Option<Scene> {
+    let dataplane = dataplane(engine, workers)?;
+    dataplane.publish(tables(&[1, 2], None, addresses));
+    let containers = [1, 2].map(|port| container(&dataplane, port));
+    Some(Scene { containers, dataplanes: vec![dataplane], _hosts: vec![] })
+}
+
+fn ip_command(ns: &NetNs, arguments: &str) {
+    let run = || Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let output = ns.run(run).unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+fn two_hosts(engine: EngineKind, workers: usize, addresses: Addresses) -> Option<Scene> {
+    let dataplanes = [dataplane(engine, workers)?, dataplane(engine, workers)?];
+    let hosts = [netns(), netns()];
+    let other = format!("/proc/{}/fd/{}", std::process::id(), hosts[1].as_fd().as_raw_fd());
+    ip_command(&hosts[0], &format!("link add u0 type veth peer name u0 netns {other}"));
+    for (port, host) in (1..).zip(&hosts) {
+        ip_command(host, &format!("address add {}/24 dev u0", vtep(port)));
+        ip_command(host, "link set u0 up");
+    }
+    let containers = [0, 1].map(|index| {
+        let (port, remote) = (1 + index as u32, 2 - index as u32);
+        let dataplane = &dataplanes[index];
+        dataplane.publish(tables(&[port], Some(remote), addresses));
+        let config = UnderlayConfig {
+            vtep: vtep(port),
+            port: 4789,
+            sockets: UnderlayConfig::SOCKETS,
+            receivers: NonZeroUsize::new(workers).unwrap(),
+            gso: true,
+            gro: true,
+        };
+        let underlay = hosts[index].run(|| Underlay::open(config).unwrap()).unwrap();
+        dataplane.set_underlay(Some(underlay)).unwrap();
+        container(dataplane, port)
+    });
+    Some(Scene { containers, dataplanes: dataplanes.into(), _hosts: hosts.into() })
+}
+
+/// Until both containers have each other's address, which takes more than one attempt if their hosts learn it.
+fn wait_until_joined(a: &UdpSocket, b: &UdpSocket) {
+    for (from, to) in [(a, b), (b, a)] {
+        let target = to.local_addr().unwrap();
+        to.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let arrives = || {
+            let _ = from.send_to(b"hello", target);
+            to.recv(&mut [0; 8]).is_ok()
+        };
+        assert!((0..100).any(|_| arrives()), "nothing arrives at {target}");
+        while to.recv(&mut [0; 8]).is_ok() {}
+        to.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+}
+
+/// What the second of two rounds of traffic in all directions asks for.
+fn allocations(scene: &Scene) -> u64 {
+    let [a, b] = &scene.containers;
+    let (udp_a, udp_b) = (udp(a, 1), udp(b, 2));
+    wait_until_joined(&udp_a, &udp_b);
+    let any = [a, b].map(|ns| {
+        let socket = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    });
+    udp_a.set_broadcast(true).unwrap();
+    udp_b.set_broadcast(true).unwrap();
     let listener = b.run(|| TcpListener::bind((ip(2), 0)).unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    let mut sender = a.run(|| TcpStream::connect_timeout(&address, DEADLINE).unwrap()).unwrap();
-    let (mut receiver, _) = listener.accept().unwrap();
-    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut at_a = a.run(|| TcpStream::connect_timeout(&address, DEADLINE).unwrap()).unwrap();
+    let (mut at_b, _) = listener.accept().unwrap();
+    at_a.set_read_timeout(Some(DEADLINE)).unwrap();
+    at_b.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut round = || {
         exchange_datagrams(&udp_a, &udp_b);
-        transfer(&mut sender, &mut receiver);
+        flood(&udp_a, &any[1]);
+        flood(&udp_b, &any[0]);
+        transfer(&mut at_a, &mut at_b);
+        transfer(&mut at_b, &mut at_a);
     };
     round();
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     assert!(before > 0, "attaching allocates, so the counter counts");
     round();
-    let counted = ALLOCATIONS.load(Ordering::Relaxed) - before;
-    IS_COUNTING.store(false, Ordering::Relaxed);
-    Some(counted)
+    ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
-#[test]
-fn frames_cost_workers_no_allocation() {
+/// With each engine, one and two workers, and each way to know an address.
+fn check(scene: fn(EngineKind, usize, Addresses) -> Option<Scene>, look: fn(&Dataplane)) {
+    IS_COUNTING.store(true, Ordering::Relaxed);
     for engine in [EngineKind::Epoll, EngineKind::Uring] {
-        for workers in [1, 2] {
-            assert_eq!(allocations(engine, workers).unwrap_or_default(), 0, "{engine}, {workers} workers");
+        for (workers, addresses) in
+            [(1, Addresses::Registered), (2, Addresses::Registered), (2, Addresses::Learned)]
+        {
+            let Some(scene) = scene(engine, workers, addresses) else { continue };
+            assert_eq!(allocations(&scene), 0, "{engine}, {workers} workers, {addresses:?}");
+            scene.dataplanes.iter().for_each(look);
         }
     }
+    IS_COUNTING.store(false, Ordering::Relaxed);
+}
+
+/// One test, because the counter counts all workers of the process.
+#[test]
+fn frames_cost_workers_no_allocation() {
+    check(one_host, |dataplane| assert!(dataplane.totals().flooded_frames > 0));
+    check(two_hosts, |dataplane| {
+        let totals = dataplane.totals();
+        assert!(totals.flooded_frames as usize > DATAGRAMS, "{totals:?}");
+        assert!(totals.tunnel.segmented_sends > 0 && totals.tunnel.coalesced_frames > 0, "{totals:?}");
+    });
 }

@@ -14,6 +14,7 @@
 //! | [`pinging`] | a ping that goes on while something happens |
 //! | [`terminal`] | a process behind a pseudo-terminal |
 //! | [`http`] | requests to the daemon, well-formed or not |
+//! | [`engines`] | the engines of the data plane that work here |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
 //! | [`capture`] | what tshark says of frames |
@@ -31,6 +32,7 @@ pub mod capture;
 pub mod cluster;
 pub mod ctl;
 pub mod docker;
+pub mod engines;
 pub mod flows;
 pub mod footprint;
 pub mod fuzz;

@@ -9,21 +9,20 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::ensure;
+use vswitch::forward::DropReason;
 use vswitch::forward::tables::{Network, Overlay, Port, Tables};
-use vswitch::forward::{DropReason, Fdb, FdbConfig, ForwardConfig};
 use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{self, Tap, TapConfig};
 use vswitch::io::underlay::{Underlay, UnderlayConfig};
-use vswitch::worker::{Dataplane, DataplaneConfig, EngineKind};
+use vswitch::worker::{Dataplane, EngineKind};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 use vswitch_proto::wire::vxlan;
 
+use crate::engines;
 use crate::host::ENGINE;
 use crate::ovs::Ovs;
 use crate::wait::{DEADLINE, eventually};
@@ -115,18 +114,25 @@ impl Cable {
 /// Hosts 0 and 1 with their containers.
 pub struct Pair {
     pub cable: Cable,
+    /// Of our switches; `None` for the one that they choose.
+    engine: Option<EngineKind>,
     pub hosts: [NetNs; 2],
     pub containers: [NetNs; 2],
     pub switches: Vec<Switch>,
 }
 
 impl Pair {
+    /// With the engine of the run.
     pub fn new(cable: Cable, kinds: [Kind; 2]) -> Pair {
+        Pair::with_engine(cable, kinds, engine())
+    }
+
+    pub fn with_engine(cable: Cable, kinds: [Kind; 2], engine: Option<EngineKind>) -> Pair {
         let create = || NetNs::create().unwrap_or_else(|e| panic!("{e}"));
         let hosts = [create(), create()];
         let containers = [create(), create()];
         join(&hosts, cable);
-        let mut pair = Pair { cable, hosts, containers, switches: vec![] };
+        let mut pair = Pair { cable, engine, hosts, containers, switches: vec![] };
         for (host, kind) in kinds.into_iter().enumerate() {
             let switch = pair.switch(host, kind);
             pair.switches.push(switch);
@@ -178,18 +184,8 @@ impl Pair {
     }
 
     fn ours(&self, host: usize, offloads: Offloads, tables: Tables) -> Dataplane {
-        let workers = NonZeroUsize::new(2).expect("it is not 0");
-        let dataplane = Dataplane::start(DataplaneConfig {
-            workers,
-            engine: engine(),
-            pin_cpus: Vec::new(),
-            poll: Duration::ZERO,
-            burst_frames: DataplaneConfig::BURST_FRAMES,
-            forward: ForwardConfig::default(),
-            fdb: Arc::new(Fdb::new(FdbConfig::default())),
-            on_port_death: Arc::new(|port| panic!("port {port} died")),
-        });
-        let dataplane = dataplane.expect("it starts");
+        let dataplane = Dataplane::start(engines::config(self.engine)).expect("it starts");
+        assert!(self.engine.is_none_or(|engine| engine == dataplane.engine()), "{:?}", self.engine);
         dataplane.publish(tables);
         dataplane.set_underlay(Some(self.underlay(host, offloads))).expect("its sockets can be polled");
         let ns = &self.containers[host];

@@ -1,13 +1,16 @@
 //! Offloads: whatever combination of them is on, what arrives is what was sent, and what is on the cable is right.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use anyhow::ensure;
 use etherparse::{IpNumber, PacketBuilder};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use vswitch::worker::EngineKind;
 use vswitch_tests::capture::{GOOD, Row, dissect};
+use vswitch_tests::engines::engines;
 use vswitch_tests::overlay::{CABLE, Cable, INTERFACE, Kind, Offloads, Pair, address, mac, path, sh};
 use vswitch_tests::packet::Packet;
-use vswitch_tests::wait::eventually;
+use vswitch_tests::wait::{DEADLINE, eventually};
 
 /// One transfer of the matrix, bytes: enough for full segments in both directions.
 const TRANSFER: usize = 4 << 20;
@@ -29,10 +32,10 @@ fn combinations() -> impl Iterator<Item = Offloads> {
 }
 
 /// Every combination on the first host against everything and nothing on the second, in both directions and versions.
-fn matrix(cable: Cable, bytes: usize) {
+fn matrix(engine: Option<EngineKind>, cable: Cable, bytes: usize) {
     for own in combinations() {
         let others = if own.tap { Offloads::NONE } else { Offloads::ALL };
-        let pair = Pair::new(cable, [Kind::Ours(own), Kind::Ours(others)]);
+        let pair = Pair::with_engine(cable, [Kind::Ours(own), Kind::Ours(others)], engine);
         for (from, v6) in [(0, false), (0, true), (1, false), (1, true)] {
             pair.ping(from, v6);
             pair.transfer(from, v6, bytes);
@@ -43,35 +46,38 @@ fn matrix(cable: Cable, bytes: usize) {
 
 #[test]
 fn transfers_over_ipv4() {
-    matrix(CABLES[0], TRANSFER);
+    matrix(None, CABLES[0], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv4_without_offloads_of_the_cable() {
-    matrix(CABLES[1], TRANSFER);
+    matrix(None, CABLES[1], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv6() {
-    matrix(CABLES[2], TRANSFER);
+    matrix(None, CABLES[2], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv6_without_offloads_of_the_cable() {
-    matrix(CABLES[3], TRANSFER);
+    matrix(None, CABLES[3], TRANSFER);
 }
 
 #[test]
 #[ignore = "minutes: make soak"]
 fn soak_transfers() {
-    CABLES.into_iter().for_each(|cable| matrix(cable, LONG_TRANSFER));
+    for engine in engines() {
+        println!("with {engine}");
+        CABLES.into_iter().for_each(|cable| matrix(Some(engine), cable, LONG_TRANSFER));
+    }
 }
 
 /// UDP up to the longest datagram there is, most of them fragmented by the containers' kernels.
-fn datagrams(step: usize) {
+fn datagrams(engine: EngineKind, step: usize) {
     const LONGEST: usize = 65_507;
     for (cable, own) in [(CABLES[0], Offloads::ALL), (CABLES[3], Offloads::NONE)] {
-        let pair = Pair::new(cable, [Kind::Ours(own), OURS]);
+        let pair = Pair::with_engine(cable, [Kind::Ours(own), OURS], Some(engine));
         for (from, v6) in [(0, false), (1, true)] {
             pair.ping(from, v6);
             pair.datagrams(from, v6, (1..=LONGEST).step_by(step).chain([LONGEST]));
@@ -82,13 +88,13 @@ fn datagrams(step: usize) {
 #[test]
 fn datagrams_in_steps() {
     // A prime, so that no remainder is left out for long.
-    datagrams(1511);
+    engines().into_iter().for_each(|engine| datagrams(engine, 1511));
 }
 
 #[test]
 #[ignore = "minutes: make soak"]
 fn soak_datagrams() {
-    datagrams(1);
+    engines().into_iter().for_each(|engine| datagrams(engine, 1));
 }
 
 const FIN: u16 = 1;
@@ -200,12 +206,14 @@ struct Segment {
 impl Segment {
     /// `None` if there is no TCP in it. Every checksum is right.
     fn of(row: &Row, v6: bool) -> Option<Segment> {
-        for statuses in &row[..3] {
-            assert!(statuses.iter().all(|status| status == GOOD), "a checksum is wrong: {row:?}");
-        }
         // The inner headers come last.
         let last = |at: usize| row[at].last().map(|text| number(text));
         let flags = last(4)? as u16;
+        // IPv6 has none of its own.
+        for (statuses, headers) in [(&row[0], row[3].len()), (&row[1], 1), (&row[2], 1)] {
+            assert_eq!(statuses.len(), headers, "not every checksum was looked at: {row:?}");
+            assert!(statuses.iter().all(|status| status == GOOD), "a checksum is wrong: {row:?}");
+        }
         Some(Segment {
             identification: last(3).filter(|_| !v6).map(|id| id as u16),
             flags,
@@ -270,6 +278,44 @@ fn expected(n: usize, count: usize, v6: bool) -> Segment {
         sequence: SEQUENCE.wrapping_add(before as u32),
         payload: (PAYLOAD_BYTES - before).min(SEGMENT_BYTES.into()) as u32,
         ecn: ECT0.into(),
+    }
+}
+
+/// UDP that a container's kernel leaves to be cut.
+#[test]
+fn datagrams_are_right_on_the_cable() {
+    const BYTES: usize = 1000;
+    const COUNT: usize = 20;
+    const LAST_BYTES: usize = 7;
+    const FIELDS: [&str; 5] =
+        ["ip.checksum.status", "ip.id", "udp.checksum.status", "udp.length", "udp.dstport"];
+    for (is_ipv6, v6) in [(false, false), (false, true), (true, false), (true, true)] {
+        let pair = Pair::new(Cable { is_ipv6, offloads: false }, [OURS, OURS]);
+        pair.ping(0, v6);
+        let [sender, receiver] = [0, 1].map(|container| {
+            let open = || UdpSocket::bind(pair.socket(container, v6, 0));
+            pair.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
+        });
+        receiver.set_read_timeout(Some(DEADLINE)).expect("it can be set");
+        setsockopt(&sender, UdpGsoSegment, &(BYTES as i32)).expect("the kernel has UDP_SEGMENT");
+        let to = receiver.local_addr().expect("it is bound");
+        let capture = Packet::open(&path(&pair.hosts[1]), CABLE);
+        sender.send_to(&[7; COUNT * BYTES + LAST_BYTES], to).expect("its kernel takes it");
+        let mut buffer = [0; 2 * BYTES];
+        for n in 0..=COUNT {
+            receiver.recv(&mut buffer).unwrap_or_else(|e| panic!("datagram {n}: {e}; {}", pair.drops()));
+        }
+        let (rows, port) = (dissect(&capture.drain(), &FIELDS), to.port().to_string());
+        let ours: Vec<&Row> = rows.iter().filter(|row| row[4].last() == Some(&port)).collect();
+        assert_eq!(ours.len(), COUNT + 1, "{rows:?}");
+        for (n, row) in ours.into_iter().enumerate() {
+            let bytes = 8 + if n == COUNT { LAST_BYTES } else { BYTES };
+            assert_eq!(row[3].last(), Some(&bytes.to_string()), "{row:?}");
+            // Of the tunnel and inside of it; IPv6 has none of its own.
+            for (statuses, headers) in [(&row[0], row[1].len()), (&row[2], 2)] {
+                assert!(statuses.len() == headers && statuses.iter().all(|status| status == GOOD), "{row:?}");
+            }
+        }
     }
 }
 

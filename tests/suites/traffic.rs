@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::ensure;
 use vswitch_proto::api::Stats;
+use vswitch_tests::engines::engines;
 use vswitch_tests::netns::inside;
 use vswitch_tests::wait::{DEADLINE, eventually};
 use vswitch_tests::{Host, Lab};
@@ -107,6 +108,35 @@ fn tcp_without_offloads() {
     let lab = two_containers(&["--workers", "2", "--no-tso", "--no-uso"]);
     let frames = transfers(&lab);
     assert!(frames >= (TRANSFER / SEGMENT) as u64, "{frames} frames");
+}
+
+#[test]
+fn each_engine_moves_traffic() {
+    for engine in engines() {
+        let engine = engine.to_string();
+        let lab = two_containers(&["--workers", "2", "--engine", &engine]);
+        transfers(&lab);
+        echo(&lab, false, (1..=1472).step_by(61));
+        assert_eq!(stats(&lab).engine, engine);
+    }
+}
+
+/// In `make soak`, bytes.
+const LONG_TRANSFER: usize = 200 << 20;
+
+#[test]
+#[ignore = "minutes: make soak"]
+fn soak_one_host() {
+    for engine in engines() {
+        let engine = engine.to_string();
+        let lab = two_containers(&["--workers", "2", "--engine", &engine]);
+        for v6 in [false, true] {
+            transfer(&lab, "a", "b", v6, LONG_TRANSFER);
+            transfer(&lab, "b", "a", v6, LONG_TRANSFER);
+            echo(&lab, v6, 0..=65_507);
+        }
+        assert_eq!(stats(&lab).engine, engine);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::{IpAddr, UdpSocket};
 use anyhow::ensure;
 use vswitch::counters::Totals;
 use vswitch::forward::DropReason;
+use vswitch_tests::engines::engines;
 use vswitch_tests::overlay::{CABLE, Cable, Kind, Offloads, PORT, Pair, path, vni};
 use vswitch_tests::packet::Packet;
 use vswitch_tests::wait::{DEADLINE, eventually};
@@ -191,6 +192,45 @@ fn datagrams_that_were_sent_at_once() {
             pair.ping(from, v6);
             segmented_datagrams(&pair, from, v6);
         }
+    }
+}
+
+/// Numbered datagrams, fewer at a time than a socket has room for.
+fn numbered_datagrams(pair: &Pair, from: usize, v6: bool) {
+    const DATAGRAMS: u32 = 10_000;
+    const WINDOW: u32 = 50;
+    let bind = |container: usize| {
+        let open = || UdpSocket::bind(pair.socket(container, v6, 0));
+        pair.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
+    };
+    let (sender, receiver) = (bind(from), bind(1 - from));
+    receiver.set_read_timeout(Some(DEADLINE)).expect("it can be set");
+    let to = receiver.local_addr().expect("it is bound");
+    for first in (0..DATAGRAMS).step_by(WINDOW as usize) {
+        for n in first..first + WINDOW {
+            sender.send_to(&n.to_ne_bytes(), to).expect("its kernel takes it");
+        }
+        for n in first..first + WINDOW {
+            let mut bytes = [0; 4];
+            receiver.recv(&mut bytes).unwrap_or_else(|e| panic!("datagram {n}: {e}; {}", pair.drops()));
+            assert_eq!(u32::from_ne_bytes(bytes), n, "from {to}");
+        }
+    }
+}
+
+/// With two workers on either side, several flows at once.
+#[test]
+fn each_flow_stays_in_order() {
+    for engine in engines() {
+        let pair = &Pair::with_engine(IPV4, [OURS, OURS], Some(engine));
+        let flows = [(0, false), (0, true), (1, false), (1, true), (0, false), (1, false)];
+        // Whom to send to is known first: a kernel that has just learned it sends what has waited beside what is new.
+        flows.iter().for_each(|&(from, v6)| pair.ping(from, v6));
+        std::thread::scope(|scope| {
+            for (from, v6) in flows {
+                scope.spawn(move || numbered_datagrams(pair, from, v6));
+            }
+        });
     }
 }
 

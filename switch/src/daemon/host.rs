@@ -20,6 +20,7 @@ use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
 use crate::state::{Container, State, View};
+use crate::worker::DetachError;
 
 pub struct Host {
     shared: Arc<Shared>,
@@ -59,8 +60,11 @@ impl Host {
         for action in actions {
             let done = match action {
                 Action::Attach(attach) => self.attach(state, attach, !recovering).await,
-                Action::Detach { container, endpoint, port, .. } => {
-                    self.detach(port, is_kept(state, &container, &endpoint)).await;
+                Action::Detach { container, endpoint, port, interface } => {
+                    let inside = state.container(&container).filter(|container| container.docker().is_none());
+                    let inside = inside.and_then(|container| self.netns(container).ok());
+                    let is_kept = is_kept(state, &container, &endpoint);
+                    self.detach(port, is_kept, inside.map(|ns| (ns, interface))).await;
                     Ok(())
                 }
                 Action::SetRoutes { container, routes } => self.set_routes(state, &container, routes).await,
@@ -97,14 +101,22 @@ impl Host {
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
     }
 
-    /// The interface goes with its TAP, once the workers have let go of it, unless it `is_kept`.
-    async fn detach(&self, port: PortId, is_kept: bool) {
+    /// The interface goes with its TAP, once the workers have let go of it, unless it `is_kept`. If they cannot, it
+    /// goes from inside of its namespace, where that is known.
+    async fn detach(&self, port: PortId, is_kept: bool, inside: Option<(NetNs, String)>) {
         self.shared.fdb.forget_port(port);
         let shared = Arc::clone(&self.shared);
         let gone = blocking(move || match shared.dataplane.detach(port) {
             Ok(Some(_)) if is_kept => Ok(()),
             Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
             Ok(None) => Ok(()),
+            Err(error @ DetachError::Held { .. }) => match inside {
+                Some((ns, interface)) => {
+                    tracing::warn!(%port, "removing the interface {interface} all the same: {error}");
+                    netlink::delete_link(&ns, &interface).map(drop).map_err(|error| error.to_string())
+                }
+                None => Err(error.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         });
         if let Err(error) = gone.await {

@@ -260,6 +260,7 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
         forward: ForwardConfig { storm },
+        coalesce: config.coalesce,
         on_port_death: Arc::new(move |port| {
             // A full queue means that the loop is busy; its next tick looks at the namespaces anyway.
             let _ = events.try_send(Event::PortDied(port));

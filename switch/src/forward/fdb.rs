@@ -19,13 +19,15 @@
 //! # Concurrency
 //! Readers lock nothing (`slots.rs`). Whoever changes entries has the one lock that also protects the counts, so
 //! entries and counts always agree. Noting the time of a known address gives way to whoever has the lock, and is made
-//! up for with the next frame, unless half of its age is over; so what waits are new addresses and moves. A sweep, every
-//! second, has the lock for some tens of microseconds at a time. What goes through the whole table at once (a growth, a
-//! port that goes, a list of the entries) has it for a millisecond or two at 65,536 entries.
+//! up for with the next frame, unless half of its age is over; so what waits are new addresses and moves, but not those
+//! of a place that had no room for the one before. What goes through the whole table (a sweep, every second, a port
+//! that goes, a list of the entries) has the lock for some tens of microseconds at a time. Only a growth has it for a
+//! millisecond or two at 65,536 entries.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vswitch_proto::id::{MacAddr, PortId, Vni};
@@ -63,6 +65,18 @@ pub enum Place {
     Port(PortId),
     /// Another host, by its tunnel endpoint.
     Vtep(IpAddr),
+}
+
+impl Place {
+    /// Which of [`Fdb::full`] is its.
+    fn number(self) -> usize {
+        let bits: u128 = match self {
+            Place::Port(port) => port.0.into(),
+            Place::Vtep(IpAddr::V4(vtep)) => vtep.to_bits().into(),
+            Place::Vtep(IpAddr::V6(vtep)) => vtep.to_bits(),
+        };
+        (bits % FULL as u128) as usize
+    }
 }
 
 /// A row of `fdb show`.
@@ -103,7 +117,14 @@ pub struct Fdb {
     /// What times of entries count from: the first time that was given.
     origin: OnceLock<Instant>,
     entries: Slots<Book>,
+    /// Whether the last address that came to a place was refused. Places share these, which costs some of them a chance
+    /// to learn while another thread is at the entries.
+    full: [AtomicBool; FULL],
+    /// Refused without a look at the entries.
+    turned_away: AtomicU64,
 }
+
+const FULL: usize = 64;
 
 /// What is known about the entries as a whole.
 #[derive(Debug, Default)]
@@ -118,7 +139,14 @@ struct Book {
 impl Fdb {
     pub fn new(config: FdbConfig) -> Fdb {
         let age = u64::try_from(config.age.as_nanos()).unwrap_or(u64::MAX);
-        Fdb { config, age, origin: OnceLock::new(), entries: Slots::new() }
+        Fdb {
+            config,
+            age,
+            origin: OnceLock::new(),
+            entries: Slots::new(),
+            full: [const { AtomicBool::new(false) }; FULL],
+            turned_away: AtomicU64::new(0),
+        }
     }
 
     pub fn config(&self) -> &FdbConfig {
@@ -136,24 +164,49 @@ impl Fdb {
         if known.is_some_and(|entry| entry.confirms(place, now)) {
             return;
         }
-        if known.is_none_or(|entry| entry.place != place || self.is_half_aged(entry, now)) {
-            self.note(&mut self.entries.lock(), key, place, now);
-        } else if let Some(mut writing) = self.entries.try_lock() {
-            self.note(&mut writing, key, place, now);
+        let needs_room = known.is_none_or(|entry| entry.place != place);
+        let waits = match known {
+            Some(entry) if !needs_room => self.is_half_aged(entry, now),
+            _ => !self.is_full(place),
+        };
+        match self.entries.try_lock() {
+            Some(mut writing) => self.note(&mut writing, key, place, now),
+            None if waits => self.note(&mut self.entries.lock(), key, place, now),
+            None if needs_room => _ = self.turned_away.fetch_add(1, Ordering::Relaxed),
+            None => {}
         }
     }
 
     fn note(&self, writing: &mut Writing<'_, Book>, key: Key, place: Place, now: u64) {
-        let mut entry = Entry { place, seen: now };
-        match writing.get(key).map(Entry::of) {
-            None if !writing.admit_new(place, &self.config) => return,
-            None => {}
+        let (old, mut entry) = (writing.get(key).map(Entry::of), Entry { place, seen: now });
+        match old {
             Some(old) if old.is_static() => return,
-            Some(old) if old.place != place && !writing.admit_move(old.place, place, &self.config) => return,
             // Another worker's clock may be ahead.
             Some(old) => entry.seen = now.max(old.seen),
+            None => {}
+        }
+        if old.is_none_or(|old| old.place != place) {
+            let admitted = match old {
+                Some(old) => writing.admit_move(old.place, place, &self.config),
+                None => writing.admit_new(place, &self.config),
+            };
+            self.set_full(place, !admitted);
+            if !admitted {
+                return;
+            }
         }
         writing.set(key, entry.value());
+    }
+
+    fn is_full(&self, place: Place) -> bool {
+        self.full[place.number()].load(Ordering::Relaxed)
+    }
+
+    /// Mostly that is known.
+    fn set_full(&self, place: Place, is_full: bool) {
+        if self.is_full(place) != is_full {
+            self.full[place.number()].store(is_full, Ordering::Relaxed);
+        }
     }
 
     /// Where a frame for `mac` goes.
@@ -221,7 +274,7 @@ impl Fdb {
     /// Forgets what was learned, in one network or in all. Answers how many.
     pub fn flush(&self, vni: Option<Vni>) -> usize {
         let is_meant = |key, entry: Entry| !entry.is_static() && vni.is_none_or(|vni| address(key).0 == vni);
-        remove_where(&mut self.entries.lock(), is_meant)
+        self.remove_where(is_meant)
     }
 
     /// Forgets everything behind a port that is gone, static entries too. Answers how many.
@@ -238,20 +291,36 @@ impl Fdb {
     }
 
     fn forget(&self, place: Place) -> usize {
-        remove_where(&mut self.entries.lock(), |_, entry| entry.place == place)
+        self.remove_where(|_, entry| entry.place == place)
+    }
+
+    fn remove_where(&self, is_unwanted: impl Fn(Key, Entry) -> bool) -> usize {
+        self.entries.retain(|book, key, value| {
+            let entry = Entry::of(value);
+            let is_unwanted = is_unwanted(key, entry);
+            if is_unwanted {
+                book.release(entry);
+            }
+            !is_unwanted
+        })
     }
 
     /// What is known, in one network or in all, sorted by network and address. Aged entries are left out.
     pub fn rows(&self, vni: Option<Vni>, now: Instant) -> Vec<FdbRow> {
         let now = self.ticks(now);
-        let row = |(key, value)| {
+        let row = |key, value| {
             let ((vni, mac), entry) = (address(key), Entry::of(value));
             let age = (!entry.is_static()).then(|| Duration::from_nanos(now.saturating_sub(entry.seen)));
             self.is_current(entry, now).then_some(FdbRow { vni, mac, place: entry.place, age })
         };
-        let mut rows: Vec<FdbRow> = self.entries.lock().entries().filter_map(row).collect();
+        let mut rows: Vec<FdbRow> = Vec::new();
+        self.entries.retain(|_, key, value| {
+            rows.extend(row(key, value));
+            true
+        });
         rows.retain(|row| vni.is_none_or(|vni| row.vni == vni));
         rows.sort_unstable_by_key(|row| (row.vni, row.mac));
+        rows.dedup_by_key(|row| (row.vni, row.mac));
         rows
     }
 
@@ -266,7 +335,9 @@ impl Fdb {
     }
 
     pub fn stats(&self) -> FdbStats {
-        self.entries.lock().stats
+        let mut stats = self.entries.lock().stats;
+        stats.refused += self.turned_away.load(Ordering::Relaxed);
+        stats
     }
 
     /// Nanoseconds since the origin, for 584 years; what was before it counts as the origin.
@@ -333,17 +404,6 @@ impl Book {
     }
 }
 
-fn remove_where(writing: &mut Writing<'_, Book>, is_unwanted: impl Fn(Key, Entry) -> bool) -> usize {
-    writing.retain(|book, key, value| {
-        let entry = Entry::of(value);
-        let is_unwanted = is_unwanted(key, entry);
-        if is_unwanted {
-            book.release(entry);
-        }
-        !is_unwanted
-    })
-}
-
 /// [`Entry::seen`] of a static one.
 const STATIC: u64 = u64::MAX;
 
@@ -397,160 +457,4 @@ fn address([mac, vni]: Key) -> (Vni, MacAddr) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::forward::tests::instant;
-
-    fn vni(n: u32) -> Vni {
-        Vni::new(n).unwrap()
-    }
-
-    fn mac(n: u8) -> MacAddr {
-        MacAddr([2, 0, 0, 0, 0, n])
-    }
-
-    fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
-    }
-
-    const SMALL: FdbConfig = FdbConfig { age: Duration::from_secs(10), capacity: 4, capacity_per_port: 3 };
-    const P1: PortId = PortId(1);
-    const P2: PortId = PortId(2);
-    const AT_1: Place = Place::Port(P1);
-    const AT_2: Place = Place::Port(P2);
-
-    fn place_of(fdb: &Fdb, n: u8, now: Instant) -> Option<Place> {
-        fdb.look_up(vni(1), mac(n), now)
-    }
-
-    #[test]
-    fn entries_age_and_are_swept() {
-        let (fdb, t0) = (Fdb::new(SMALL), instant());
-        fdb.learn(vni(1), mac(1), AT_1, t0);
-        fdb.learn(vni(1), mac(2), AT_1, t0 + ms(5000));
-        assert_eq!(place_of(&fdb, 1, t0 + ms(9999)), Some(AT_1));
-        assert_eq!(place_of(&fdb, 1, t0 + ms(10_000)), None);
-        let rows = fdb.rows(None, t0 + ms(10_000));
-        assert_eq!(rows, [FdbRow { vni: vni(1), mac: mac(2), place: AT_1, age: Some(ms(5000)) }]);
-        assert_eq!((fdb.len(), fdb.sweep(t0 + ms(10_000)), fdb.len()), (2, 1, 1));
-        assert_eq!(fdb.stats(), FdbStats { learned: 2, aged: 1, ..FdbStats::default() });
-    }
-
-    #[test]
-    fn time_is_kept_by_the_second() {
-        let (fdb, t0) = (Fdb::new(SMALL), instant());
-        let age_after = |seen, asked| {
-            fdb.learn(vni(1), mac(1), AT_1, t0 + seen);
-            fdb.rows(None, t0 + asked)[0].age
-        };
-        assert_eq!(age_after(ms(0), ms(400)), Some(ms(400)));
-        assert_eq!(age_after(ms(999), ms(999)), Some(ms(999)));
-        assert_eq!(age_after(ms(1000), ms(1000)), Some(ms(0)));
-        // A worker whose burst began earlier does not turn it back.
-        assert_eq!(age_after(ms(0), ms(1001)), Some(ms(1)));
-    }
-
-    #[test]
-    fn one_port_cannot_fill_it_and_its_room_comes_back() {
-        let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (0..10).for_each(|n| fdb.learn(vni(1), mac(n), AT_1, t0));
-        assert_eq!(fdb.len(), 3, "per port");
-        (10..20).for_each(|n| fdb.learn(vni(1), mac(n), AT_2, t0));
-        assert_eq!(fdb.len(), 4, "in all");
-        assert_eq!(fdb.stats().refused, 7 + 9);
-
-        let place_after = |n, place| {
-            fdb.learn(vni(1), mac(n), place, t0);
-            place_of(&fdb, n, t0)
-        };
-        assert_eq!(place_after(10, AT_1), Some(AT_2), "a move without room");
-        assert_eq!(place_after(0, AT_2), Some(AT_2), "a move");
-        assert_eq!(place_after(10, AT_1), Some(AT_1), "which made room");
-        assert_eq!(fdb.stats().moved, 2);
-
-        assert_eq!((fdb.forget_port(P1), fdb.flush(None), fdb.len()), (3, 1, 0));
-        assert!(fdb.entries.lock().held.is_empty());
-        assert_eq!(place_after(0, AT_1), Some(AT_1));
-    }
-
-    #[test]
-    fn static_entries_stay() {
-        let (fdb, t0) = (Fdb::new(SMALL), instant());
-        (1..=3).for_each(|n| fdb.learn(vni(1), mac(n), AT_1, t0));
-        assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()));
-        fdb.learn(vni(1), mac(4), AT_1, t0);
-        assert_eq!(place_of(&fdb, 4, t0), Some(AT_1), "the learned one gave its room back");
-        fdb.learn(vni(1), mac(1), AT_1, t0);
-        assert_eq!(place_of(&fdb, 1, t0 + ms(1_000_000)), Some(AT_2));
-        assert_eq!(fdb.add_static(vni(1), mac(1), P1), Ok(()), "redirected");
-        assert_eq!((fdb.flush(None), fdb.sweep(t0 + ms(1_000_000)), fdb.len()), (3, 0, 1));
-        assert_eq!((fdb.remove(vni(2), mac(1)), fdb.remove(vni(1), mac(1)), fdb.len()), (false, true, 0));
-
-        let broadcast = MacAddr::BROADCAST;
-        assert_eq!(fdb.add_static(vni(1), broadcast, P1), Err(StaticError::NotUnicast(broadcast)));
-        for n in 0..STATIC_MAX as u32 {
-            let [.., a, b] = n.to_be_bytes();
-            fdb.add_static(vni(1), MacAddr([2, 0, 0, 0, a, b]), P1).unwrap();
-        }
-        assert_eq!(fdb.add_static(vni(2), mac(1), P1), Err(StaticError::Full));
-        assert_eq!(fdb.add_static(vni(1), mac(1), P2), Ok(()), "no further entry");
-        assert_eq!(fdb.forget_port(P1), STATIC_MAX - 1);
-    }
-
-    #[test]
-    fn without_an_age_nothing_is_learned() {
-        let fdb = Fdb::new(FdbConfig { age: Duration::ZERO, ..FdbConfig::default() });
-        fdb.learn(vni(1), mac(1), AT_1, instant());
-        assert!(fdb.is_empty());
-        fdb.add_static(vni(1), mac(1), P2).unwrap();
-        assert_eq!(place_of(&fdb, 1, instant()), Some(AT_2));
-    }
-
-    /// Threads learn, move, flush and sweep the same few addresses; the books must balance when they are done.
-    #[test]
-    fn counts_survive_concurrent_changes() {
-        let (fdb, t0) = (&Fdb::new(SMALL), instant());
-        std::thread::scope(|scope| {
-            for thread in 0..4u32 {
-                scope.spawn(move || {
-                    for i in 0..20_000u32 {
-                        let n = (i.wrapping_mul(7 + thread) % 8) as u8;
-                        match i % 50 {
-                            0 => _ = fdb.flush(None),
-                            1 => _ = fdb.forget_port(PortId(thread)),
-                            2 => _ = fdb.add_static(vni(1), mac(n), PortId(thread)),
-                            3 => _ = fdb.remove(vni(1), mac(n)),
-                            4 => _ = fdb.sweep(t0 + ms(10_000)),
-                            _ => fdb.learn(vni(1), mac(n), Place::Port(PortId(thread)), t0),
-                        }
-                        assert!(fdb.entries.lock().learned_len <= SMALL.capacity);
-                    }
-                });
-            }
-        });
-        let book = fdb.entries.lock();
-        let learned = book.entries().filter(|(_, value)| !Entry::of(*value).is_static()).count();
-        assert_eq!(book.learned_len, learned);
-        assert_eq!(book.static_len, book.entries().count() - learned);
-        assert_eq!(book.held.values().sum::<usize>(), learned);
-        drop(book);
-        (0..4).for_each(|port| _ = fdb.forget_port(PortId(port)));
-        assert!(fdb.is_empty() && fdb.entries.lock().held.is_empty());
-    }
-
-    #[test]
-    fn tunnel_endpoints_are_places_like_ports() {
-        let (fdb, t0) = (Fdb::new(SMALL), instant());
-        let (here, there) = ("10.8.0.2".parse().unwrap(), "10.8.0.3".parse().unwrap());
-        (0..4).for_each(|n| fdb.learn(vni(1), mac(n), Place::Vtep(here), t0));
-        assert_eq!(fdb.stats().refused, 1, "one host cannot use up the room of the others");
-        assert_eq!(place_of(&fdb, 0, t0), Some(Place::Vtep(here)));
-        fdb.learn(vni(1), mac(0), Place::Vtep(there), t0);
-        fdb.learn(vni(1), mac(1), AT_1, t0);
-        assert_eq!(fdb.stats().moved, 2);
-        let six = Place::Vtep("fd00::8:3".parse().unwrap());
-        fdb.learn(vni(1), mac(4), six, t0);
-        assert_eq!(place_of(&fdb, 4, t0), Some(six));
-        assert_eq!((fdb.forget_vtep(here), fdb.forget_vtep(there), fdb.forget_port(P1)), (1, 1, 1));
-    }
-}
+mod tests;

@@ -39,6 +39,8 @@ const LEVELS: usize = 18;
 const ATTEMPTS: usize = 64;
 /// Slots that [`Writing::retain_part`] looks at: 256 KiB.
 const PART: usize = 4096;
+/// Times that [`Slots::retain`] begins anew before it has the lock until it is done.
+const PASSES: usize = 4;
 /// Source and destination of 16 frames.
 const TOUCHED: usize = 32;
 /// 128 KiB of slots.
@@ -138,6 +140,29 @@ impl<B> Slots<B> {
         Some(Writing { slots: self, guarded })
     }
 
+    /// Keeps what `keep` says, which may be asked twice about the same, and changes the book of what it does not keep.
+    /// Answers how many are gone. Others have their turns in between; if what they did has moved entries, some may have
+    /// been passed over, so it begins anew.
+    pub(super) fn retain(&self, mut keep: impl FnMut(&mut B, Key, Value) -> bool) -> usize {
+        let order = || (self.moves.load(Ordering::Relaxed), self.level.load(Ordering::Relaxed));
+        let mut gone = 0;
+        for _ in 0..PASSES {
+            let (mut next, mut left, mut is_whole) = (Some(0), None, true);
+            while let Some(from) = next {
+                let mut writing = self.lock();
+                is_whole &= left.is_none_or(|left| left == order());
+                let before = writing.guarded.len;
+                next = writing.retain_part(from, &mut keep);
+                gone += before - writing.guarded.len;
+                left = Some(order());
+            }
+            if is_whole {
+                return gone;
+            }
+        }
+        gone + self.lock().retain(keep)
+    }
+
     fn current(&self) -> &Level {
         self.levels[self.level.load(Ordering::Acquire)].get().expect("a level is made before it is current")
     }
@@ -189,9 +214,8 @@ impl<'a, B> Writing<'a, B> {
         is_there
     }
 
-    /// Keeps what `keep` says, which may be asked twice about the same, and changes the book of what it does not keep.
-    /// Answers how many are gone.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut B, Key, Value) -> bool) -> usize {
+    /// As [`Slots::retain`], without others.
+    fn retain(&mut self, mut keep: impl FnMut(&mut B, Key, Value) -> bool) -> usize {
         let (before, mut next) = (self.guarded.len, Some(0));
         while let Some(from) = next {
             next = self.retain_part(from, &mut keep);
@@ -217,10 +241,6 @@ impl<'a, B> Writing<'a, B> {
             }
         }
         (end < slots.len()).then_some(end)
-    }
-
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Key, Value)> {
-        self.slots.current().slots.iter().filter_map(Slot::peek)
     }
 
     fn remove_at(&mut self, mut hole: usize) {

@@ -78,9 +78,15 @@ pub(super) fn uncut_tcp(vnet: VnetHdr, headers: &[u8], payload_bytes: usize, mtu
 /// A kernel whose packets never see a wire does not cut those either, and a socket with UDP_GRO gets the inner segment
 /// size as if it were the outer one. It is told by the first inner packet, which says of itself that it is exactly as
 /// long as the whole message, and that its checksum is not finished. No packet that our side sends says so falsely
-/// ([`super::gso`] drops what is shorter than it says), so nobody can have what follows him taken for his own.
+/// ([`super::gso`] drops what is shorter than it says). Another sender, which a static remote may be, passes on what its
+/// containers say. But it puts a header of its own in front of each packet, so where there is one in the place of the
+/// second there are several datagrams, and nobody can have those that follow his taken for his own. A payload that has
+/// these bytes by chance, 40 bits of which must agree, costs its frame.
 pub fn uncut(message: &[u8], segment_bytes: usize) -> Option<(Vni, Frame<'_>, VnetHdr)> {
     let gso_size = u16::try_from(segment_bytes).ok()?;
+    if message.get(segment_bytes..).is_some_and(begins_with_header) {
+        return None;
+    }
     let (vni, frame) = decapsulate(message).ok()?;
     let vnet = partial_checksum(frame.bytes())?;
     let headers = Headers::parse(frame.bytes())?;
@@ -89,6 +95,11 @@ pub fn uncut(message: &[u8], segment_bytes: usize) -> Option<(Vni, Frame<'_>, Vn
     let is_udp = headers.protocol == PROTOCOL_UDP && message.len() > segment_bytes;
     let vnet = VnetHdr { gso_type: GSO_UDP_L4, gso_size, hdr_len: header_bytes as u16, ..vnet };
     (is_whole && is_udp && frame.bytes().len() > header_bytes).then_some((vni, frame, vnet))
+}
+
+/// The header of any network, as senders write it: the reserved bits are zero (RFC 7348 section 5).
+fn begins_with_header(bytes: &[u8]) -> bool {
+    matches!(bytes, [8, 0, 0, 0, _, _, _, 0, ..])
 }
 
 fn partial_checksum(frame: &[u8]) -> Option<VnetHdr> {
@@ -300,5 +311,12 @@ mod tests {
         assert!(!is_uncut(&checked, 1000), "a finished checksum");
         let longer = [&message[..], &[0]].concat();
         assert!(!is_uncut(&longer, 1000), "something follows");
+        // The first of several datagrams, whose sender claims those behind it, of his network or of another one.
+        for vni in [0x10, 0x11] {
+            let mut forged = message.clone();
+            forged[1000..1008].copy_from_slice(&[8, 0, 0, 0, 0, vni, 0, 0]);
+            assert!(!is_uncut(&forged, 1000), "network {vni}00");
+            assert!(is_uncut(&forged, 999) && is_uncut(&forged, 1001), "it is payload elsewhere");
+        }
     }
 }

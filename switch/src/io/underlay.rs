@@ -9,7 +9,8 @@
 //!
 //! Several datagrams of the same length leave by one UDP_SEGMENT send and arrive by one UDP_GRO receipt, where the
 //! kernel has these. Where a send is refused because the device cannot do it (EIO, EINVAL), the datagrams are sent by
-//! one sendmmsg, and so are the next [`PAUSE_SENDS`], before it is tried again.
+//! one sendmmsg. If that works, so are the next [`PAUSE_SENDS`] to this endpoint, before it is tried again; if not, it
+//! was not for the segmentation.
 //!
 //! # Packet sizes
 //! The Don't Fragment bit is set: tunnel endpoints do not fragment (RFC 7348 section 4.3). A packet that is longer than
@@ -48,6 +49,10 @@ const SLOT_BYTES: usize = 1 << 16;
 /// Sends that do without segmentation after it was refused.
 pub const PAUSE_SENDS: u32 = 1024;
 
+/// Pauses there are. Endpoints that share one share it, which costs speed and nothing else. A prime number, so that it is
+/// no pattern of addresses.
+const PAUSES: usize = 251;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnderlayConfig {
     /// The address of this host that tunnels begin and end at.
@@ -77,8 +82,8 @@ pub struct Underlay {
     receivers: Box<[Receiver]>,
     has_gso: bool,
     has_gro: bool,
-    /// Sends for which segmentation is not tried.
-    pause: AtomicU32,
+    /// Sends for which segmentation is not tried, by where they go.
+    pauses: [AtomicU32; PAUSES],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +141,7 @@ impl Underlay {
             config,
             senders: senders.into(),
             receivers: receivers.into(),
-            pause: AtomicU32::new(0),
+            pauses: [const { AtomicU32::new(0) }; PAUSES],
         })
     }
 
@@ -171,6 +176,7 @@ impl Underlay {
     /// Sends datagrams of one flow to a tunnel endpoint.
     pub fn send(&self, flow: u32, to: IpAddr, datagrams: &Datagrams<'_>) -> Sent {
         let socket = self.senders[flow as usize % self.senders.len()].as_fd();
+        let pause = &self.pauses[pause_of(to)];
         let to = SocketAddr::new(to, self.config.port);
         let count = datagrams.count();
         let all_or_none = |result: io::Result<()>, how| {
@@ -181,29 +187,40 @@ impl Underlay {
             return all_or_none(udp::send(socket, to, datagrams.slices(), None), How::OneByOne);
         }
         let mut how = How::OneByOne;
-        if self.may_segment() {
+        if self.may_segment(pause) {
             // At most 65,507.
             let segment_bytes = Some(datagrams.bytes_each() as u16);
             let result = udp::send(socket, to, datagrams.slices(), segment_bytes);
             if !result.as_ref().is_err_and(is_refusal) {
                 return all_or_none(result, How::AtOnce);
             }
-            self.pause.store(PAUSE_SENDS, Ordering::Relaxed);
             how = How::Refused;
         }
         let (datagrams, error) = send_one_by_one(socket, to, datagrams);
+        if how == How::Refused && error.is_none() {
+            pause.store(PAUSE_SENDS, Ordering::Relaxed);
+        }
         Sent { datagrams, error, how }
     }
 
     /// Counts a send while segmentation pauses. Two threads may count one send twice, or not at all, which does not
     /// matter.
-    fn may_segment(&self) -> bool {
-        let pause = self.pause.load(Ordering::Relaxed);
-        if self.has_gso && pause > 0 {
-            self.pause.store(pause - 1, Ordering::Relaxed);
+    fn may_segment(&self, pause: &AtomicU32) -> bool {
+        let sends = pause.load(Ordering::Relaxed);
+        if self.has_gso && sends > 0 {
+            pause.store(sends - 1, Ordering::Relaxed);
         }
-        self.has_gso && pause == 0
+        self.has_gso && sends == 0
     }
+}
+
+/// Which of the pauses is this endpoint's.
+fn pause_of(to: IpAddr) -> usize {
+    let bits: u64 = match to {
+        IpAddr::V4(to) => to.to_bits().into(),
+        IpAddr::V6(to) => (to.to_bits() >> 64) as u64 ^ to.to_bits() as u64,
+    };
+    (bits % PAUSES as u64) as usize
 }
 
 /// One socket on the VXLAN port.

@@ -28,6 +28,7 @@ pub(super) struct Fabric {
     forwarder: Forwarder,
     cutter: Cutter,
     coalescer: Coalescer,
+    coalesces: bool,
     reply: Box<[u8]>,
     batch: Batch,
     on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
@@ -54,6 +55,7 @@ impl Fabric {
             forwarder: Forwarder::new(Arc::clone(&config.fdb), config.forward),
             cutter: Cutter::default(),
             coalescer: Coalescer::default(),
+            coalesces: config.coalesce,
             reply: vec![0; frame::BUFFER_BYTES + REPLY_MARGIN_BYTES].into(),
             batch: Batch::default(),
             on_port_death: Arc::clone(&config.on_port_death),
@@ -102,7 +104,7 @@ impl Fabric {
             forwarder: &mut self.forwarder,
             egress: &self.egress,
             coalescer: &mut self.coalescer,
-            coalesces: underlay.config().gro,
+            coalesces: self.coalesces && underlay.config().gro,
             batch: &self.batch,
         };
         arrivals.pass_all();

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -19,6 +18,8 @@ use crate::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure, dele
 use crate::io::netns::NetNs;
 use crate::io::tap::{Offloads, TapConfig};
 use crate::io::test_netns;
+
+mod failures;
 
 /// For what must happen; nothing here waits for it in vain.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -58,6 +59,20 @@ with_each_engine!(
     frames_from_a_port_without_a_table_entry_are_counted,
 );
 
+fn config(engine: EngineKind, workers: usize) -> DataplaneConfig {
+    DataplaneConfig {
+        workers: NonZeroUsize::new(workers).unwrap(),
+        engine: Some(engine),
+        pin_cpus: Vec::new(),
+        poll: Duration::ZERO,
+        burst_frames: DataplaneConfig::BURST_FRAMES,
+        forward: ForwardConfig::default(),
+        coalesce: true,
+        fdb: Arc::new(Fdb::new(FdbConfig::default())),
+        on_port_death: Arc::new(|port| panic!("port {port} died")),
+    }
+}
+
 struct Rig {
     dataplane: Dataplane,
     deaths: Receiver<PortId>,
@@ -70,16 +85,8 @@ impl Rig {
 
     fn with(engine: EngineKind, workers: usize, change: impl FnOnce(&mut DataplaneConfig)) -> Rig {
         let (died, deaths) = mpsc::channel();
-        let mut config = DataplaneConfig {
-            workers: NonZeroUsize::new(workers).unwrap(),
-            engine: Some(engine),
-            pin_cpus: Vec::new(),
-            poll: Duration::ZERO,
-            burst_frames: DataplaneConfig::BURST_FRAMES,
-            forward: ForwardConfig::default(),
-            fdb: Arc::new(Fdb::new(FdbConfig::default())),
-            on_port_death: Arc::new(move |port| died.send(port).unwrap()),
-        };
+        let mut config = config(engine, workers);
+        config.on_port_death = Arc::new(move |port| died.send(port).unwrap());
         change(&mut config);
         Rig { dataplane: Dataplane::start(config).unwrap(), deaths }
     }
@@ -390,19 +397,25 @@ fn a_worker_goes_on_after_its_buffers_were_all_in_use(engine: EngineKind) {
     assert!(reaches(&a, &b, ip(2)) && reaches(&b, &a, ip(1)));
 }
 
+/// Holds a worker that finds a port's device gone, from when it says so until it is told to go on.
+fn hold_when_a_port_dies(config: &mut DataplaneConfig) -> (Receiver<()>, SyncSender<()>) {
+    let (holding, held) = mpsc::sync_channel::<()>(0);
+    let (release, released) = mpsc::sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    config.on_port_death = Arc::new(move |_| {
+        holding.send(()).unwrap();
+        released.lock().unwrap().recv().unwrap();
+    });
+    (held, release)
+}
+
 /// Two senders fill their TAPs while the worker is held; then their frames come in turns.
 fn ports_with_much_to_send_take_turns(engine: EngineKind) {
     // Less than a TAP's queue and than what the receiver's buffer takes of both.
     const EACH: usize = 3000;
-    let (holding, held) = mpsc::sync_channel::<()>(0);
-    let (release, released) = mpsc::sync_channel::<()>(0);
-    let released = Mutex::new(released);
-    let rig = Rig::with(engine, 1, |config| {
-        config.on_port_death = Arc::new(move |_| {
-            holding.send(()).unwrap();
-            released.lock().unwrap().recv().unwrap();
-        });
-    });
+    let mut hold = None;
+    let rig = Rig::with(engine, 1, |config| hold = Some(hold_when_a_port_dies(config)));
+    let (held, release) = hold.unwrap();
     rig.dataplane.publish(tables(&[1, 2, 3, 4]));
     let [a, b, c, doomed] = [1, 2, 3, 4].map(|port| rig.host(port, TapConfig::default()));
     let receiver = c.run(|| UdpSocket::bind((ip(3), 0)).unwrap()).unwrap();

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub(super) struct Turns {
     pub(super) poll: Duration,
     pub(super) inbox: Receiver<Command>,
     pub(super) engine: Engine,
+    /// Of the whole data plane.
+    pub(super) has_failed: Arc<AtomicBool>,
     pub(super) burst_frames: usize,
     pub(super) wake: Wake,
     pub(super) fabric: Fabric,
@@ -64,6 +67,7 @@ impl Turns {
                 Some(Ok(engine)) => {
                     tracing::warn!("io_uring fails, frames are moved with epoll from now on: {e}");
                     self.engine = engine;
+                    self.has_failed.store(true, Ordering::Relaxed);
                 }
                 Some(Err(_)) | None => {
                     return tracing::error!("a data plane worker cannot wait for frames and ends: {e}");

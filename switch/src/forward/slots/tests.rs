@@ -7,6 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl<B> Writing<'_, B> {
+    pub(in crate::forward) fn entries(&self) -> impl Iterator<Item = (Key, Value)> {
+        self.slots.current().slots.iter().filter_map(Slot::peek)
+    }
+}
+
 fn key(number: u64) -> Key {
     [number, 1]
 }
@@ -44,22 +50,22 @@ proptest! {
     fn it_is_a_map(changes in proptest::collection::vec(change(), 1..1500)) {
         let (slots, mut model) = (Slots::<()>::new(), HashMap::new());
         for change in changes {
-            let mut writing = slots.lock();
             match change {
                 Change::Set(number, new) => {
-                    writing.set(key(number), value(new));
+                    slots.lock().set(key(number), value(new));
                     model.insert(key(number), value(new));
                 }
                 Change::Remove(number) => {
-                    prop_assert_eq!(writing.remove(key(number)), model.remove(&key(number)).is_some());
+                    let was_there = model.remove(&key(number)).is_some();
+                    prop_assert_eq!(slots.lock().remove(key(number)), was_there);
                 }
                 Change::RemoveSome(rest) => {
                     let before = model.len();
                     model.retain(|key, _| key[0] % 7 != rest);
-                    prop_assert_eq!(writing.retain(|(), key, _| key[0] % 7 != rest), before - model.len());
+                    prop_assert_eq!(slots.retain(|(), key, _| key[0] % 7 != rest), before - model.len());
                 }
             }
-            prop_assert_eq!(writing.guarded.len, model.len());
+            prop_assert_eq!(slots.lock().guarded.len, model.len());
         }
         let mut expected: Vec<_> = model.iter().map(|(&key, &value)| (key, value)).collect();
         expected.sort_unstable();
@@ -154,6 +160,39 @@ fn what_stays_is_found_at_any_time() {
         assert!(readers.into_iter().all(|reader| reader.join().unwrap() >= 1000));
     });
     assert_eq!(sorted(slots).len(), STAY as usize);
+}
+
+/// Others remove, add and make the table grow between the parts.
+#[test]
+fn nothing_unwanted_is_passed_over() {
+    const OTHERS: u64 = 20_000;
+    let is_unwanted = |number: u64| number.is_multiple_of(7);
+    let (slots, is_done) = (&Slots::<()>::new(), &AtomicBool::new(false));
+    (0..OTHERS).for_each(|number| slots.lock().set(key(number), value(number)));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let steps =
+                (0..2u64).cycle().flat_map(|round| (0..4 * OTHERS).map(move |number| (round, number)));
+            let steps = steps.filter(|&(_, number)| !is_unwanted(number));
+            for (round, number) in steps.take_while(|_| !is_done.load(Ordering::Relaxed)) {
+                if round == 0 {
+                    slots.lock().set(key(number), value(number));
+                } else {
+                    slots.lock().remove(key(number));
+                }
+            }
+        });
+        let left = (0..20).map(|_| {
+            slots.retain(|(), key, _| !is_unwanted(key[0]));
+            let unwanted = (0..OTHERS).step_by(7);
+            let left = unwanted.clone().filter(|&number| slots.find(key(number)).is_some()).count();
+            unwanted.for_each(|number| slots.lock().set(key(number), value(number)));
+            left
+        });
+        let left: usize = left.sum();
+        is_done.store(true, Ordering::Relaxed);
+        assert_eq!(left, 0);
+    });
 }
 
 /// A reader whose writer is at the very slot waits for it, however long it takes.

@@ -377,7 +377,7 @@ impl Ring {
         let push = || unsafe { self.uring.submission_shared().push(&request) };
         if push().is_err() {
             passing(self.uring.submit().map(drop))?;
-            return push().map_err(|_| io::ErrorKind::WouldBlock.into());
+            return push().map_err(|_| full());
         }
         Ok(())
     }
@@ -510,6 +510,11 @@ impl Ring {
     }
 }
 
+/// There is no room for another request. Whoever counts it looks at the number, as with a refusal of the kernel's.
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(libc::EAGAIN)
+}
+
 /// Errors that are over when completions were taken, or by themselves.
 fn passing(result: io::Result<()>) -> io::Result<()> {
     match result.as_ref().map_err(io::Error::raw_os_error) {
@@ -553,7 +558,7 @@ impl Filled<'_> {
         if ring.writes_unfinished.get() >= UNFINISHED_WRITES_MAX {
             ring.submit()?;
             if !ring.is_submitted() {
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(full());
             }
             return ring.write_now(fd, self.index, self.bytes).map(Some);
         }
@@ -561,7 +566,7 @@ impl Filled<'_> {
             passing(ring.submit_pending())?;
         }
         if ring.pending.borrow().len() == ENTRIES as usize {
-            return Err(io::ErrorKind::WouldBlock.into());
+            return Err(full());
         }
         ring.pending.borrow_mut().push(Pending { fd, key, index: self.index, bytes: self.bytes as u32 });
         let uses = &ring.uses[usize::from(self.index)];

@@ -158,6 +158,7 @@ fn what_is_too_long_for_the_path_is_refused_not_fragmented() {
         let sent = send(&sender, 0, b, &payloads(3, fits + 1 - 50));
         assert!(sent.error.is_some());
         assert_eq!(arrivals(&receiver, 1)[0].1.len(), fits);
+        assert_eq!(send(&sender, 0, b, &payloads(2, 100)).how, How::AtOnce, "it was not for the segments");
     }
 }
 
@@ -189,6 +190,7 @@ fn refused_segmentation_is_done_without_for_a_while() {
     let hosts = two_hosts();
     let sender = open(&hosts[0], config("10.9.0.1"));
     let receiver = open(&hosts[1], config("10.9.0.2"));
+    ip(&hosts[1], "address add 10.9.0.3/24 dev u0");
     // More segments than any kernel takes at once, which is EINVAL.
     let many: Vec<[Vec<u8>; 2]> = (0..200).map(|_| [vec![1; 8], vec![2; 8]]).collect();
     let sent = send(&sender, 0, "10.9.0.2", &many);
@@ -197,6 +199,7 @@ fn refused_segmentation_is_done_without_for_a_while() {
     for _ in 0..PAUSE_SENDS {
         assert_eq!(send(&sender, 0, "10.9.0.2", &pairs).how, How::OneByOne);
         arrivals(&receiver, 2);
+        assert_eq!(send(&sender, 0, "10.9.0.3", &pairs).how, How::AtOnce, "another endpoint");
     }
     assert_eq!(send(&sender, 0, "10.9.0.2", &pairs).how, How::AtOnce);
 }

@@ -201,6 +201,11 @@ impl Ringed {
     }
 
     pub(super) fn stop_reading(&mut self, source: Source, fabric: &mut Fabric) -> io::Result<()> {
+        // Nobody is to go on reading what could not be cancelled.
+        self.cancel(source, fabric).inspect_err(|_| self.sources.forget(source))
+    }
+
+    fn cancel(&mut self, source: Source, fabric: &mut Fabric) -> io::Result<()> {
         for _ in 0..CANCELLATIONS_MAX {
             if self.sources.forget_ended(source) {
                 return Ok(());
@@ -213,7 +218,6 @@ impl Ringed {
             self.ring.enter(true)?;
             self.complete(fabric)?;
         }
-        self.sources.forget(source);
         Err(io::Error::other(format!("the request for {source:?} cannot be cancelled")))
     }
 
@@ -235,6 +239,11 @@ impl Ringed {
 
     pub(super) fn waits_idly(&self) -> bool {
         self.ring.waits_idly()
+    }
+
+    #[cfg(test)]
+    pub(in crate::worker) fn breaker(&self) -> impl FnOnce() + use<> {
+        self.ring.breaker()
     }
 }
 
@@ -310,7 +319,7 @@ impl Sources {
     /// A port's request has brought a frame.
     fn count(&mut self, port: PortId) {
         if let Some(frames) = self.frames.get_mut(&port) {
-            *frames += 1;
+            *frames = frames.saturating_add(1);
         }
     }
 

@@ -26,6 +26,18 @@ fn ring() -> Option<Ring> {
     }
 }
 
+impl Ring {
+    /// Takes the ring away from whoever uses it, in whichever thread: its descriptor becomes one of another file.
+    pub(crate) fn breaker(&self) -> impl FnOnce() + use<> {
+        let fd = self.uring.as_raw_fd();
+        move || {
+            let other = File::open("/dev/null").unwrap();
+            // SAFETY: the number stays that of an open file, and who closes it stays the same.
+            assert_eq!(unsafe { libc::dup3(other.as_raw_fd(), fd, libc::O_CLOEXEC) }, fd);
+        }
+    }
+}
+
 fn pipe() -> (File, File) {
     let (read, write) = pipe2(OFlag::O_NONBLOCK).unwrap();
     (read.into(), write.into())
