@@ -13,6 +13,9 @@
 //! address just released is not given to somebody else while others still have its old MAC in their ARP caches.
 //! The network, broadcast and subnet-router anycast addresses, the gateway and the auxiliary addresses are never
 //! handed out. An ip-range restricts what is handed out, not what may be asked for.
+//!
+//! In networks whose addresses a Docker engine hands out by itself, which it does in ascending order, the others get
+//! theirs in descending order from the end.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -232,18 +235,45 @@ impl Pool {
         cursor: Option<IpAddr>,
         is_taken: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
+        let (first, last) = self.hosts();
+        let start = cursor.map_or(first, number).clamp(first, last.saturating_add(1));
+        self.first_free((start..=last).chain(first..start), is_taken)
+    }
+
+    /// The same downwards, from the end of the range where there is no `cursor`.
+    pub(super) fn previous_free(
+        &self,
+        cursor: Option<IpAddr>,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let (first, last) = self.hosts();
+        let start = cursor.map_or(last, number).clamp(first - 1, last);
+        self.first_free((first..=start).rev().chain((start + 1..=last).rev()), is_taken)
+    }
+
+    /// The first and the last address that may be handed out. There may be none: then the last is before the first.
+    fn hosts(&self) -> (u128, u128) {
         let range = self.range();
         let first = number(range.network()).max(number(self.subnet.network()) + 1);
         let last = match self.subnet {
             IpNet::V4(net) => number(range.broadcast()).min(number(IpAddr::V4(net.broadcast())) - 1),
             IpNet::V6(_) => number(range.broadcast()),
         };
-        let start = cursor.map_or(first, number).clamp(first, last.saturating_add(1));
-        (start..=last).chain(first..start).map(|n| address(self.subnet, n)).find(|address| {
+        (first, last)
+    }
+
+    fn first_free(
+        &self,
+        candidates: impl Iterator<Item = u128>,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let is_free = |address: &IpAddr| {
             *address != self.gateway
                 && !self.aux_addresses.values().any(|aux| aux == address)
                 && !is_taken(*address)
-        })
+        };
+        let mut addresses = candidates.map(|n| address(self.subnet, n));
+        addresses.find(is_free)
     }
 }
 
@@ -252,6 +282,14 @@ pub(super) fn successor(ip: IpAddr) -> Option<IpAddr> {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
         IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}
+
+/// The address before this one; the first one of all has no predecessor.
+pub(super) fn predecessor(ip: IpAddr) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).checked_sub(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(ip) => u128::from(ip).checked_sub(1).map(|n| IpAddr::V6(n.into())),
     }
 }
 

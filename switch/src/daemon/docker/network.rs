@@ -129,7 +129,8 @@ fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwor
         )));
     }
     let ipv6 = !request.ipv6.is_empty();
-    let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect::<Result<_, _>>()?;
+    let data = request.ipv4.into_iter().chain(request.ipv6);
+    let pools = data.map(|data| pool(seen, data)).collect::<Result<_, _>>()?;
     Ok(CreateNetwork {
         id: request.network,
         name: provisional_name(&request.network),
@@ -186,12 +187,15 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
     Ok(DockerNetwork { id: request.network, network: network.id, scope: Scope::Cluster, internal })
 }
 
-fn pool(data: IpamData) -> Result<PoolRequest, Error> {
+/// The network driver is not told an ip-range. That of a pool of ours is known.
+fn pool(seen: &Snapshot, data: IpamData) -> Result<PoolRequest, Error> {
     let no_pool = || invalid("a subnet is missing; use --ipam-driver default or vswitch");
+    let subnet = data.pool.ok_or_else(no_pool)?;
+    let ours = seen.local.address_pool(&subnet).filter(|_| data.address_space == ADDRESS_SPACE);
     Ok(PoolRequest {
-        subnet: data.pool.ok_or_else(no_pool)?,
+        subnet,
         gateway: data.gateway.map(|gateway| gateway.addr()),
-        ip_range: None,
+        ip_range: ours.and_then(|pool| pool.ip_range),
         aux_addresses: data.aux_addresses.into_iter().map(|(name, aux)| (name, aux.addr())).collect(),
     })
 }

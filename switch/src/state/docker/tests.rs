@@ -218,6 +218,43 @@ fn an_address_is_for_whoever_asked_for_it() {
 }
 
 #[test]
+fn others_get_no_address_that_an_engine_hands_out_next() {
+    let mut lab = Lab::new();
+    let net = lab.docker_network("net", "10.1.0.0/29").unwrap();
+    let ask = |last: u8| Attachment { ipv4: Some([10, 1, 0, last].into()), ..to(net) };
+    lab.endpoint(net, ask(2)).unwrap();
+    let guests: Vec<String> = ["g1", "g2", "g3"]
+        .map(|name| lab.run(name, vec![to(net)]).map(|guest| lab.ipv4(guest, net)).unwrap())
+        .into();
+    assert_eq!(guests, ["10.1.0.6", "10.1.0.5", "10.1.0.4"]);
+    lab.endpoint(net, ask(3)).unwrap();
+    assert!(matches!(lab.run("g4", vec![to(net)]), Err(Rejected::PoolExhausted { .. })));
+    // Not the one that was released last, while there is another.
+    let g1 = lab.state.find_container("g1").unwrap().id;
+    let g3 = lab.state.find_container("g3").unwrap().id;
+    for guest in [g1, g3] {
+        lab.disconnect(guest, net).unwrap();
+    }
+    let g5 = lab.run("g5", vec![to(net)]).unwrap();
+    assert_eq!(lab.ipv4(g5, net), "10.1.0.6");
+    lab.is_kept();
+}
+
+#[test]
+fn others_get_no_address_that_a_pool_has_given() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
+    let own = lab.docker_network("own", &subnet).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    let guest = lab.run("guest", vec![to(own)]).unwrap();
+    assert_eq!(lab.ipv4(guest, own), "10.1.0.3");
+    assert_eq!(lab.address(&subnet, None, interface(2)).unwrap(), "10.1.0.4");
+    lab.endpoint(own, Attachment { ipv4: Some([10, 1, 0, 2].into()), ..to(own) }).unwrap();
+    lab.is_kept();
+}
+
+#[test]
 fn a_gateway_stays_for_the_other_use_of_its_pool() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
