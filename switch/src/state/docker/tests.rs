@@ -277,6 +277,28 @@ fn a_gateway_stays_for_the_other_use_of_its_pool() {
 }
 
 #[test]
+fn a_pool_stays_while_a_network_has_it() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    let gateway = lab.address(&subnet, None, AddressHolder::Gateway).unwrap().parse().unwrap();
+    let net = lab.docker_network("net", &subnet).unwrap();
+    // A second network with it was refused, and its end is told more than once.
+    lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    let pool: IpNet = subnet.parse().unwrap();
+    for _ in 0..3 {
+        lab.docker(DockerChange::ReleaseAddress { subnet: pool, address: gateway }).unwrap();
+        lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+        let left = lab.state.address_pool(&pool).unwrap();
+        assert_eq!((left.uses, left.addresses.len()), (1, 1));
+    }
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    lab.is_kept();
+    lab.docker(DockerChange::RemoveNetwork { network: net }).unwrap();
+    lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+    assert!(lab.state.address_pool(&pool).is_none());
+}
+
+#[test]
 fn an_interface_is_given_one_address_of_a_pool() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
