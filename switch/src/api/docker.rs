@@ -7,6 +7,7 @@
 //! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
 //! [`BODY_BYTES_MAX`].
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -132,36 +133,54 @@ pub fn check(path: &str, body: &[u8]) -> Result<(), Refused> {
 }
 
 fn parse(path: &str, body: &[u8]) -> Result<Asked, Refused> {
-    let asked = match path {
-        "/Plugin.Activate" => fixed(&Manifest { implements: ["NetworkDriver", "IpamDriver"] }),
-        "/NetworkDriver.GetCapabilities" => {
-            fixed(&DriverCapabilities { scope: "local", connectivity_scope: "global" })
+    if let Some(answer) = always(path) {
+        if !is_empty(body) {
+            read::<BTreeMap<String, IgnoredAny>>(path, body)?;
         }
-        "/NetworkDriver.EndpointOperInfo" => fixed(&OperInfo { value: Default::default() }),
+        return Ok(Asked::Fixed(answer));
+    }
+    let call = match path {
+        "/NetworkDriver.CreateNetwork" => Call::CreateNetwork(read(path, body)?),
+        "/NetworkDriver.DeleteNetwork" => Call::DeleteNetwork(read(path, body)?),
+        "/NetworkDriver.CreateEndpoint" => Call::CreateEndpoint(read(path, body)?),
+        "/NetworkDriver.DeleteEndpoint" => Call::DeleteEndpoint(read(path, body)?),
+        "/NetworkDriver.Join" => Call::Join(read(path, body)?),
+        "/NetworkDriver.Leave" => Call::Leave(read(path, body)?),
+        "/IpamDriver.RequestPool" => Call::RequestPool(read(path, body)?),
+        "/IpamDriver.ReleasePool" => Call::ReleasePool(read(path, body)?),
+        "/IpamDriver.RequestAddress" => Call::RequestAddress(read(path, body)?),
+        "/IpamDriver.ReleaseAddress" => Call::ReleaseAddress(read(path, body)?),
+        _ => return Err(Refused::NoSuchCall(path.into())),
+    };
+    Ok(Asked::Call(call))
+}
+
+/// What a call is answered with whatever its body says. It may have none.
+fn always(path: &str) -> Option<Vec<u8>> {
+    let answer = match path {
+        "/Plugin.Activate" => json(&Manifest { implements: ["NetworkDriver", "IpamDriver"] }),
+        "/NetworkDriver.GetCapabilities" => {
+            json(&DriverCapabilities { scope: "local", connectivity_scope: "global" })
+        }
+        "/NetworkDriver.EndpointOperInfo" => json(&OperInfo { value: Default::default() }),
         "/NetworkDriver.ProgramExternalConnectivity"
         | "/NetworkDriver.RevokeExternalConnectivity"
         | "/NetworkDriver.DiscoverNew"
-        | "/NetworkDriver.DiscoverDelete" => fixed(&Answer::NOTHING),
+        | "/NetworkDriver.DiscoverDelete" => json(&Answer::NOTHING),
         "/IpamDriver.GetCapabilities" => {
-            fixed(&IpamCapabilities { requires_mac_address: true, requires_request_replay: false })
+            json(&IpamCapabilities { requires_mac_address: true, requires_request_replay: false })
         }
-        "/IpamDriver.GetDefaultAddressSpaces" => fixed(&AddressSpaces {
+        "/IpamDriver.GetDefaultAddressSpaces" => json(&AddressSpaces {
             local_default_address_space: ADDRESS_SPACE,
             global_default_address_space: ADDRESS_SPACE,
         }),
-        "/NetworkDriver.CreateNetwork" => Asked::Call(Call::CreateNetwork(read(path, body)?)),
-        "/NetworkDriver.DeleteNetwork" => Asked::Call(Call::DeleteNetwork(read(path, body)?)),
-        "/NetworkDriver.CreateEndpoint" => Asked::Call(Call::CreateEndpoint(read(path, body)?)),
-        "/NetworkDriver.DeleteEndpoint" => Asked::Call(Call::DeleteEndpoint(read(path, body)?)),
-        "/NetworkDriver.Join" => Asked::Call(Call::Join(read(path, body)?)),
-        "/NetworkDriver.Leave" => Asked::Call(Call::Leave(read(path, body)?)),
-        "/IpamDriver.RequestPool" => Asked::Call(Call::RequestPool(read(path, body)?)),
-        "/IpamDriver.ReleasePool" => Asked::Call(Call::ReleasePool(read(path, body)?)),
-        "/IpamDriver.RequestAddress" => Asked::Call(Call::RequestAddress(read(path, body)?)),
-        "/IpamDriver.ReleaseAddress" => Asked::Call(Call::ReleaseAddress(read(path, body)?)),
-        _ => return Err(Refused::NoSuchCall(path.into())),
+        _ => return None,
     };
-    Ok(asked)
+    Some(answer)
+}
+
+fn is_empty(body: &[u8]) -> bool {
+    body.trim_ascii().is_empty()
 }
 
 /// The engine takes 404 for "this plugin does without that call".
@@ -171,14 +190,13 @@ fn is_known(path: &str) -> bool {
 
 fn read<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, Refused> {
     let call = || path.trim_start_matches('/').to_owned();
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_empty(body) {
         return Err(Refused::Empty { call: call() });
     }
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refused::Malformed { call: call(), reason: "the body is no JSON object".into() });
+    }
     serde_json::from_slice(body).map_err(|e| Refused::Malformed { call: call(), reason: e.to_string() })
-}
-
-fn fixed(answer: &impl Serialize) -> Asked {
-    Asked::Fixed(json(answer))
 }
 
 fn json(answer: &impl Serialize) -> Vec<u8> {
@@ -204,7 +222,14 @@ mod tests {
     #[test]
     fn calls_are_told_apart_from_nonsense() {
         assert!(matches!(parse("/Plugin.Activate", b""), Ok(Asked::Fixed(_))));
-        assert!(matches!(parse("/NetworkDriver.DiscoverNew", b"\xff"), Ok(Asked::Fixed(_))));
+        for body in [&b""[..], b" \n", b"{}", br#"{"DiscoveryType":1,"DiscoveryData":{"Self":true}}"#] {
+            assert!(matches!(parse("/NetworkDriver.DiscoverNew", body), Ok(Asked::Fixed(_))), "{body:?}");
+        }
+        for body in [&b"\xff"[..], b"null", b"[]", b"7", b"{", b"{}{}"] {
+            let refused = check("/NetworkDriver.DiscoverNew", body);
+            assert!(matches!(refused, Err(Refused::Malformed { .. })), "{body:?}: {refused:?}");
+        }
+        assert!(matches!(check("/IpamDriver.RequestPool", b"[]"), Err(Refused::Malformed { .. })));
         assert_eq!(
             check("/NetworkDriver.Join", b" \n"),
             Err(Refused::Empty { call: "NetworkDriver.Join".into() })

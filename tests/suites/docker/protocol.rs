@@ -88,13 +88,46 @@ fn the_same_call_twice_is_answered_the_same() {
     }
 }
 
+fn answers_that_are_always_the_same_need_an_object_or_nothing(docker: &Docker) {
+    for (path, key) in [
+        ("/Plugin.Activate", "Err"),
+        ("/NetworkDriver.GetCapabilities", "Err"),
+        ("/NetworkDriver.DiscoverNew", "Err"),
+        ("/IpamDriver.GetCapabilities", "Error"),
+        ("/IpamDriver.GetDefaultAddressSpaces", "Error"),
+    ] {
+        for body in ["", "{}"] {
+            let answer = docker.call(path, body);
+            assert!(answer.is_object() && answer[key].is_null(), "{path} {body:?}: {answer}");
+        }
+        for body in ["{", "null", "[]", "7"] {
+            let answer = docker.call(path, body);
+            assert!(answer[key].is_string(), "{path} {body:?}: {answer}");
+        }
+    }
+}
+
+fn pools_that_no_engine_asks_for(docker: &Docker) {
+    for (body, part) in [
+        (json!({"AddressSpace": "LocalDefault", "Pool": "10.9.0.0/24"}), "no address space"),
+        (json!({"AddressSpace": "vswitch", "Pool": "10.9.0.0/24", "V6": true}), "no IPv6 subnet"),
+        (json!({"AddressSpace": "vswitch", "Pool": "fd09::/64", "V6": false}), "no IPv4 subnet"),
+        (json!({"AddressSpace": "vswitch", "Options": {"vswitch.colour": "red"}}), "vswitch.colour"),
+        (json!({"AddressSpace": "vswitch", "Options": {"vswitch.network": "a b"}}), "vswitch.network"),
+    ] {
+        let answer = docker.call("/IpamDriver.RequestPool", &body.to_string());
+        let message = answer["Error"].as_str().unwrap_or_else(|| panic!("{body}: {answer}"));
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+}
+
 #[test]
 fn nonsense_is_refused_and_changes_nothing() {
     let docker = Docker::new();
     assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &create_network()), json!({}));
     let before = shown(&docker);
     let drivers = ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "DeleteEndpoint", "Join", "Leave"];
-    let pools = ["RequestAddress", "ReleasePool", "ReleaseAddress"];
+    let pools = ["RequestPool", "RequestAddress", "ReleasePool", "ReleaseAddress"];
     let calls = drivers.iter().map(|call| (format!("/NetworkDriver.{call}"), "Err"));
     let calls = calls.chain(pools.iter().map(|call| (format!("/IpamDriver.{call}"), "Error")));
     for (path, key) in calls {
@@ -106,6 +139,8 @@ fn nonsense_is_refused_and_changes_nothing() {
             assert!(!message.is_empty() && !message.contains('\n'), "{path} {body:?}: {message}");
         }
     }
+    answers_that_are_always_the_same_need_an_object_or_nothing(&docker);
+    pools_that_no_engine_asks_for(&docker);
     let create = |change: Value| {
         let mut body: Value = serde_json::from_str(&create_network()).expect("it is JSON");
         body["NetworkID"] = json!("00".repeat(32));

@@ -6,14 +6,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{AddressHolder, DockerChange};
-use vswitch_proto::docker::{self, Address, Answer, Pool};
-use vswitch_proto::id::{NetworkId, RequestId};
+use vswitch_proto::docker::{self, ADDRESS_SPACE, Address, Answer, NETWORK_OPTION, Pool};
+use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
 use super::super::{host, random_bytes};
 use super::{command, invalid};
 use crate::state::Applied;
+
+/// What the names of all options of vswitch begin with.
+const OPTIONS: &str = "vswitch.";
 
 /// Where addresses come from, as the engine keeps it for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +63,49 @@ fn cluster_pool(text: &str) -> Option<PoolId> {
     Some(PoolId::Cluster { network: network.parse().ok()?, ipv6 })
 }
 
+/// What no engine asks for: another address driver's addresses, a subnet of the other family, an option that there is
+/// not.
+pub(super) fn check_request(request: &docker::RequestPool) -> Result<(), Error> {
+    if request.address_space != ADDRESS_SPACE {
+        return Err(invalid(format!(
+            "there is no address space {:?}; that of vswitch is {ADDRESS_SPACE}",
+            request.address_space
+        )));
+    }
+    for prefix in [request.pool, request.sub_pool].into_iter().flatten() {
+        if matches!(prefix, IpNet::V6(_)) != request.v6 {
+            let family = if request.v6 { "IPv6" } else { "IPv4" };
+            return Err(invalid(format!("{prefix} is no {family} subnet")));
+        }
+    }
+    let is_unknown = |key: &&String| key.starts_with(OPTIONS) && *key != NETWORK_OPTION;
+    match request.options.keys().find(is_unknown) {
+        Some(key) => Err(invalid(format!("there is no --ipam-opt {key}; the only one is {NETWORK_OPTION}"))),
+        None => Ok(()),
+    }
+}
+
+/// The network of the cluster whose addresses are asked for, if that is what is asked for.
+pub(super) fn asked_network(request: &docker::RequestPool) -> Result<Option<Name>, Error> {
+    let name = request.options.get(NETWORK_OPTION).filter(|name| !name.is_empty());
+    let parsed = name.map(|name| parse_name(name.as_str()));
+    parsed.transpose()
+}
+
+/// Of the value of the option.
+pub(super) fn parse_name(name: &str) -> Result<Name, Error> {
+    name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))
+}
+
 impl Control {
     pub(super) async fn docker_request_pool(
         &mut self,
         request: docker::RequestPool,
         id: RequestId,
     ) -> Result<Answer, Error> {
+        if let Some(subnet) = request.pool {
+            self.take_subnets_from_forgotten(&[subnet]).await?;
+        }
         let mut occupied = host::routes().await?;
         let cluster = self.snapshot().shared;
         occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
@@ -146,6 +186,26 @@ fn unexpected(applied: &Applied) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_engine_asks_for_is_refused() {
+        let asked = |body: &str| serde_json::from_str::<docker::RequestPool>(body).unwrap();
+        let refused = |body: &str| check_request(&asked(body)).unwrap_err().message;
+        assert!(refused("{}").contains("no address space"));
+        assert!(refused(r#"{"AddressSpace":"LocalDefault"}"#).contains("no address space"));
+        let six = refused(r#"{"AddressSpace":"vswitch","Pool":"10.9.0.0/24","V6":true}"#);
+        assert_eq!(six, "10.9.0.0/24 is no IPv6 subnet");
+        let four = refused(r#"{"AddressSpace":"vswitch","Pool":"10.9.0.0/24","SubPool":"fd00::/64"}"#);
+        assert_eq!(four, "fd00::/64 is no IPv4 subnet");
+        let option = refused(r#"{"AddressSpace":"vswitch","Options":{"vswitch.colour":"red"}}"#);
+        assert!(option.contains("vswitch.colour") && option.contains("vswitch.network"), "{option}");
+        let network = r#"{"AddressSpace":"vswitch","Options":{"vswitch.network":"NAME","other":"x"}}"#;
+        let network = |name: &str| asked(&network.replace("NAME", name));
+        assert!(check_request(&network("blue")).is_ok());
+        assert_eq!(asked_network(&network("blue")).unwrap().unwrap().as_str(), "blue");
+        assert_eq!(asked_network(&network("")).unwrap(), None);
+        assert!(asked_network(&network("a/b")).unwrap_err().message.contains("a/b"));
+    }
 
     #[test]
     fn pool_ids_round_trip() {

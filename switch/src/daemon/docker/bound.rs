@@ -21,7 +21,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, Reque
 use super::super::handle::{Done, Handle, error};
 use super::super::overlay::Prepared;
 use super::super::{Change, random_bytes, random_request_id};
-use super::address::{PoolId, given};
+use super::address::{PoolId, asked_network, check_request, given};
 use super::endpoint::provisional_name;
 use super::invalid;
 use crate::cluster::service::ClusterError;
@@ -40,10 +40,13 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
 impl Handle {
     pub(in super::super) async fn docker(&self, call: Call, id: RequestId) -> Result<Done, Error> {
         let answer = match &call {
-            Call::RequestPool(request) => match &request.options.network {
-                Some(name) => self.request_shared_pool(name, request).await?,
-                None => return self.enqueue_call(call, id).await,
-            },
+            Call::RequestPool(request) => {
+                check_request(request)?;
+                match asked_network(request)? {
+                    Some(name) => self.request_shared_pool(&name, request).await?,
+                    None => return self.enqueue_call(call, id).await,
+                }
+            }
             Call::RequestAddress(request) => match request.pool.parse()? {
                 PoolId::Cluster { network, ipv6 } => {
                     self.request_shared_address((network, ipv6), request).await?

@@ -13,6 +13,7 @@ use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::random_request_id;
+use super::address::parse_name;
 use super::bound::shared_network;
 use super::census::tell_reclaimed;
 use super::leftovers::Leftover;
@@ -37,7 +38,8 @@ impl Control {
             }
             None => local(&self.snapshot(), request)?,
         };
-        self.take_subnets_from_forgotten(&network).await?;
+        let subnets: Vec<IpNet> = network.pools.iter().map(|pool| pool.subnet).collect();
+        self.take_subnets_from_forgotten(&subnets).await?;
         let undo = command(DockerChange::RemoveNetwork { network: network.id });
         let record = DockerNetwork {
             id: network.id,
@@ -90,8 +92,7 @@ impl Control {
     }
 
     /// An engine hands out a subnet again that it has not got any more, long before what it has forgotten is taken away.
-    async fn take_subnets_from_forgotten(&mut self, wanted: &CreateNetwork) -> Result<(), Error> {
-        let wanted: Vec<IpNet> = wanted.pools.iter().map(|pool| pool.subnet).collect();
+    pub(super) async fn take_subnets_from_forgotten(&mut self, wanted: &[IpNet]) -> Result<(), Error> {
         let overlaps = |pool: &Pool| {
             wanted.iter().any(|other| other.contains(&pool.subnet) || pool.subnet.contains(other))
         };
@@ -163,7 +164,7 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
             "network {name} is shared by all hosts, so its addresses are vswitch's: add {how}"
         )));
     }
-    let name: Name = name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))?;
+    let name = parse_name(name)?;
     let network = shared_network(seen, &name);
     let network =
         network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;

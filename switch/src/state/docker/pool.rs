@@ -127,6 +127,14 @@ impl State {
                 if let Some(other) = other {
                     return Err(Rejected::PoolOverlap { subnet, other: *other });
                 }
+                match self.address_pool(&subnet) {
+                    Some(pool) if pool.ip_range != ip_range => {
+                        let range = pool.ip_range.unwrap_or(subnet);
+                        return Err(Rejected::PoolRange { subnet, range });
+                    }
+                    Some(_) => {}
+                    None => self.check_no_network_has(subnet)?,
+                }
                 subnet
             }
             None => {
@@ -169,6 +177,17 @@ impl State {
             }
         }
         Ok(Applied::DockerChanged)
+    }
+
+    /// A pool that a network does not have from here would be taken for that network's.
+    fn check_no_network_has(&self, subnet: IpNet) -> Result<(), Rejected> {
+        for network in self.networks().filter(|network| self.belongs_to_docker(&network.id)) {
+            if let Some(other) = network.pools.iter().find(|pool| ipam::overlap(pool.subnet, subnet)) {
+                let network = network.name.clone();
+                return Err(Rejected::SubnetOverlap { subnet, other: other.subnet, network });
+            }
+        }
+        Ok(())
     }
 
     /// The engine's network with this subnet.

@@ -180,6 +180,27 @@ fn pools_are_given_once_and_counted() {
 }
 
 #[test]
+fn a_pool_is_not_given_with_another_range_or_beside_its_network() {
+    let mut lab = Lab::new();
+    let mut ask = |subnet: &str, range: Option<&str>| {
+        let (subnet, ip_range) = (subnet.parse().ok(), range.map(|range| range.parse().unwrap()));
+        let occupied = Vec::new();
+        let ask = DockerChange::RequestPool { subnet, ip_range, ipv6: false, occupied, seed: [0; 32] };
+        lab.docker(ask)
+    };
+    for _ in 0..2 {
+        assert!(ask("10.1.0.0/24", Some("10.1.0.128/25")).is_ok(), "the same call, the same answer");
+    }
+    for range in [None, Some("10.1.0.0/25")] {
+        let refused = ask("10.1.0.0/24", range);
+        assert!(matches!(refused, Err(Rejected::PoolRange { .. })), "{refused:?}");
+    }
+    lab.docker_network("net", "10.2.0.0/24").unwrap();
+    let refused = lab.subnet_of(Some("10.2.0.0/25"), false);
+    assert!(matches!(refused, Err(Rejected::SubnetOverlap { .. })), "{refused:?}");
+}
+
+#[test]
 fn an_address_is_for_whoever_asked_for_it() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/29"), false).unwrap();
