@@ -24,20 +24,23 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vswitch_proto::api::BODY_BYTES_MAX;
 use vswitch_proto::docker::{
     ADDRESS_SPACE, AddressSpaces, Answer, Call, DriverCapabilities, IpamCapabilities, MEDIA_TYPE, Manifest,
     OperInfo,
 };
 
-use crate::daemon::{Change, Handle};
+use crate::daemon::Handle;
 
 /// More connections than this at a time wait.
 const CONNECTIONS_MAX: usize = 256;
 
 /// From the head of a request to its answer.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// From the head of a request until what it asks of the cluster is given up. The rest is for telling the engine why.
+const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
 
 const IPAM: &str = "/IpamDriver.";
 
@@ -99,9 +102,7 @@ async fn serve_connection(connection: UnixStream, handle: Handle) {
 
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
-    let answer = timeout(DEADLINE, carry_out(handle, request, &path)).await.unwrap_or_else(|_| late());
-    match answer {
+    match in_time(&path, |until| carry_out(handle, request, (&path, until))).await {
         Ok(body) => response(StatusCode::OK, body),
         Err(message) => {
             tracing::warn!(call = path, message, "refused a call of the Docker engine");
@@ -111,7 +112,21 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
-async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> Result<Vec<u8>, String> {
+/// What comes of it by the deadline. It is told when to give up what it asks of the cluster.
+async fn in_time<F>(path: &str, carry_out: impl FnOnce(Instant) -> F) -> Result<Vec<u8>, String>
+where
+    F: Future<Output = Result<Vec<u8>, String>>,
+{
+    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
+    let done = timeout(DEADLINE, carry_out(Instant::now() + CLUSTER_PATIENCE)).await;
+    done.unwrap_or_else(|_| late())
+}
+
+async fn carry_out(
+    handle: &Handle,
+    request: Request<Incoming>,
+    (path, until): (&str, Instant),
+) -> Result<Vec<u8>, String> {
     if request.method() != Method::POST {
         return Err(format!("{path} takes POST only"));
     }
@@ -121,8 +136,8 @@ async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> R
     match parse(path, &body).map_err(|refused| refused.to_string())? {
         Asked::Fixed(body) => Ok(body),
         Asked::Call(call) => {
-            let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
-            Ok(json(&done.docker()))
+            let answer = handle.docker(call, until).await.map_err(|error| error.message)?;
+            Ok(json(&answer))
         }
     }
 }
@@ -238,6 +253,22 @@ mod tests {
         assert!(matches!(parse("/IpamDriver.RequestPool", b"{}"), Ok(Asked::Call(Call::RequestPool(_)))));
         assert!(matches!(check("/NetworkDriver.AllocateNetwork", b"{}"), Err(Refused::NoSuchCall(_))));
         assert!(is_known("/NetworkDriver.Join") && !is_known("/VolumeDriver.Create"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_answered_in_time_whatever_it_waits_for() {
+        let start = Instant::now();
+        let late = in_time("/NetworkDriver.Join", |_| std::future::pending()).await;
+        assert_eq!(start.elapsed().as_secs(), DEADLINE.as_secs());
+        assert!(late.unwrap_err().contains("/NetworkDriver.Join within 2 s"));
+        // What the cluster does not answer ends before, with its own reason.
+        let start = Instant::now();
+        let refused = in_time("/IpamDriver.RequestAddress", |until| async move {
+            tokio::time::sleep_until(until).await;
+            Err::<Vec<u8>, String>("no quorum".into())
+        });
+        assert_eq!(refused.await, Err("no quorum".into()));
+        assert!(start.elapsed() < DEADLINE);
     }
 
     #[test]

@@ -124,6 +124,19 @@ fn first_free_overlay(unavailable: impl Iterator<Item = IpNet>) -> Option<IpNet>
     Some(IpNet::V4(Ipv4Net::new_assert(start.into(), 24)))
 }
 
+/// A subnet for an overlay network that asks for none.
+pub(super) fn free_overlay(
+    ipv6: bool,
+    network: &NetworkId,
+    unavailable: impl Iterator<Item = IpNet>,
+) -> Option<IpNet> {
+    if !ipv6 {
+        return first_free_overlay(unavailable);
+    }
+    let unavailable: Vec<IpNet> = unavailable.collect();
+    unique_local(network).find(|subnet| !unavailable.iter().any(|other| overlap(*other, *subnet)))
+}
+
 pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> + use<> {
     let [a, b, c, d, e, f, g, ..] = network.0;
     let first = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
@@ -135,8 +148,12 @@ pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> +
 }
 
 fn plain_pool(subnet: IpNet) -> Pool {
-    let gateway = address(subnet, number(subnet.network()) + 1);
-    Pool { subnet, gateway, ip_range: None, aux_addresses: BTreeMap::new() }
+    Pool { subnet, gateway: default_gateway(subnet), ip_range: None, aux_addresses: BTreeMap::new() }
+}
+
+/// Of a subnet that a network can have.
+pub fn default_gateway(subnet: IpNet) -> IpAddr {
+    address(subnet, number(subnet.network()) + 1)
 }
 
 pub(super) fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {

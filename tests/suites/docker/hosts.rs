@@ -97,6 +97,76 @@ fn containers_on_two_hosts_find_each_other_by_name() {
 }
 
 #[test]
+fn the_first_host_says_what_a_shared_network_is_like() {
+    let (hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    let [one, two] = &hosts[..] else { panic!("there are two") };
+    let shared = ["--ipam-driver=vswitch", "--opt=vswitch.network=blue", "--ipam-opt=vswitch.network=blue"];
+    for (options, part) in [
+        (&[shared[0], shared[2]][..], "add -o vswitch.network=blue"),
+        (&[shared[0], shared[1]], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (&[shared[0], shared[1], shared[2], "--opt=colour=red"], "unknown driver option"),
+        (&[shared[0], shared[1], shared[2], "--opt=com.docker.network.driver.mtu=7"], "mtu"),
+        (&[shared[0], shared[1], shared[2], "--ipam-opt=vswitch.colour=red"], "vswitch.colour"),
+        (&[shared[0], shared[1], shared[2], "--subnet=10.8.0.0/16"], "overlaps with the route"),
+    ] {
+        let message = one.refuses(&[&["network", "create", "-d", "vswitch"], options, &["blue"]].concat());
+        assert!(message.contains(part), "no `{part}` in {message}");
+        let left = one.ctl(&["network", "inspect", "blue"]);
+        assert!(left.code != 0, "{options:?} leaves {left:?}");
+    }
+    let asked = [
+        "--subnet=10.5.0.0/24",
+        "--gateway=10.5.0.254",
+        "--ip-range=10.5.0.128/28",
+        "--aux-address=router=10.5.0.129",
+        "--ipv6",
+        "--subnet=fd05::/64",
+        "--opt=com.docker.network.driver.mtu=1300",
+    ];
+    one.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &asked, &["blue"]].concat());
+    // Without IPv6 in its Docker network.
+    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["blue"]].concat());
+    one.starts("c1", &["--net=blue"]);
+    two.starts("c2", &["--net=blue"]);
+    let members = [one.members("blue"), two.members("blue")].concat();
+    assert!(members[0].starts_with("c1 10.5.0.128/24"), "{members:?}");
+    assert!(members[1].starts_with("c2 10.5.0.130/24"), "{members:?}");
+    for (host, container) in [(one, "c1"), (two, "c2")] {
+        host.assert_pings(container, "10.5.0.254");
+        assert!(host.within(container, &["ifconfig", "eth0"]).contains("MTU:1300"));
+        assert!(host.within(container, &["ip", "route"]).contains("default via 10.5.0.254"));
+    }
+    let ipv6 = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}";
+    assert!(one.says(ipv6, "c1").starts_with("fd05::"), "{}", one.says(ipv6, "c1"));
+    assert_eq!(two.says(ipv6, "c2").trim(), "");
+    one.wait_for_ping("c1", "10.5.0.130");
+    two.wait_for_ping("c2", "c1");
+    for host in [one, two] {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
+    one_that_is_internal(one, two);
+}
+
+fn one_that_is_internal(one: &Docker, two: &Docker) {
+    let shared = ["--ipam-driver=vswitch", "--opt=vswitch.network=inner", "--ipam-opt=vswitch.network=inner"];
+    one.does(&[&["network", "create", "-d", "vswitch", "--internal"], &shared[..], &["inner"]].concat());
+    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["inner"]].concat());
+    for (host, container) in [(one, "i1"), (two, "i2")] {
+        host.starts(container, &["--net=inner"]);
+        let routes = host.within(container, &["ip", "route"]);
+        assert!(!routes.contains("default"), "{routes}");
+    }
+    two.wait_for_ping("i2", "i1");
+    for host in [one, two] {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "inner"]);
+        host.wait_until_nothing_is_left();
+    }
+}
+
+#[test]
 fn a_shared_network_says_what_it_needs() {
     let (mut hosts, _fabric) = engines(&[], 1);
     let docker = &hosts[0];

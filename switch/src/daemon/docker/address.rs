@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{AddressHolder, DockerChange};
 use vswitch_proto::docker::{self, ADDRESS_SPACE, Address, Answer, NETWORK_OPTION, Pool};
-use vswitch_proto::id::{Name, NetworkId, RequestId};
+use vswitch_proto::id::{Name, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
@@ -19,13 +19,13 @@ use crate::state::Applied;
 const OPTIONS: &str = "vswitch.";
 
 /// Where addresses come from, as the engine keeps it for us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolId {
     Local(IpNet),
-    /// A subnet of a network of the cluster.
+    /// A subnet of a network of the cluster, which may not be there so far.
     Cluster {
-        network: NetworkId,
-        ipv6: bool,
+        network: Name,
+        subnet: IpNet,
     },
 }
 
@@ -33,9 +33,7 @@ impl std::fmt::Display for PoolId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             PoolId::Local(subnet) => write!(f, "local/{subnet}"),
-            PoolId::Cluster { network, ipv6 } => {
-                write!(f, "cluster/{network}/{}", if *ipv6 { "6" } else { "4" })
-            }
+            PoolId::Cluster { network, subnet } => write!(f, "cluster/{network}/{subnet}"),
         }
     }
 }
@@ -54,13 +52,8 @@ impl FromStr for PoolId {
 }
 
 fn cluster_pool(text: &str) -> Option<PoolId> {
-    let (network, family) = text.split_once('/')?;
-    let ipv6 = match family {
-        "4" => false,
-        "6" => true,
-        _ => return None,
-    };
-    Some(PoolId::Cluster { network: network.parse().ok()?, ipv6 })
+    let (network, subnet) = text.split_once('/')?;
+    Some(PoolId::Cluster { network: network.parse().ok()?, subnet: subnet.parse().ok()? })
 }
 
 /// What no engine asks for: another address driver's addresses, a subnet of the other family, an option that there is
@@ -124,11 +117,13 @@ impl Control {
         }
     }
 
-    /// A network of the cluster stays: other hosts may use it.
-    pub(super) fn docker_release_pool(&mut self, pool: &PoolId, id: RequestId) -> Result<Answer, Error> {
-        if let PoolId::Local(subnet) = *pool
-            && self.state().address_pool(&subnet).is_some()
-        {
+    pub(super) fn docker_release_pool(
+        &mut self,
+        request: &docker::ReleasePool,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        let subnet = local(&request.pool)?;
+        if self.state().address_pool(&subnet).is_some() {
             self.propose(id, command(DockerChange::ReleasePool { subnet }))?;
         }
         Ok(Answer::NOTHING)
@@ -209,16 +204,15 @@ mod tests {
 
     #[test]
     fn pool_ids_round_trip() {
-        let network = NetworkId([7; 32]);
         for text in [
             "local/172.18.0.0/16",
             "local/fd00::/64",
-            &format!("cluster/{network}/4"),
-            &format!("cluster/{network}/6"),
+            "cluster/blue/10.5.0.0/24",
+            "cluster/blue.net_6/fd05::/64",
         ] {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
         }
-        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//"] {
+        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//10.5.0.0/24"] {
             assert!(text.parse::<PoolId>().unwrap_err().message.contains("is no pool of vswitch"), "{text}");
         }
     }

@@ -17,6 +17,7 @@ use super::address::parse_name;
 use super::bound::shared_network;
 use super::census::tell_reclaimed;
 use super::leftovers::Leftover;
+use super::planned::Planned;
 use super::{command, invalid};
 use crate::state::{Container, Network, Pool, Snapshot};
 
@@ -36,7 +37,7 @@ impl Control {
                     .await?;
                 return Ok(Answer::NOTHING);
             }
-            None => local(&self.snapshot(), request)?,
+            None => local(&self.snapshot(), &self.shared.planned, request)?,
         };
         let subnets: Vec<IpNet> = network.pools.iter().map(|pool| pool.subnet).collect();
         self.take_subnets_from_forgotten(&subnets).await?;
@@ -120,11 +121,15 @@ fn provisional_name(network: &NetworkId) -> Name {
 }
 
 /// A network of this node. The host's routes are no obstacle: the subnet is chosen, and nothing of it is routed.
-fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwork, Error> {
+fn local(
+    seen: &Snapshot,
+    planned: &Planned,
+    request: docker::CreateNetwork,
+) -> Result<CreateNetwork, Error> {
     if request.ipv4.is_empty() {
         return Err(invalid("a network of vswitch has an IPv4 subnet; leave out --ipv4=false"));
     }
-    if let Some(name) = of_cluster(seen, &request) {
+    if let Some(name) = of_cluster(seen, planned, &request) {
         return Err(invalid(format!(
             "its addresses are those of the network {name}; add -o {NETWORK_OPTION}={name}"
         )));
@@ -146,13 +151,16 @@ fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwor
     })
 }
 
-/// The network of the cluster that the address pool is, if it is one.
-fn of_cluster<'a>(seen: &'a Snapshot, request: &docker::CreateNetwork) -> Option<&'a Name> {
+/// The network of the cluster that the address pool is, or is to be, if it is one.
+fn of_cluster(seen: &Snapshot, planned: &Planned, request: &docker::CreateNetwork) -> Option<Name> {
     let ours = request.ipv4.iter().filter(|data| data.address_space == ADDRESS_SPACE);
     let mut subnets =
         ours.filter_map(|data| data.pool).filter(|pool| seen.local.address_pool(pool).is_none());
     let is = |network: &&Network, subnet| network.pools.iter().any(|pool| pool.subnet == subnet);
-    subnets.find_map(|subnet| seen.shared.networks().find(|n| is(n, subnet))).map(|network| &network.name)
+    subnets.find_map(|subnet| {
+        let network = seen.shared.networks().find(|network| is(network, subnet));
+        network.map(|network| network.name.clone()).or_else(|| planned.name_of(&subnet))
+    })
 }
 
 /// The engine's network as one of the cluster, whose addresses it has to have.
@@ -181,7 +189,7 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
     let mut options = request.options.generic.iter().filter(|(key, _)| *key != NETWORK_OPTION);
     if let Some((key, _)) = options.find(|(key, value)| network.options.get(*key) != Some(value)) {
         return Err(invalid(format!(
-            "{key} of a shared network is set when it is made: vswitchctl network create -d overlay -o {key}=VALUE {name}"
+            "{key} of a shared network is set when it is made; leave it out, or make network {name} anew"
         )));
     }
     let internal = request.options.internal;
