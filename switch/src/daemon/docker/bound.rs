@@ -143,18 +143,10 @@ impl Handle {
         let seen = self.snapshot();
         let mut occupied = host::routes().await?;
         occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let (ipv6, seed) = (request.v6, NetworkId(random_bytes()));
-        self.shared().planned.plan((name, ipv6), request.sub_pool, |before, others| {
-            occupied.extend(others);
-            let taken = seen.shared.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet);
-            let is_taken = |subnet: &IpNet| taken.clone().any(|other| overlap(other, *subnet));
-            match before.filter(|before| request.pool.is_none() && !is_taken(before)) {
-                Some(before) => Ok(before),
-                None => {
-                    let planned = seen.shared.plan_subnet(request.pool, (ipv6, &seed), &occupied);
-                    planned.map_err(|e| rejected(&e))
-                }
-            }
+        let network = (request.v6, &NetworkId(random_bytes()));
+        self.shared().planned.plan(name, request, |avoided| {
+            occupied.extend(avoided);
+            seen.shared.plan_subnet(request.pool, network, &occupied).map_err(|e| rejected(&e))
         })
     }
 
@@ -475,7 +467,8 @@ mod tests {
         };
         let gateway = r#"{"RequestAddressType":"com.docker.network.gateway"}"#;
         assert!(ask(&planned, "", gateway).is_err(), "nobody has asked for the pool");
-        planned.plan((&name, false), None, |_, _| Ok(subnet)).unwrap();
+        let pool = serde_json::from_str(r#"{"AddressSpace":"vswitch","Pool":"10.5.0.0/24"}"#).unwrap();
+        planned.plan(&name, &pool, |_| Ok(subnet)).unwrap();
         let given_as = |address: &str| Ok(given(address.parse().unwrap(), subnet));
         assert_eq!(ask(&planned, "", gateway), given_as("10.5.0.1"));
         assert_eq!(ask(&planned, "10.5.0.254", gateway), given_as("10.5.0.254"));

@@ -9,20 +9,27 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use vswitch_proto::api::{self, Error, NetworkCreate};
+use vswitch_proto::api::{self, Error, ErrorKind, NetworkCreate};
 use vswitch_proto::docker::{self, ADDRESS_SPACE, IpamData, NETWORK_OPTION};
 use vswitch_proto::id::{MacAddr, Name};
+
+use super::super::handle::error;
 
 /// More than an engine makes at a time. Beyond that, one that waits longer is forgotten.
 const PLANS_MAX: usize = 256;
 
+/// Subnets that an engine may pass over.
+const PASSED_MAX: usize = 16;
+
 /// Calls for one interface are carried out one after the other, those for others seldom wait for them.
 const TURNS: usize = 32;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 struct Plan {
     subnet: IpNet,
     ip_range: Option<IpNet>,
+    /// Subnets that the engine has passed over.
+    passed: Vec<IpNet>,
 }
 
 /// By the network's name, and whether it is the IPv6 subnet.
@@ -33,26 +40,31 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// The subnet that `choose` picks, which is told the one that was planned before and those of other networks.
+    /// The subnet that `choose` picks, which is told which ones to avoid. An engine that asks again without having asked
+    /// for a subnet has seen that the one before overlaps with something of its host.
     pub fn plan(
         &self,
-        (name, ipv6): (&Name, bool),
-        ip_range: Option<IpNet>,
-        choose: impl FnOnce(Option<IpNet>, &[IpNet]) -> Result<IpNet, Error>,
+        name: &Name,
+        request: &docker::RequestPool,
+        choose: impl FnOnce(&[IpNet]) -> Result<IpNet, Error>,
     ) -> Result<IpNet, Error> {
         let mut plans = self.lock();
-        let key = (name.clone(), ipv6);
-        let before = plans.get(&key).map(|plan| plan.subnet);
-        let others = plans.iter().filter(|((other, _), _)| other != name);
-        let others: Vec<IpNet> = others.map(|(_, plan)| plan.subnet).collect();
-        let subnet = choose(before, &others)?;
-        if before.is_none()
-            && plans.len() >= PLANS_MAX
+        let key = (name.clone(), request.v6);
+        let before = plans.remove(&key).filter(|_| request.pool.is_none());
+        let passed = before.map_or_else(Vec::new, |plan| [plan.passed, vec![plan.subnet]].concat());
+        if passed.len() > PASSED_MAX {
+            let message = format!("the engine takes no subnet for network {name}; give one with --subnet");
+            return Err(error(ErrorKind::Conflict, message));
+        }
+        let others = plans.iter().filter(|((other, _), _)| other != name).map(|(_, plan)| plan.subnet);
+        let avoided: Vec<IpNet> = others.chain(passed.iter().copied()).collect();
+        let subnet = choose(&avoided)?;
+        if plans.len() >= PLANS_MAX
             && let Some(((forgotten, _), _)) = plans.pop_first()
         {
             tracing::warn!(network = forgotten.as_str(), "too many networks are asked for at once");
         }
-        plans.insert(key, Plan { subnet, ip_range });
+        plans.insert(key, Plan { subnet, ip_range: request.sub_pool, passed });
         Ok(subnet)
     }
 
@@ -123,6 +135,21 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn asked(subnet: &str, range: &str) -> docker::RequestPool {
+        let text = format!(r#"{{"AddressSpace":"vswitch","Pool":"{subnet}","SubPool":"{range}"}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn plan(planned: &Planned, network: &str, request: &docker::RequestPool, subnet: &str) -> Vec<IpNet> {
+        let mut avoided = Vec::new();
+        let choose = |told: &[IpNet]| {
+            avoided.extend(told);
+            Ok(net(subnet))
+        };
+        assert_eq!(planned.plan(&name(network), request, choose), Ok(net(subnet)));
+        avoided
+    }
+
     fn request(ipv4: &str, ipv6: &str) -> docker::CreateNetwork {
         let id = "8b".repeat(32);
         let text = format!(
@@ -142,17 +169,17 @@ mod tests {
         let planned = Planned::default();
         let blue = name("blue");
         assert!(planned.network(&blue, &request(IPV4, "")).is_none(), "its addresses were not asked for");
-        let range = Some(net("10.5.0.128/25"));
-        planned.plan((&blue, false), range, |_, _| Ok(net("10.5.0.0/24"))).unwrap();
+        let range = "10.5.0.128/25";
+        plan(&planned, "blue", &asked("10.5.0.0/24", range), "10.5.0.0/24");
         assert!(planned.network(&name("red"), &request(IPV4, "")).is_none(), "of another network");
         assert!(planned.network(&blue, &request(IPV4, IPV6)).is_none());
         assert!(planned.network(&blue, &request("", "")).is_none());
         assert!(planned.network(&blue, &request(&IPV4.replace("10.5", "10.6"), "")).is_none());
         assert!(planned.network(&blue, &request(&IPV4.replace("vswitch", "LocalDefault"), "")).is_none());
-        planned.plan((&blue, true), None, |_, _| Ok(net("fd05::/64"))).unwrap();
+        plan(&planned, "blue", &docker::RequestPool { v6: true, ..asked("", "") }, "fd05::/64");
         let made = planned.network(&blue, &request(IPV4, IPV6)).unwrap();
         assert_eq!((made.name.as_str(), made.internal, made.ipv6), ("blue", true, true));
-        assert_eq!((made.pools[0].ip_range, made.pools[1].subnet), (range, net("fd05::/64")));
+        assert_eq!((made.pools[0].ip_range, made.pools[1].subnet), (Some(net(range)), net("fd05::/64")));
         assert_eq!(made.pools[0].gateway, "10.5.0.254".parse().ok());
         assert_eq!(made.pools[0].aux_addresses["router"].to_string(), "10.5.0.9");
         assert_eq!((made.options.len(), made.options["com.docker.network.driver.mtu"].as_str()), (1, "1300"));
@@ -161,20 +188,9 @@ mod tests {
     #[test]
     fn a_plan_is_known_until_it_is_forgotten() {
         let planned = Planned::default();
-        let (blue, red) = (name("blue"), name("red"));
-        planned.plan((&blue, false), None, |_, _| Ok(net("10.5.0.0/24"))).unwrap();
-        planned
-            .plan((&red, false), None, |before, others| {
-                assert_eq!((before, others), (None, &[net("10.5.0.0/24")][..]));
-                Ok(net("10.6.0.0/24"))
-            })
-            .unwrap();
-        planned
-            .plan((&blue, false), None, |before, others| {
-                assert_eq!((before, others), (Some(net("10.5.0.0/24")), &[net("10.6.0.0/24")][..]));
-                Ok(net("10.5.0.0/24"))
-            })
-            .unwrap();
+        let (blue, red, any) = (name("blue"), name("red"), asked("", ""));
+        assert_eq!(plan(&planned, "blue", &any, "10.5.0.0/24"), []);
+        assert_eq!(plan(&planned, "red", &any, "10.6.0.0/24"), [net("10.5.0.0/24")]);
         assert_eq!(planned.name_of(&net("10.6.0.0/24")), Some(red.clone()));
         planned.forget(&blue, &net("10.6.0.0/24"));
         planned.forget(&red, &net("10.6.0.0/24"));
@@ -182,10 +198,30 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_passes_over_subnets() {
+        let planned = Planned::default();
+        let (blue, any) = (name("blue"), asked("", ""));
+        plan(&planned, "blue", &any, "10.0.0.0/24");
+        assert_eq!(plan(&planned, "blue", &any, "10.0.1.0/24"), [net("10.0.0.0/24")]);
+        assert_eq!(plan(&planned, "blue", &any, "10.0.2.0/24"), [net("10.0.0.0/24"), net("10.0.1.0/24")]);
+        planned.forget(&blue, &net("10.0.0.0/24"));
+        assert!(planned.has(&blue, &net("10.0.2.0/24")));
+        let given = asked("10.9.0.0/24", "");
+        for _ in 0..2 {
+            assert_eq!(plan(&planned, "blue", &given, "10.9.0.0/24"), []);
+        }
+        for n in 0..=PASSED_MAX {
+            let planned = planned.plan(&blue, &any, |_| Ok(net("10.9.0.0/24")));
+            assert_eq!(planned.is_ok(), n < PASSED_MAX, "{n}");
+        }
+        assert_eq!(plan(&planned, "blue", &any, "10.0.0.0/24"), [], "from the beginning");
+    }
+
+    #[test]
     fn plans_are_bounded() {
         let planned = Planned::default();
         for n in 0..=PLANS_MAX {
-            planned.plan((&name(&format!("n{n:04}")), false), None, |_, _| Ok(net("10.5.0.0/24"))).unwrap();
+            plan(&planned, &format!("n{n:04}"), &asked("10.5.0.0/24", ""), "10.5.0.0/24");
         }
         assert_eq!(planned.lock().len(), PLANS_MAX);
         assert!(planned.has(&name(&format!("n{PLANS_MAX:04}")), &net("10.5.0.0/24")));
