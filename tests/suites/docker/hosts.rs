@@ -1,14 +1,22 @@
 //! Two hosts, each with an engine of its own, and one network.
 
+use std::time::Instant;
+
 use vswitch_tests::Cluster;
+use vswitch_tests::process::Process;
 
 use super::*;
 
 /// One per machine of a cluster. The machines go with them, the bridge between with the second.
-fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
-    let mut cluster = Cluster::with(count, &[&["--docker-plugin"], arguments].concat());
+pub fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
+    engines_and_others(arguments, count, 0)
+}
+
+/// With `others` machines more in the cluster, which have no engine. They go with the bridge.
+fn engines_and_others(arguments: &[&str], count: usize, others: usize) -> (Vec<Docker>, Cluster) {
+    let mut cluster = Cluster::with(count + others, &[&["--docker-plugin"], arguments].concat());
     cluster.join_all();
-    let labs = std::mem::take(&mut cluster.labs);
+    let labs: Vec<_> = cluster.labs.drain(..count).collect();
     (labs.into_iter().map(Docker::beside).collect(), cluster)
 }
 
@@ -245,22 +253,28 @@ fn an_engine_is_lost(docker: &mut Docker) {
 
 #[test]
 fn without_a_quorum_what_runs_goes_on() {
-    let (mut hosts, fabric) = engines(&["--docker-grace-s=2"], 3);
-    for host in &hosts[..2] {
+    // Two of four voters are no majority.
+    let (mut hosts, mut cluster) = engines_and_others(&["--docker-grace-s=2"], 2, 2);
+    for host in &hosts {
         host.does(&CREATE);
     }
     hosts[0].starts("c1", &["--net=blue"]);
     hosts[1].starts("c2", &["--net=blue"]);
     hosts[0].wait_for_ping("c1", "c2");
-    // The first one alone is no majority. Its daemon and the containers' tunnel to the second stay.
-    hosts[1].kill9();
-    hosts[2].kill9();
-    let message = eventually("the loss of the quorum is noticed", || {
+    hosts[1].wait_for_ping("c2", "c1");
+    cluster.labs.iter_mut().for_each(|other| other.kill9());
+    let (message, took) = eventually("the loss of the quorum is noticed", || {
+        let start = Instant::now();
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
         ensure!(output.code != 0, "it ran: {output:?}");
-        Ok(output.stderr)
+        Ok((output.stderr, start.elapsed()))
     });
+    println!("docker run without a quorum is refused after {took:?}: {message}");
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
+    // What runs goes on, through the tunnel and by name.
+    hosts[0].assert_pings("c1", "10.0.0.3");
+    hosts[0].assert_pings("c1", "c2");
+    hosts[1].assert_pings("c2", "c1");
     hosts[0].does(&["network", "create", "-d", "vswitch", "local"]);
     hosts[0].starts("l1", &["--net=local"]);
     hosts[0].starts("l2", &["--net=local"]);
@@ -275,8 +289,7 @@ fn without_a_quorum_what_runs_goes_on() {
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
     hosts[0].does(&["rm", "-f", "l1", "l2", "l3"]);
     hosts[0].does(&["network", "rm", "local"]);
-    hosts[1].start();
-    hosts[2].start();
+    cluster.labs.iter_mut().for_each(|other| other.start());
     hosts[0].wait_for_ping("c1", "c2");
     eventually("containers start again", || {
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
@@ -284,7 +297,50 @@ fn without_a_quorum_what_runs_goes_on() {
         Ok(())
     });
     drop(hosts);
-    drop(fabric);
+    drop(cluster);
+}
+
+#[test]
+fn many_containers_at_once_on_two_hosts() {
+    const EACH: usize = 10;
+    let (hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    for host in &hosts {
+        host.does(&CREATE);
+    }
+    let mut starting: Vec<Process> = hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let script = format!(
+                "for i in $(seq {EACH}); do \
+                   docker run -d --net=blue --name=h{index}c$i busybox sleep 1000 & \
+                 done; wait"
+            );
+            Process::spawn(host, &["sh", "-c", &script])
+        })
+        .collect();
+    let said: Vec<String> = starting
+        .iter_mut()
+        .map(|process| {
+            process.wait();
+            process.output()
+        })
+        .collect();
+    let members: Vec<String> = hosts.iter().flat_map(|host| host.members("blue")).collect();
+    assert_eq!(members.len(), 2 * EACH, "{members:?}: {said:?}");
+    let mut addresses: Vec<&str> = members.iter().filter_map(|member| member.split(' ').nth(1)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 2 * EACH, "{members:?}");
+    for i in [1, EACH / 2, EACH] {
+        hosts[0].wait_for_ping("h0c1", &format!("h1c{i}"));
+        hosts[1].wait_for_ping("h1c1", &format!("h0c{i}"));
+    }
+    for host in &hosts {
+        host.sh("docker ps -aq | xargs docker rm -f >/dev/null");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
 }
 
 #[test]
