@@ -262,7 +262,9 @@ fn without_a_quorum_what_runs_goes_on() {
     hosts[1].starts("c2", &["--net=blue"]);
     hosts[0].wait_for_ping("c1", "c2");
     hosts[1].wait_for_ping("c2", "c1");
-    cluster.labs.iter_mut().for_each(|other| other.kill9());
+    for other in &mut cluster.labs {
+        other.kill9();
+    }
     let (message, took) = eventually("the loss of the quorum is noticed", || {
         let start = Instant::now();
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
@@ -289,7 +291,9 @@ fn without_a_quorum_what_runs_goes_on() {
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
     hosts[0].does(&["rm", "-f", "l1", "l2", "l3"]);
     hosts[0].does(&["network", "rm", "local"]);
-    cluster.labs.iter_mut().for_each(|other| other.start());
+    for other in &mut cluster.labs {
+        other.start();
+    }
     hosts[0].wait_for_ping("c1", "c2");
     eventually("containers start again", || {
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);

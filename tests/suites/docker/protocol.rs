@@ -154,8 +154,7 @@ fn an_endpoint_comes_and_goes_twice(docker: &Docker, mac: &str, request_address:
         "NetworkID": NETWORK, "EndpointID": ENDPOINT,
         "Interface": {"Address": "10.5.0.2/24", "AddressIPv6": "", "MacAddress": mac},
     });
-    let join =
-        json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"});
+    let join = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"});
     let joined = json!({
         "InterfaceName": {"SrcName": "vsc7f22f8da07f", "DstPrefix": "eth"},
         "Gateway": "10.5.0.1", "DisableGatewayService": false,

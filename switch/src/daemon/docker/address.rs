@@ -212,7 +212,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
         }
-        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//10.5.0.0/24"] {
+        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//10.5.0.0/24"]
+        {
             assert!(text.parse::<PoolId>().unwrap_err().message.contains("is no pool of vswitch"), "{text}");
         }
     }

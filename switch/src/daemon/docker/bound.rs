@@ -119,7 +119,8 @@ impl Handle {
         let mut found = self.find_shared(name);
         if found.is_none() && self.cluster().node().is_some() {
             // What is not known here may have been made a moment ago.
-            in_time(until, async { self.cluster().linearizable_read().await.map_err(|e| failed(&e)) }).await?;
+            in_time(until, async { self.cluster().linearizable_read().await.map_err(|e| failed(&e)) })
+                .await?;
             found = self.find_shared(name);
         }
         let subnet = match found {
@@ -361,11 +362,7 @@ fn planned_address(
 
 /// The subnet that a pool is, if it is what was asked for. An engine that did not ask for one and sees it overlap with
 /// one of the host's `routes` asks for the next, and again, as long as it is given one.
-fn check_pool(
-    network: &Network,
-    request: &docker::RequestPool,
-    routes: &[IpNet],
-) -> Result<IpNet, Error> {
+fn check_pool(network: &Network, request: &docker::RequestPool, routes: &[IpNet]) -> Result<IpNet, Error> {
     let pool = network.pool(request.v6).ok_or_else(|| no_ipv6(&network.name))?;
     if request.pool.is_some_and(|asked| asked != pool.subnet) {
         let message = format!(
@@ -383,7 +380,9 @@ fn check_pool(
         return Err(error(ErrorKind::Conflict, message));
     }
     let subnet = pool.subnet;
-    if let Some(route) = routes.iter().find(|route| overlap(**route, subnet)).filter(|_| request.pool.is_none()) {
+    if let Some(route) =
+        routes.iter().find(|route| overlap(**route, subnet)).filter(|_| request.pool.is_none())
+    {
         return Err(error(
             ErrorKind::Conflict,
             format!(
@@ -474,9 +473,13 @@ mod tests {
         assert_eq!(ask(&planned, "10.5.0.254", gateway), given_as("10.5.0.254"));
         assert_eq!(ask(&planned, "10.5.0.9", "null"), given_as("10.5.0.9"));
         let interface = r#"{"com.docker.network.endpoint.macaddress":"02:42:0a:00:00:09"}"#;
-        for (address, options) in
-            [("", "null"), ("", interface), ("10.5.0.9", interface), ("10.6.0.9", gateway), ("fd00::1", gateway)]
-        {
+        for (address, options) in [
+            ("", "null"),
+            ("", interface),
+            ("10.5.0.9", interface),
+            ("10.6.0.9", gateway),
+            ("fd00::1", gateway),
+        ] {
             assert!(ask(&planned, address, options).is_err(), "{address} {options}");
         }
     }

@@ -131,7 +131,8 @@ impl Control {
         };
         let seen = self.snapshot();
         let mut reserved = self.state().reservations().filter(|r| r.network == wanted.network);
-        let found = reserved.find(|reservation| fits(&reservation.addresses) && is_leased(&seen, reservation));
+        let found =
+            reserved.find(|reservation| fits(&reservation.addresses) && is_leased(&seen, reservation));
         let found = found.ok_or_else(|| {
             error(
                 ErrorKind::Conflict,

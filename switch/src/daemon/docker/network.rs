@@ -121,11 +121,7 @@ fn provisional_name(network: &NetworkId) -> Name {
 }
 
 /// A network of this node. The host's routes are no obstacle: the subnet is chosen, and nothing of it is routed.
-fn local(
-    seen: &Snapshot,
-    planned: &Planned,
-    request: docker::CreateNetwork,
-) -> Result<CreateNetwork, Error> {
+fn local(seen: &Snapshot, planned: &Planned, request: docker::CreateNetwork) -> Result<CreateNetwork, Error> {
     if request.ipv4.is_empty() {
         return Err(invalid("a network of vswitch has an IPv4 subnet; leave out --ipv4=false"));
     }
@@ -174,8 +170,9 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
     }
     let name = parse_name(name)?;
     let network = shared_network(seen, &name);
-    let network =
-        network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;
+    let network = network.ok_or_else(|| {
+        invalid(format!("there is no network {name} in the cluster: add {how}; with that, try again"))
+    })?;
     for data in request.ipv4.iter().chain(&request.ipv6) {
         let fits = |pool: &&Pool| {
             Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
