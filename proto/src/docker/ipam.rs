@@ -1,5 +1,6 @@
 //! `IpamDriver`.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use core::net::IpAddr;
 
@@ -7,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{absent, null};
-use crate::id::{MacAddr, Name};
+use crate::id::MacAddr;
 
 /// What `RequestAddressType` is when the engine asks for a gateway's address.
 const GATEWAY: &str = "com.docker.network.gateway";
@@ -30,22 +31,19 @@ pub struct AddressSpaces {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RequestPool {
+    #[serde(default, deserialize_with = "null")]
+    pub address_space: String,
     /// `--subnet`.
     #[serde(default, deserialize_with = "absent")]
     pub pool: Option<IpNet>,
     /// `--ip-range`.
     #[serde(default, deserialize_with = "absent")]
     pub sub_pool: Option<IpNet>,
+    /// `--ipam-opt KEY=VALUE`.
     #[serde(default, deserialize_with = "null")]
-    pub options: PoolOptions,
+    pub options: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "null")]
     pub v6: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolOptions {
-    #[serde(rename = "vswitch.network", default, deserialize_with = "absent")]
-    pub network: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -40,7 +40,8 @@ fn what_is_not_there_comes_in_three_ways() {
         r#"{"AddressSpace":"vswitch","Pool":"","SubPool":"","Options":null,"V6":false}"#,
     )
     .unwrap();
-    assert_eq!((request.pool, request.sub_pool, request.options.network), (None, None, None));
+    assert_eq!((request.pool, request.sub_pool), (None, None));
+    assert_eq!((request.address_space.as_str(), request.options.len()), (ADDRESS_SPACE, 0));
 }
 
 fn named(body: &str) -> String {

@@ -7,6 +7,7 @@
 //! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
 //! [`BODY_BYTES_MAX`].
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +20,27 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vswitch_proto::api::BODY_BYTES_MAX;
 use vswitch_proto::docker::{
     ADDRESS_SPACE, AddressSpaces, Answer, Call, DriverCapabilities, IpamCapabilities, MEDIA_TYPE, Manifest,
     OperInfo,
 };
 
-use crate::daemon::{Change, Handle};
+use crate::daemon::Handle;
 
 /// More connections than this at a time wait.
 const CONNECTIONS_MAX: usize = 256;
 
 /// From the head of a request to its answer.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// From the head of a request until what it asks of the cluster is given up. The rest is for telling the engine why.
+const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
 
 const IPAM: &str = "/IpamDriver.";
 
@@ -98,9 +102,7 @@ async fn serve_connection(connection: UnixStream, handle: Handle) {
 
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
-    let answer = timeout(DEADLINE, carry_out(handle, request, &path)).await.unwrap_or_else(|_| late());
-    match answer {
+    match in_time(&path, |until| carry_out(handle, request, (&path, until))).await {
         Ok(body) => response(StatusCode::OK, body),
         Err(message) => {
             tracing::warn!(call = path, message, "refused a call of the Docker engine");
@@ -110,7 +112,21 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
-async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> Result<Vec<u8>, String> {
+/// What comes of it by the deadline. It is told when to give up what it asks of the cluster.
+async fn in_time<F>(path: &str, carry_out: impl FnOnce(Instant) -> F) -> Result<Vec<u8>, String>
+where
+    F: Future<Output = Result<Vec<u8>, String>>,
+{
+    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
+    let done = timeout(DEADLINE, carry_out(Instant::now() + CLUSTER_PATIENCE)).await;
+    done.unwrap_or_else(|_| late())
+}
+
+async fn carry_out(
+    handle: &Handle,
+    request: Request<Incoming>,
+    (path, until): (&str, Instant),
+) -> Result<Vec<u8>, String> {
     if request.method() != Method::POST {
         return Err(format!("{path} takes POST only"));
     }
@@ -120,8 +136,8 @@ async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> R
     match parse(path, &body).map_err(|refused| refused.to_string())? {
         Asked::Fixed(body) => Ok(body),
         Asked::Call(call) => {
-            let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
-            Ok(json(&done.docker()))
+            let answer = handle.docker(call, until).await.map_err(|error| error.message)?;
+            Ok(json(&answer))
         }
     }
 }
@@ -132,36 +148,54 @@ pub fn check(path: &str, body: &[u8]) -> Result<(), Refused> {
 }
 
 fn parse(path: &str, body: &[u8]) -> Result<Asked, Refused> {
-    let asked = match path {
-        "/Plugin.Activate" => fixed(&Manifest { implements: ["NetworkDriver", "IpamDriver"] }),
-        "/NetworkDriver.GetCapabilities" => {
-            fixed(&DriverCapabilities { scope: "local", connectivity_scope: "global" })
+    if let Some(answer) = always(path) {
+        if !is_empty(body) {
+            read::<BTreeMap<String, IgnoredAny>>(path, body)?;
         }
-        "/NetworkDriver.EndpointOperInfo" => fixed(&OperInfo { value: Default::default() }),
+        return Ok(Asked::Fixed(answer));
+    }
+    let call = match path {
+        "/NetworkDriver.CreateNetwork" => Call::CreateNetwork(read(path, body)?),
+        "/NetworkDriver.DeleteNetwork" => Call::DeleteNetwork(read(path, body)?),
+        "/NetworkDriver.CreateEndpoint" => Call::CreateEndpoint(read(path, body)?),
+        "/NetworkDriver.DeleteEndpoint" => Call::DeleteEndpoint(read(path, body)?),
+        "/NetworkDriver.Join" => Call::Join(read(path, body)?),
+        "/NetworkDriver.Leave" => Call::Leave(read(path, body)?),
+        "/IpamDriver.RequestPool" => Call::RequestPool(read(path, body)?),
+        "/IpamDriver.ReleasePool" => Call::ReleasePool(read(path, body)?),
+        "/IpamDriver.RequestAddress" => Call::RequestAddress(read(path, body)?),
+        "/IpamDriver.ReleaseAddress" => Call::ReleaseAddress(read(path, body)?),
+        _ => return Err(Refused::NoSuchCall(path.into())),
+    };
+    Ok(Asked::Call(call))
+}
+
+/// What a call is answered with whatever its body says. It may have none.
+fn always(path: &str) -> Option<Vec<u8>> {
+    let answer = match path {
+        "/Plugin.Activate" => json(&Manifest { implements: ["NetworkDriver", "IpamDriver"] }),
+        "/NetworkDriver.GetCapabilities" => {
+            json(&DriverCapabilities { scope: "local", connectivity_scope: "global" })
+        }
+        "/NetworkDriver.EndpointOperInfo" => json(&OperInfo { value: Default::default() }),
         "/NetworkDriver.ProgramExternalConnectivity"
         | "/NetworkDriver.RevokeExternalConnectivity"
         | "/NetworkDriver.DiscoverNew"
-        | "/NetworkDriver.DiscoverDelete" => fixed(&Answer::NOTHING),
+        | "/NetworkDriver.DiscoverDelete" => json(&Answer::NOTHING),
         "/IpamDriver.GetCapabilities" => {
-            fixed(&IpamCapabilities { requires_mac_address: true, requires_request_replay: false })
+            json(&IpamCapabilities { requires_mac_address: true, requires_request_replay: false })
         }
-        "/IpamDriver.GetDefaultAddressSpaces" => fixed(&AddressSpaces {
+        "/IpamDriver.GetDefaultAddressSpaces" => json(&AddressSpaces {
             local_default_address_space: ADDRESS_SPACE,
             global_default_address_space: ADDRESS_SPACE,
         }),
-        "/NetworkDriver.CreateNetwork" => Asked::Call(Call::CreateNetwork(read(path, body)?)),
-        "/NetworkDriver.DeleteNetwork" => Asked::Call(Call::DeleteNetwork(read(path, body)?)),
-        "/NetworkDriver.CreateEndpoint" => Asked::Call(Call::CreateEndpoint(read(path, body)?)),
-        "/NetworkDriver.DeleteEndpoint" => Asked::Call(Call::DeleteEndpoint(read(path, body)?)),
-        "/NetworkDriver.Join" => Asked::Call(Call::Join(read(path, body)?)),
-        "/NetworkDriver.Leave" => Asked::Call(Call::Leave(read(path, body)?)),
-        "/IpamDriver.RequestPool" => Asked::Call(Call::RequestPool(read(path, body)?)),
-        "/IpamDriver.ReleasePool" => Asked::Call(Call::ReleasePool(read(path, body)?)),
-        "/IpamDriver.RequestAddress" => Asked::Call(Call::RequestAddress(read(path, body)?)),
-        "/IpamDriver.ReleaseAddress" => Asked::Call(Call::ReleaseAddress(read(path, body)?)),
-        _ => return Err(Refused::NoSuchCall(path.into())),
+        _ => return None,
     };
-    Ok(asked)
+    Some(answer)
+}
+
+fn is_empty(body: &[u8]) -> bool {
+    body.trim_ascii().is_empty()
 }
 
 /// The engine takes 404 for "this plugin does without that call".
@@ -171,14 +205,13 @@ fn is_known(path: &str) -> bool {
 
 fn read<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, Refused> {
     let call = || path.trim_start_matches('/').to_owned();
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_empty(body) {
         return Err(Refused::Empty { call: call() });
     }
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refused::Malformed { call: call(), reason: "the body is no JSON object".into() });
+    }
     serde_json::from_slice(body).map_err(|e| Refused::Malformed { call: call(), reason: e.to_string() })
-}
-
-fn fixed(answer: &impl Serialize) -> Asked {
-    Asked::Fixed(json(answer))
 }
 
 fn json(answer: &impl Serialize) -> Vec<u8> {
@@ -204,7 +237,14 @@ mod tests {
     #[test]
     fn calls_are_told_apart_from_nonsense() {
         assert!(matches!(parse("/Plugin.Activate", b""), Ok(Asked::Fixed(_))));
-        assert!(matches!(parse("/NetworkDriver.DiscoverNew", b"\xff"), Ok(Asked::Fixed(_))));
+        for body in [&b""[..], b" \n", b"{}", br#"{"DiscoveryType":1,"DiscoveryData":{"Self":true}}"#] {
+            assert!(matches!(parse("/NetworkDriver.DiscoverNew", body), Ok(Asked::Fixed(_))), "{body:?}");
+        }
+        for body in [&b"\xff"[..], b"null", b"[]", b"7", b"{", b"{}{}"] {
+            let refused = check("/NetworkDriver.DiscoverNew", body);
+            assert!(matches!(refused, Err(Refused::Malformed { .. })), "{body:?}: {refused:?}");
+        }
+        assert!(matches!(check("/IpamDriver.RequestPool", b"[]"), Err(Refused::Malformed { .. })));
         assert_eq!(
             check("/NetworkDriver.Join", b" \n"),
             Err(Refused::Empty { call: "NetworkDriver.Join".into() })
@@ -213,6 +253,22 @@ mod tests {
         assert!(matches!(parse("/IpamDriver.RequestPool", b"{}"), Ok(Asked::Call(Call::RequestPool(_)))));
         assert!(matches!(check("/NetworkDriver.AllocateNetwork", b"{}"), Err(Refused::NoSuchCall(_))));
         assert!(is_known("/NetworkDriver.Join") && !is_known("/VolumeDriver.Create"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_answered_in_time_whatever_it_waits_for() {
+        let start = Instant::now();
+        let late = in_time("/NetworkDriver.Join", |_| std::future::pending()).await;
+        assert_eq!(start.elapsed().as_secs(), DEADLINE.as_secs());
+        assert!(late.unwrap_err().contains("/NetworkDriver.Join within 2 s"));
+        // What the cluster does not answer ends before, with its own reason.
+        let start = Instant::now();
+        let refused = in_time("/IpamDriver.RequestAddress", |until| async move {
+            tokio::time::sleep_until(until).await;
+            Err::<Vec<u8>, String>("no quorum".into())
+        });
+        assert_eq!(refused.await, Err("no quorum".into()));
+        assert!(start.elapsed() < DEADLINE);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
 use super::docker::leftovers::Lacking;
+use super::docker::planned::Planned;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
@@ -46,6 +47,7 @@ pub struct Shared {
     /// Counts changes, for those who wait for one.
     revision: watch::Sender<u64>,
     shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
+    pub planned: Planned,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
     settings: ArcSwap<Settings>,
@@ -106,6 +108,7 @@ impl Shared {
             state: ArcSwap::new(state),
             revision: watch::Sender::new(0),
             shims: Mutex::default(),
+            planned: Planned::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
             settings,

@@ -74,8 +74,7 @@ impl Handle {
             }
             Change::Start(reference) => self.start(reference, id).await,
             Change::Disconnect { .. } | Change::Remove { .. } => self.end(change, id).await,
-            Change::Docker(call) => self.docker(call, id).await,
-            Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
+            Change::Docker(_) | Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
         }
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use vswitch_proto::command::{Addresses, Attachment, Driver, NewEndpoint, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
-use super::ledger::{Grant, Ledger, Member};
+use super::ledger::{Grant, Ledger, Member, Search};
 use super::rejected::Holder;
 use super::{Container, ENDPOINTS_MAX, Rejected, State};
 
@@ -125,7 +125,15 @@ impl State {
             return Ok(None);
         }
         let ledger = self.ledgers.get(&id).expect("every local network has a ledger");
-        ledger.grant(network, attachment, &who).map(Some)
+        let pools: Vec<_> = network.pools.iter().filter_map(|p| self.address_pool(&p.subnet)).collect();
+        let is_reserved = |ip: IpAddr| pools.iter().any(|pool| pool.addresses.contains_key(&ip));
+        let search = if self.belongs_to_docker(&id) {
+            // An engine's own address driver does not tell what it hands out next.
+            Search { downwards: pools.is_empty(), is_reserved: &is_reserved }
+        } else {
+            Search::ALONE
+        };
+        ledger.grant(network, attachment, search, &who).map(Some)
     }
 
     pub(super) fn insert(&mut self, allocation: Allocation) {

@@ -13,6 +13,9 @@
 //! address just released is not given to somebody else while others still have its old MAC in their ARP caches.
 //! The network, broadcast and subnet-router anycast addresses, the gateway and the auxiliary addresses are never
 //! handed out. An ip-range restricts what is handed out, not what may be asked for.
+//!
+//! In networks whose addresses a Docker engine hands out by itself, which it does in ascending order, the others get
+//! theirs in descending order from the end.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -121,6 +124,19 @@ fn first_free_overlay(unavailable: impl Iterator<Item = IpNet>) -> Option<IpNet>
     Some(IpNet::V4(Ipv4Net::new_assert(start.into(), 24)))
 }
 
+/// A subnet for an overlay network that asks for none.
+pub(super) fn free_overlay(
+    ipv6: bool,
+    network: &NetworkId,
+    unavailable: impl Iterator<Item = IpNet>,
+) -> Option<IpNet> {
+    if !ipv6 {
+        return first_free_overlay(unavailable);
+    }
+    let unavailable: Vec<IpNet> = unavailable.collect();
+    unique_local(network).find(|subnet| !unavailable.iter().any(|other| overlap(*other, *subnet)))
+}
+
 pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> + use<> {
     let [a, b, c, d, e, f, g, ..] = network.0;
     let first = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
@@ -132,8 +148,12 @@ pub(super) fn unique_local(network: &NetworkId) -> impl Iterator<Item = IpNet> +
 }
 
 fn plain_pool(subnet: IpNet) -> Pool {
-    let gateway = address(subnet, number(subnet.network()) + 1);
-    Pool { subnet, gateway, ip_range: None, aux_addresses: BTreeMap::new() }
+    Pool { subnet, gateway: default_gateway(subnet), ip_range: None, aux_addresses: BTreeMap::new() }
+}
+
+/// Of a subnet that a network can have.
+pub fn default_gateway(subnet: IpNet) -> IpAddr {
+    address(subnet, number(subnet.network()) + 1)
 }
 
 pub(super) fn check_subnet(subnet: IpNet) -> Result<(), Rejected> {
@@ -232,18 +252,45 @@ impl Pool {
         cursor: Option<IpAddr>,
         is_taken: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
+        let (first, last) = self.hosts();
+        let start = cursor.map_or(first, number).clamp(first, last.saturating_add(1));
+        self.first_free((start..=last).chain(first..start), is_taken)
+    }
+
+    /// The same downwards, from the end of the range where there is no `cursor`.
+    pub(super) fn previous_free(
+        &self,
+        cursor: Option<IpAddr>,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let (first, last) = self.hosts();
+        let start = cursor.map_or(last, number).clamp(first - 1, last);
+        self.first_free((first..=start).rev().chain((start + 1..=last).rev()), is_taken)
+    }
+
+    /// The first and the last address that may be handed out. There may be none: then the last is before the first.
+    fn hosts(&self) -> (u128, u128) {
         let range = self.range();
         let first = number(range.network()).max(number(self.subnet.network()) + 1);
         let last = match self.subnet {
             IpNet::V4(net) => number(range.broadcast()).min(number(IpAddr::V4(net.broadcast())) - 1),
             IpNet::V6(_) => number(range.broadcast()),
         };
-        let start = cursor.map_or(first, number).clamp(first, last.saturating_add(1));
-        (start..=last).chain(first..start).map(|n| address(self.subnet, n)).find(|address| {
+        (first, last)
+    }
+
+    fn first_free(
+        &self,
+        candidates: impl Iterator<Item = u128>,
+        is_taken: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let is_free = |address: &IpAddr| {
             *address != self.gateway
                 && !self.aux_addresses.values().any(|aux| aux == address)
                 && !is_taken(*address)
-        })
+        };
+        let mut addresses = candidates.map(|n| address(self.subnet, n));
+        addresses.find(is_free)
     }
 }
 
@@ -252,6 +299,14 @@ pub(super) fn successor(ip: IpAddr) -> Option<IpAddr> {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
         IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}
+
+/// The address before this one; the first one of all has no predecessor.
+pub(super) fn predecessor(ip: IpAddr) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).checked_sub(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(ip) => u128::from(ip).checked_sub(1).map(|n| IpAddr::V6(n.into())),
     }
 }
 

@@ -55,18 +55,32 @@ impl Cursors {
     }
 }
 
+/// How a free address is looked for.
+#[derive(Clone, Copy)]
+pub(super) struct Search<'a> {
+    /// From the end of the range: somebody else hands out addresses of it from the beginning.
+    pub(super) downwards: bool,
+    /// What nobody in the network has, and is kept for somebody.
+    pub(super) is_reserved: &'a dyn Fn(IpAddr) -> bool,
+}
+
+impl Search<'_> {
+    /// Where nobody else hands out addresses.
+    pub(super) const ALONE: Search<'static> = Search { downwards: false, is_reserved: &|_| false };
+}
+
 /// Addresses that can be given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grant {
     pub(super) addresses: Addresses,
-    /// Addresses that the pools chose: their search goes on behind them.
-    chosen: Cursors,
+    /// Behind addresses that the pools chose, where their search goes on.
+    next: Cursors,
 }
 
 impl Grant {
     /// Addresses that were chosen elsewhere.
     pub(super) fn given(addresses: Addresses) -> Grant {
-        Grant { addresses, chosen: Cursors::default() }
+        Grant { addresses, next: Cursors::default() }
     }
 }
 
@@ -97,17 +111,23 @@ impl<M: Member> Ledger<M> {
         &self,
         network: &Network,
         wanted: &Attachment,
+        search: Search<'_>,
         who: &dyn Fn(&M) -> Holder,
     ) -> Result<Grant, Rejected> {
-        let (mut ipv4, mut ipv6, mut chosen) = (None, None, Cursors::default());
+        let (mut ipv4, mut ipv6, mut next) = (None, None, Cursors::default());
         for pool in &network.pools {
             match pool.is_ipv6() {
                 false if wanted.ipv4.is_some() => ipv4 = wanted.ipv4,
                 true if wanted.ipv6.is_some() => ipv6 = wanted.ipv6,
-                is_ipv6 => match self.choose(network, pool, wanted.mac.is_none() && !is_ipv6)? {
-                    IpAddr::V4(ip) => (ipv4, chosen.ipv4) = (Some(ip), Some(ip.into())),
-                    IpAddr::V6(ip) => (ipv6, chosen.ipv6) = (Some(ip), Some(ip.into())),
-                },
+                is_ipv6 => {
+                    let chosen = self.choose(network, pool, search, wanted.mac.is_none() && !is_ipv6)?;
+                    let behind =
+                        if search.downwards { ipam::predecessor(chosen) } else { ipam::successor(chosen) };
+                    match chosen {
+                        IpAddr::V4(ip) => (ipv4, next.ipv4) = (Some(ip), behind),
+                        IpAddr::V6(ip) => (ipv6, next.ipv6) = (Some(ip), behind),
+                    }
+                }
             }
         }
         let derived = ipv4.map(MacAddr::from_ipv4).or(ipv6.map(MacAddr::from_ipv6));
@@ -121,7 +141,7 @@ impl<M: Member> Ledger<M> {
             });
         }
         self.check_free(&network.name, &addresses, who)?;
-        Ok(Grant { addresses, chosen })
+        Ok(Grant { addresses, next })
     }
 
     /// Whether nobody in the network, which is called `network`, has one of these.
@@ -151,26 +171,35 @@ impl<M: Member> Ledger<M> {
     }
 
     /// The next free address; with `avoid_mac` one whose derived MAC is not somebody's explicit one.
-    fn choose(&self, network: &Network, pool: &Pool, avoid_mac: bool) -> Result<IpAddr, Rejected> {
+    fn choose(
+        &self,
+        network: &Network,
+        pool: &Pool,
+        search: Search<'_>,
+        avoid_mac: bool,
+    ) -> Result<IpAddr, Rejected> {
         let cursor = if pool.is_ipv6() { self.cursors.ipv6 } else { self.cursors.ipv4 };
         let mac_taken = |address| match address {
             IpAddr::V4(ip) => avoid_mac && self.by_mac.contains_key(&MacAddr::from_ipv4(ip)),
             IpAddr::V6(_) => false,
         };
-        let is_taken = |address| self.by_address.contains_key(&address) || mac_taken(address);
+        let is_taken = |address| {
+            self.by_address.contains_key(&address) || mac_taken(address) || (search.is_reserved)(address)
+        };
         let exhausted = || Rejected::PoolExhausted { range: pool.range(), network: network.name.clone() };
-        pool.next_free(cursor, is_taken).ok_or_else(exhausted)
+        let free = if search.downwards {
+            pool.previous_free(cursor, is_taken)
+        } else {
+            pool.next_free(cursor, is_taken)
+        };
+        free.ok_or_else(exhausted)
     }
 
     /// Enters a member that got what was granted.
     pub(super) fn enter(&mut self, member: &Arc<M>, grant: &Grant) {
-        let Cursors { ipv4, ipv6 } = grant.chosen;
-        if let Some(ip) = ipv4 {
-            self.cursors.ipv4 = ipam::successor(ip);
-        }
-        if let Some(ip) = ipv6 {
-            self.cursors.ipv6 = ipam::successor(ip);
-        }
+        let Cursors { ipv4, ipv6 } = grant.next;
+        self.cursors.ipv4 = ipv4.or(self.cursors.ipv4);
+        self.cursors.ipv6 = ipv6.or(self.cursors.ipv6);
         self.note(member);
     }
 

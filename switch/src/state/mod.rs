@@ -64,7 +64,7 @@ mod view;
 
 pub use container::{Container, Phase};
 pub use endpoint::{Endpoint, Wire};
-pub use ipam::Pool;
+pub use ipam::{Pool, default_gateway};
 pub use lookup::LookupError;
 pub use network::{Network, gateway_mac};
 pub use rejected::{Holder, NotAHost, Rejected, ReservedRange};

@@ -258,6 +258,10 @@ pub enum Rejected {
         "there are {BINDINGS_MAX} networks of Docker engines in this cluster already: remove some with docker network rm"
     )]
     TooManyBindings,
+    #[error(
+        "the address pool {subnet} hands out addresses of {range}: give that --ip-range, or another subnet"
+    )]
+    PoolRange { subnet: IpNet, range: IpNet },
 }
 
 /// Who stands in the way.

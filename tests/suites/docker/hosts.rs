@@ -1,14 +1,22 @@
 //! Two hosts, each with an engine of its own, and one network.
 
+use std::time::Instant;
+
 use vswitch_tests::Cluster;
+use vswitch_tests::process::Process;
 
 use super::*;
 
 /// One per machine of a cluster. The machines go with them, the bridge between with the second.
-fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
-    let mut cluster = Cluster::with(count, &[&["--docker-plugin"], arguments].concat());
+pub fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
+    engines_and_others(arguments, count, 0)
+}
+
+/// With `others` machines more in the cluster, which have no engine. They go with the bridge.
+fn engines_and_others(arguments: &[&str], count: usize, others: usize) -> (Vec<Docker>, Cluster) {
+    let mut cluster = Cluster::with(count + others, &[&["--docker-plugin"], arguments].concat());
     cluster.join_all();
-    let labs = std::mem::take(&mut cluster.labs);
+    let labs: Vec<_> = cluster.labs.drain(..count).collect();
     (labs.into_iter().map(Docker::beside).collect(), cluster)
 }
 
@@ -97,6 +105,76 @@ fn containers_on_two_hosts_find_each_other_by_name() {
 }
 
 #[test]
+fn the_first_host_says_what_a_shared_network_is_like() {
+    let (hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    let [one, two] = &hosts[..] else { panic!("there are two") };
+    let shared = ["--ipam-driver=vswitch", "--opt=vswitch.network=blue", "--ipam-opt=vswitch.network=blue"];
+    for (options, part) in [
+        (&[shared[0], shared[2]][..], "add -o vswitch.network=blue"),
+        (&[shared[0], shared[1]], "add --ipam-driver vswitch --ipam-opt vswitch.network=blue"),
+        (&[shared[0], shared[1], shared[2], "--opt=colour=red"], "unknown driver option"),
+        (&[shared[0], shared[1], shared[2], "--opt=com.docker.network.driver.mtu=7"], "mtu"),
+        (&[shared[0], shared[1], shared[2], "--ipam-opt=vswitch.colour=red"], "vswitch.colour"),
+        (&[shared[0], shared[1], shared[2], "--subnet=10.8.0.0/16"], "overlaps with the route"),
+    ] {
+        let message = one.refuses(&[&["network", "create", "-d", "vswitch"], options, &["blue"]].concat());
+        assert!(message.contains(part), "no `{part}` in {message}");
+        let left = one.ctl(&["network", "inspect", "blue"]);
+        assert!(left.code != 0, "{options:?} leaves {left:?}");
+    }
+    let asked = [
+        "--subnet=10.5.0.0/24",
+        "--gateway=10.5.0.254",
+        "--ip-range=10.5.0.128/28",
+        "--aux-address=router=10.5.0.129",
+        "--ipv6",
+        "--subnet=fd05::/64",
+        "--opt=com.docker.network.driver.mtu=1300",
+    ];
+    one.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &asked, &["blue"]].concat());
+    // Without IPv6 in its Docker network.
+    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["blue"]].concat());
+    one.starts("c1", &["--net=blue"]);
+    two.starts("c2", &["--net=blue"]);
+    let members = [one.members("blue"), two.members("blue")].concat();
+    assert!(members[0].starts_with("c1 10.5.0.128/24"), "{members:?}");
+    assert!(members[1].starts_with("c2 10.5.0.130/24"), "{members:?}");
+    for (host, container) in [(one, "c1"), (two, "c2")] {
+        host.assert_pings(container, "10.5.0.254");
+        assert!(host.within(container, &["ifconfig", "eth0"]).contains("MTU:1300"));
+        assert!(host.within(container, &["ip", "route"]).contains("default via 10.5.0.254"));
+    }
+    let ipv6 = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}";
+    assert!(one.says(ipv6, "c1").starts_with("fd05::"), "{}", one.says(ipv6, "c1"));
+    assert_eq!(two.says(ipv6, "c2").trim(), "");
+    one.wait_for_ping("c1", "10.5.0.130");
+    two.wait_for_ping("c2", "c1");
+    for host in [one, two] {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
+    one_that_is_internal(one, two);
+}
+
+fn one_that_is_internal(one: &Docker, two: &Docker) {
+    let shared = ["--ipam-driver=vswitch", "--opt=vswitch.network=inner", "--ipam-opt=vswitch.network=inner"];
+    one.does(&[&["network", "create", "-d", "vswitch", "--internal"], &shared[..], &["inner"]].concat());
+    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["inner"]].concat());
+    for (host, container) in [(one, "i1"), (two, "i2")] {
+        host.starts(container, &["--net=inner"]);
+        let routes = host.within(container, &["ip", "route"]);
+        assert!(!routes.contains("default"), "{routes}");
+    }
+    two.wait_for_ping("i2", "i1");
+    for host in [one, two] {
+        host.sh("docker ps -aq | xargs -r docker rm -f");
+        host.does(&["network", "rm", "inner"]);
+        host.wait_until_nothing_is_left();
+    }
+}
+
+#[test]
 fn a_shared_network_says_what_it_needs() {
     let (mut hosts, _fabric) = engines(&[], 1);
     let docker = &hosts[0];
@@ -175,22 +253,30 @@ fn an_engine_is_lost(docker: &mut Docker) {
 
 #[test]
 fn without_a_quorum_what_runs_goes_on() {
-    let (mut hosts, fabric) = engines(&["--docker-grace-s=2"], 3);
-    for host in &hosts[..2] {
+    // Two of four voters are no majority.
+    let (mut hosts, mut cluster) = engines_and_others(&["--docker-grace-s=2"], 2, 2);
+    for host in &hosts {
         host.does(&CREATE);
     }
     hosts[0].starts("c1", &["--net=blue"]);
     hosts[1].starts("c2", &["--net=blue"]);
     hosts[0].wait_for_ping("c1", "c2");
-    // The first one alone is no majority. Its daemon and the containers' tunnel to the second stay.
-    hosts[1].kill9();
-    hosts[2].kill9();
-    let message = eventually("the loss of the quorum is noticed", || {
+    hosts[1].wait_for_ping("c2", "c1");
+    for other in &mut cluster.labs {
+        other.kill9();
+    }
+    let (message, took) = eventually("the loss of the quorum is noticed", || {
+        let start = Instant::now();
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
         ensure!(output.code != 0, "it ran: {output:?}");
-        Ok(output.stderr)
+        Ok((output.stderr, start.elapsed()))
     });
+    println!("docker run without a quorum is refused after {took:?}: {message}");
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
+    // What runs goes on, through the tunnel and by name.
+    hosts[0].assert_pings("c1", "10.0.0.3");
+    hosts[0].assert_pings("c1", "c2");
+    hosts[1].assert_pings("c2", "c1");
     hosts[0].does(&["network", "create", "-d", "vswitch", "local"]);
     hosts[0].starts("l1", &["--net=local"]);
     hosts[0].starts("l2", &["--net=local"]);
@@ -205,8 +291,9 @@ fn without_a_quorum_what_runs_goes_on() {
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
     hosts[0].does(&["rm", "-f", "l1", "l2", "l3"]);
     hosts[0].does(&["network", "rm", "local"]);
-    hosts[1].start();
-    hosts[2].start();
+    for other in &mut cluster.labs {
+        other.start();
+    }
     hosts[0].wait_for_ping("c1", "c2");
     eventually("containers start again", || {
         let output = hosts[0].docker(&["run", "--rm", "--net=blue", "busybox", "true"]);
@@ -214,7 +301,50 @@ fn without_a_quorum_what_runs_goes_on() {
         Ok(())
     });
     drop(hosts);
-    drop(fabric);
+    drop(cluster);
+}
+
+#[test]
+fn many_containers_at_once_on_two_hosts() {
+    const EACH: usize = 10;
+    let (hosts, _fabric) = engines(&["--docker-grace-s=2"], 2);
+    for host in &hosts {
+        host.does(&CREATE);
+    }
+    let mut starting: Vec<Process> = hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let script = format!(
+                "for i in $(seq {EACH}); do \
+                   docker run -d --net=blue --name=h{index}c$i busybox sleep 1000 & \
+                 done; wait"
+            );
+            Process::spawn(host, &["sh", "-c", &script])
+        })
+        .collect();
+    let said: Vec<String> = starting
+        .iter_mut()
+        .map(|process| {
+            process.wait();
+            process.output()
+        })
+        .collect();
+    let members: Vec<String> = hosts.iter().flat_map(|host| host.members("blue")).collect();
+    assert_eq!(members.len(), 2 * EACH, "{members:?}: {said:?}");
+    let mut addresses: Vec<&str> = members.iter().filter_map(|member| member.split(' ').nth(1)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 2 * EACH, "{members:?}");
+    for i in [1, EACH / 2, EACH] {
+        hosts[0].wait_for_ping("h0c1", &format!("h1c{i}"));
+        hosts[1].wait_for_ping("h1c1", &format!("h0c{i}"));
+    }
+    for host in &hosts {
+        host.sh("docker ps -aq | xargs docker rm -f >/dev/null");
+        host.does(&["network", "rm", "blue"]);
+        host.wait_until_nothing_is_left();
+    }
 }
 
 #[test]

@@ -150,6 +150,28 @@ fn ipv6_beside_ipv4() {
 }
 
 #[test]
+fn a_guest_takes_no_address_of_the_engines() {
+    let docker = Docker::new();
+    for ipam in ["default", "vswitch"] {
+        docker.does(&["network", "create", "-d", "vswitch", "--ipam-driver", ipam, "net"]);
+        docker.wait_for_network("net");
+        docker.starts("c1", &["--net=net"]);
+        docker.run_idle("guest", &["--net=net"]);
+        docker.starts("c2", &["--net=net"]);
+        docker.starts("c3", &["--net=net"]);
+        for container in ["c1", "c2", "c3"] {
+            docker.wait_for_ping(container, "guest");
+        }
+        docker.assert_pings("c1", "c2");
+        docker.assert_pings("c3", "c1");
+        docker.ok(&["rm", "-f", "guest"]);
+        docker.does(&["rm", "-f", "c1", "c2", "c3"]);
+        docker.does(&["network", "rm", "net"]);
+        docker.wait_until_nothing_is_left();
+    }
+}
+
+#[test]
 fn containers_of_docker_are_shown_beside_others() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "blue"]);

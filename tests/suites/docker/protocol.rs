@@ -89,12 +89,132 @@ fn the_same_call_twice_is_answered_the_same() {
 }
 
 #[test]
+fn the_same_call_twice_on_a_shared_network() {
+    let (hosts, _fabric) = hosts::engines(&[], 1);
+    let docker = &hosts[0];
+    let (pool, mac) = ("cluster/blue/10.5.0.0/24", "02:42:00:00:00:07");
+    let request_pool = json!({
+        "AddressSpace": "vswitch", "Pool": "10.5.0.0/24", "SubPool": "", "V6": false,
+        "Options": {"vswitch.network": "blue"},
+    });
+    let gateway = json!({
+        "PoolID": pool, "Address": "", "Options": {"RequestAddressType": "com.docker.network.gateway"},
+    });
+    let create = json!({
+        "NetworkID": NETWORK, "IPv6Data": [],
+        "Options": {"com.docker.network.generic": {"vswitch.network": "blue"}},
+        "IPv4Data": [{"AddressSpace": "vswitch", "Pool": "10.5.0.0/24", "Gateway": "10.5.0.1/24"}],
+    });
+    let address = json!({
+        "PoolID": pool, "Address": "", "Options": {"com.docker.network.endpoint.macaddress": mac},
+    });
+    let calls = [
+        ("/IpamDriver.RequestPool", request_pool.to_string(), json!({"PoolID": pool, "Pool": "10.5.0.0/24"})),
+        ("/IpamDriver.RequestAddress", gateway.to_string(), json!({"Address": "10.5.0.1/24"})),
+        ("/NetworkDriver.CreateNetwork", create.to_string(), json!({})),
+        ("/IpamDriver.RequestPool", request_pool.to_string(), json!({"PoolID": pool, "Pool": "10.5.0.0/24"})),
+    ];
+    twice(docker, &calls);
+    let (socket, body) = (docker.path(vswitch_tests::docker::PLUGIN), address.to_string());
+    let at_once: Vec<String> = std::thread::scope(|scope| {
+        let ask = || {
+            let ask = vswitch_tests::http::Request::new("POST", "/IpamDriver.RequestAddress").body(&body);
+            ask.send(&socket).expect("it answers").body
+        };
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|asked| asked.join().expect("it answers")).collect()
+    });
+    assert!(at_once.iter().all(|answer| answer == r#"{"Address":"10.5.0.2/24"}"#), "{at_once:?}");
+    twice(docker, &[("/IpamDriver.RequestAddress", body.clone(), json!({"Address": "10.5.0.2/24"}))]);
+    an_endpoint_comes_and_goes_twice(docker, mac, &body);
+    let calls = [
+        ("/NetworkDriver.DeleteNetwork", json!({"NetworkID": NETWORK}).to_string(), json!({})),
+        ("/IpamDriver.ReleasePool", json!({"PoolID": pool}).to_string(), json!({})),
+    ];
+    twice(docker, &calls);
+    let late = docker.call("/IpamDriver.RequestAddress", &body);
+    assert!(late["Error"].as_str().is_some_and(|e| e.contains("is gone")), "{late}");
+    docker.wait_until_nothing_is_left();
+    eventually("it is nobody's", || {
+        let removed = docker.ctl(&["network", "rm", "blue"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
+}
+
+fn twice(docker: &Docker, calls: &[(&str, String, Value)]) {
+    for (path, body, expected) in calls.iter().flat_map(|call| [call, call]) {
+        assert_eq!(docker.call(path, body), *expected, "{path}");
+    }
+}
+
+/// With the address that `request_address` got.
+fn an_endpoint_comes_and_goes_twice(docker: &Docker, mac: &str, request_address: &str) {
+    let create = json!({
+        "NetworkID": NETWORK, "EndpointID": ENDPOINT,
+        "Interface": {"Address": "10.5.0.2/24", "AddressIPv6": "", "MacAddress": mac},
+    });
+    let join = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/run/docker/netns/none"});
+    let joined = json!({
+        "InterfaceName": {"SrcName": "vsc7f22f8da07f", "DstPrefix": "eth"},
+        "Gateway": "10.5.0.1", "DisableGatewayService": false,
+    });
+    let calls = [
+        ("/NetworkDriver.CreateEndpoint", create.to_string(), json!({"Interface": {}})),
+        ("/NetworkDriver.Join", join.to_string(), joined),
+    ];
+    twice(docker, &calls);
+    let taken = docker.call("/IpamDriver.RequestAddress", request_address);
+    assert!(taken["Error"].as_str().is_some_and(|e| e.contains("already in use")), "{taken}");
+    let release = json!({"PoolID": "cluster/blue/10.5.0.0/24", "Address": "10.5.0.2"}).to_string();
+    let calls = [
+        ("/NetworkDriver.Leave", endpoint(), json!({})),
+        ("/NetworkDriver.DeleteEndpoint", endpoint(), json!({})),
+        ("/IpamDriver.ReleaseAddress", release, json!({})),
+    ];
+    twice(docker, &calls);
+}
+
+fn answers_that_are_always_the_same_need_an_object_or_nothing(docker: &Docker) {
+    for (path, key) in [
+        ("/Plugin.Activate", "Err"),
+        ("/NetworkDriver.GetCapabilities", "Err"),
+        ("/NetworkDriver.DiscoverNew", "Err"),
+        ("/IpamDriver.GetCapabilities", "Error"),
+        ("/IpamDriver.GetDefaultAddressSpaces", "Error"),
+    ] {
+        for body in ["", "{}"] {
+            let answer = docker.call(path, body);
+            assert!(answer.is_object() && answer[key].is_null(), "{path} {body:?}: {answer}");
+        }
+        for body in ["{", "null", "[]", "7"] {
+            let answer = docker.call(path, body);
+            assert!(answer[key].is_string(), "{path} {body:?}: {answer}");
+        }
+    }
+}
+
+fn pools_that_no_engine_asks_for(docker: &Docker) {
+    for (body, part) in [
+        (json!({"AddressSpace": "LocalDefault", "Pool": "10.9.0.0/24"}), "no address space"),
+        (json!({"AddressSpace": "vswitch", "Pool": "10.9.0.0/24", "V6": true}), "no IPv6 subnet"),
+        (json!({"AddressSpace": "vswitch", "Pool": "fd09::/64", "V6": false}), "no IPv4 subnet"),
+        (json!({"AddressSpace": "vswitch", "Options": {"vswitch.colour": "red"}}), "vswitch.colour"),
+        (json!({"AddressSpace": "vswitch", "Options": {"vswitch.network": "a b"}}), "vswitch.network"),
+    ] {
+        let answer = docker.call("/IpamDriver.RequestPool", &body.to_string());
+        let message = answer["Error"].as_str().unwrap_or_else(|| panic!("{body}: {answer}"));
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+}
+
+#[test]
 fn nonsense_is_refused_and_changes_nothing() {
     let docker = Docker::new();
     assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &create_network()), json!({}));
     let before = shown(&docker);
     let drivers = ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "DeleteEndpoint", "Join", "Leave"];
-    let pools = ["RequestAddress", "ReleasePool", "ReleaseAddress"];
+    let pools = ["RequestPool", "RequestAddress", "ReleasePool", "ReleaseAddress"];
     let calls = drivers.iter().map(|call| (format!("/NetworkDriver.{call}"), "Err"));
     let calls = calls.chain(pools.iter().map(|call| (format!("/IpamDriver.{call}"), "Error")));
     for (path, key) in calls {
@@ -106,6 +226,8 @@ fn nonsense_is_refused_and_changes_nothing() {
             assert!(!message.is_empty() && !message.contains('\n'), "{path} {body:?}: {message}");
         }
     }
+    answers_that_are_always_the_same_need_an_object_or_nothing(&docker);
+    pools_that_no_engine_asks_for(&docker);
     let create = |change: Value| {
         let mut body: Value = serde_json::from_str(&create_network()).expect("it is JSON");
         body["NetworkID"] = json!("00".repeat(32));

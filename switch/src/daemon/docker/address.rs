@@ -6,8 +6,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{AddressHolder, DockerChange};
-use vswitch_proto::docker::{self, Address, Answer, Pool};
-use vswitch_proto::id::{NetworkId, RequestId};
+use vswitch_proto::docker::{self, ADDRESS_SPACE, Address, Answer, NETWORK_OPTION, Pool};
+use vswitch_proto::id::{Name, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
@@ -15,14 +15,17 @@ use super::super::{host, random_bytes};
 use super::{command, invalid};
 use crate::state::Applied;
 
+/// What the names of all options of vswitch begin with.
+const OPTIONS: &str = "vswitch.";
+
 /// Where addresses come from, as the engine keeps it for us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolId {
     Local(IpNet),
-    /// A subnet of a network of the cluster.
+    /// A subnet of a network of the cluster, which may not be there so far.
     Cluster {
-        network: NetworkId,
-        ipv6: bool,
+        network: Name,
+        subnet: IpNet,
     },
 }
 
@@ -30,9 +33,7 @@ impl std::fmt::Display for PoolId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             PoolId::Local(subnet) => write!(f, "local/{subnet}"),
-            PoolId::Cluster { network, ipv6 } => {
-                write!(f, "cluster/{network}/{}", if *ipv6 { "6" } else { "4" })
-            }
+            PoolId::Cluster { network, subnet } => write!(f, "cluster/{network}/{subnet}"),
         }
     }
 }
@@ -51,13 +52,42 @@ impl FromStr for PoolId {
 }
 
 fn cluster_pool(text: &str) -> Option<PoolId> {
-    let (network, family) = text.split_once('/')?;
-    let ipv6 = match family {
-        "4" => false,
-        "6" => true,
-        _ => return None,
-    };
-    Some(PoolId::Cluster { network: network.parse().ok()?, ipv6 })
+    let (network, subnet) = text.split_once('/')?;
+    Some(PoolId::Cluster { network: network.parse().ok()?, subnet: subnet.parse().ok()? })
+}
+
+/// What no engine asks for: another address driver's addresses, a subnet of the other family, an option that there is
+/// not.
+pub(super) fn check_request(request: &docker::RequestPool) -> Result<(), Error> {
+    if request.address_space != ADDRESS_SPACE {
+        return Err(invalid(format!(
+            "there is no address space {:?}; that of vswitch is {ADDRESS_SPACE}",
+            request.address_space
+        )));
+    }
+    for prefix in [request.pool, request.sub_pool].into_iter().flatten() {
+        if matches!(prefix, IpNet::V6(_)) != request.v6 {
+            let family = if request.v6 { "IPv6" } else { "IPv4" };
+            return Err(invalid(format!("{prefix} is no {family} subnet")));
+        }
+    }
+    let is_unknown = |key: &&String| key.starts_with(OPTIONS) && *key != NETWORK_OPTION;
+    match request.options.keys().find(is_unknown) {
+        Some(key) => Err(invalid(format!("there is no --ipam-opt {key}; the only one is {NETWORK_OPTION}"))),
+        None => Ok(()),
+    }
+}
+
+/// The network of the cluster whose addresses are asked for, if that is what is asked for.
+pub(super) fn asked_network(request: &docker::RequestPool) -> Result<Option<Name>, Error> {
+    let name = request.options.get(NETWORK_OPTION).filter(|name| !name.is_empty());
+    let parsed = name.map(|name| parse_name(name.as_str()));
+    parsed.transpose()
+}
+
+/// Of the value of the option.
+pub(super) fn parse_name(name: &str) -> Result<Name, Error> {
+    name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))
 }
 
 impl Control {
@@ -66,6 +96,9 @@ impl Control {
         request: docker::RequestPool,
         id: RequestId,
     ) -> Result<Answer, Error> {
+        if let Some(subnet) = request.pool {
+            self.take_subnets_from_forgotten(&[subnet]).await?;
+        }
         let mut occupied = host::routes().await?;
         let cluster = self.snapshot().shared;
         occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
@@ -84,11 +117,13 @@ impl Control {
         }
     }
 
-    /// A network of the cluster stays: other hosts may use it.
-    pub(super) fn docker_release_pool(&mut self, pool: &PoolId, id: RequestId) -> Result<Answer, Error> {
-        if let PoolId::Local(subnet) = *pool
-            && self.state().address_pool(&subnet).is_some()
-        {
+    pub(super) fn docker_release_pool(
+        &mut self,
+        request: &docker::ReleasePool,
+        id: RequestId,
+    ) -> Result<Answer, Error> {
+        let subnet = local(&request.pool)?;
+        if self.state().address_pool(&subnet).is_some() {
             self.propose(id, command(DockerChange::ReleasePool { subnet }))?;
         }
         Ok(Answer::NOTHING)
@@ -148,17 +183,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_no_engine_asks_for_is_refused() {
+        let asked = |body: &str| serde_json::from_str::<docker::RequestPool>(body).unwrap();
+        let refused = |body: &str| check_request(&asked(body)).unwrap_err().message;
+        assert!(refused("{}").contains("no address space"));
+        assert!(refused(r#"{"AddressSpace":"LocalDefault"}"#).contains("no address space"));
+        let six = refused(r#"{"AddressSpace":"vswitch","Pool":"10.9.0.0/24","V6":true}"#);
+        assert_eq!(six, "10.9.0.0/24 is no IPv6 subnet");
+        let four = refused(r#"{"AddressSpace":"vswitch","Pool":"10.9.0.0/24","SubPool":"fd00::/64"}"#);
+        assert_eq!(four, "fd00::/64 is no IPv4 subnet");
+        let option = refused(r#"{"AddressSpace":"vswitch","Options":{"vswitch.colour":"red"}}"#);
+        assert!(option.contains("vswitch.colour") && option.contains("vswitch.network"), "{option}");
+        let network = r#"{"AddressSpace":"vswitch","Options":{"vswitch.network":"NAME","other":"x"}}"#;
+        let network = |name: &str| asked(&network.replace("NAME", name));
+        assert!(check_request(&network("blue")).is_ok());
+        assert_eq!(asked_network(&network("blue")).unwrap().unwrap().as_str(), "blue");
+        assert_eq!(asked_network(&network("")).unwrap(), None);
+        assert!(asked_network(&network("a/b")).unwrap_err().message.contains("a/b"));
+    }
+
+    #[test]
     fn pool_ids_round_trip() {
-        let network = NetworkId([7; 32]);
         for text in [
             "local/172.18.0.0/16",
             "local/fd00::/64",
-            &format!("cluster/{network}/4"),
-            &format!("cluster/{network}/6"),
+            "cluster/blue/10.5.0.0/24",
+            "cluster/blue.net_6/fd05::/64",
         ] {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
         }
-        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//"] {
+        for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//10.5.0.0/24"]
+        {
             assert!(text.parse::<PoolId>().unwrap_err().message.contains("is no pool of vswitch"), "{text}");
         }
     }

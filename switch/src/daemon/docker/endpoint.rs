@@ -14,6 +14,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
 use super::super::control::Control;
 use super::super::handle::error;
 use super::super::random_request_id;
+use super::bound::is_leased;
 use super::census::tell_reclaimed;
 use super::leftovers::Leftover;
 use super::{command, container_of, interface, invalid, unknown_network};
@@ -29,15 +30,35 @@ impl Control {
         id: RequestId,
     ) -> Result<Answer, Error> {
         let container = container_of(&request.endpoint);
-        if self.state().container(&container).is_none() {
+        let is_new = self.state().container(&container).is_none();
+        if is_new {
             let create = self.new_endpoint(request)?;
             self.take_from_forgotten(&create).await?;
             let undo = command(DockerChange::RemoveEndpoint { endpoint: container });
             self.commit(id, command(DockerChange::AddEndpoint(create)), Some(undo)).await?;
         }
+        if let Err(refusal) = self.check_attached(&container) {
+            if is_new {
+                self.take_back(command(DockerChange::RemoveEndpoint { endpoint: container })).await;
+            }
+            return Err(refusal);
+        }
         let missing =
             self.missing(&request.interface, &container).ok_or_else(|| unknown_network(&request.network))?;
         Ok(Answer::EndpointCreated(EndpointCreated { interface: missing }))
+    }
+
+    /// An endpoint in a network of the cluster has an interface only while its lease is in effect.
+    fn check_attached(&self, endpoint: &ContainerId) -> Result<(), Error> {
+        if self.is_attached(endpoint) {
+            return Ok(());
+        }
+        let message = format!(
+            "endpoint {} has no interface, since its address is not leased in the cluster at present; see vswitchctl \
+             cluster health, and start the container again",
+            endpoint.short()
+        );
+        Err(error(ErrorKind::Conflict, message))
     }
 
     fn new_endpoint(&self, request: &docker::CreateEndpoint) -> Result<CreateContainer, Error> {
@@ -108,12 +129,14 @@ impl Control {
                 && wanted.ipv6.is_none_or(|ip| addresses.ipv6 == Some(ip))
                 && wanted.mac.is_none_or(|mac| addresses.mac == mac)
         };
+        let seen = self.snapshot();
         let mut reserved = self.state().reservations().filter(|r| r.network == wanted.network);
-        let found = reserved.find(|reservation| fits(&reservation.addresses));
+        let found =
+            reserved.find(|reservation| fits(&reservation.addresses) && is_leased(&seen, reservation));
         let found = found.ok_or_else(|| {
             error(
                 ErrorKind::Conflict,
-                "its address was not reserved in the cluster; start the container again",
+                "its address is not reserved in the cluster; start the container again",
             )
         })?;
         Ok(NewEndpoint { id: found.endpoint, lease: Some(found.addresses) })
@@ -126,7 +149,9 @@ impl Control {
         let network = seen.view().network(&endpoint.network)?;
         let wire = endpoint.wire.as_ref()?;
         let ipv4 = wire.ipv4.filter(|_| given.ipv4.is_none()).map(IpAddr::V4);
-        let ipv6 = wire.ipv6.filter(|_| given.ipv6.is_none()).map(IpAddr::V6);
+        // On a network of the cluster an engine that asked for no IPv6 address has no IPv6 in its own network.
+        let has_ipv6 = seen.local.network(&endpoint.network).is_some();
+        let ipv6 = wire.ipv6.filter(|_| given.ipv6.is_none() && has_ipv6).map(IpAddr::V6);
         Some(Interface {
             ipv4: ipv4.and_then(|ip| with_prefix(network, ip)),
             ipv6: ipv6.and_then(|ip| with_prefix(network, ip)),
@@ -152,6 +177,7 @@ impl Control {
             )
         };
         let joined = found.ok_or_else(unknown)?.sandbox.as_ref() == Some(&sandbox);
+        self.check_attached(&container)?;
         let seen = self.snapshot();
         let (docker, network) =
             seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
@@ -160,10 +186,12 @@ impl Control {
             self.commit(id, command(join), None).await?;
         }
         let internal = docker.internal || network.internal;
+        let attachment = seen.local.container(&container).and_then(|c| c.attachment(&network.id));
+        let has_ipv6 = docker.scope == Scope::Local || attachment.is_some_and(|a| a.ipv6.is_some());
         Ok(Answer::Joined(Joined {
             interface_name: InterfaceName { src_name: interface::name(&container), dst_prefix: "eth" },
             gateway: network.ipv4_gateway().filter(|_| !internal).map(IpAddr::V4),
-            gateway_ipv6: network.ipv6_gateway().filter(|_| !internal).map(IpAddr::V6),
+            gateway_ipv6: network.ipv6_gateway().filter(|_| !internal && has_ipv6).map(IpAddr::V6),
             disable_gateway_service: internal,
         }))
     }

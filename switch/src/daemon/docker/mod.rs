@@ -29,6 +29,7 @@ mod engine;
 pub(super) mod interface;
 pub(super) mod leftovers;
 mod network;
+pub(super) mod planned;
 mod plugin;
 
 pub use plugin::start;
@@ -43,7 +44,7 @@ impl Control {
             Call::Join(request) => self.docker_join(request, id).await?,
             Call::Leave(request) => self.docker_leave(&request.endpoint, id).await?,
             Call::RequestPool(request) => self.docker_request_pool(request, id).await?,
-            Call::ReleasePool(request) => self.docker_release_pool(&request.pool.parse()?, id)?,
+            Call::ReleasePool(request) => self.docker_release_pool(&request, id)?,
             Call::RequestAddress(request) => self.docker_request_address(&request, id)?,
             Call::ReleaseAddress(request) => self.docker_release_address(&request, id)?,
         };

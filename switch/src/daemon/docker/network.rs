@@ -13,9 +13,11 @@ use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::random_request_id;
+use super::address::parse_name;
 use super::bound::shared_network;
 use super::census::tell_reclaimed;
 use super::leftovers::Leftover;
+use super::planned::Planned;
 use super::{command, invalid};
 use crate::state::{Container, Network, Pool, Snapshot};
 
@@ -35,9 +37,10 @@ impl Control {
                     .await?;
                 return Ok(Answer::NOTHING);
             }
-            None => local(&self.snapshot(), request)?,
+            None => local(&self.snapshot(), &self.shared.planned, request)?,
         };
-        self.take_subnets_from_forgotten(&network).await?;
+        let subnets: Vec<IpNet> = network.pools.iter().map(|pool| pool.subnet).collect();
+        self.take_subnets_from_forgotten(&subnets).await?;
         let undo = command(DockerChange::RemoveNetwork { network: network.id });
         let record = DockerNetwork {
             id: network.id,
@@ -90,8 +93,7 @@ impl Control {
     }
 
     /// An engine hands out a subnet again that it has not got any more, long before what it has forgotten is taken away.
-    async fn take_subnets_from_forgotten(&mut self, wanted: &CreateNetwork) -> Result<(), Error> {
-        let wanted: Vec<IpNet> = wanted.pools.iter().map(|pool| pool.subnet).collect();
+    pub(super) async fn take_subnets_from_forgotten(&mut self, wanted: &[IpNet]) -> Result<(), Error> {
         let overlaps = |pool: &Pool| {
             wanted.iter().any(|other| other.contains(&pool.subnet) || pool.subnet.contains(other))
         };
@@ -119,17 +121,18 @@ fn provisional_name(network: &NetworkId) -> Name {
 }
 
 /// A network of this node. The host's routes are no obstacle: the subnet is chosen, and nothing of it is routed.
-fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwork, Error> {
+fn local(seen: &Snapshot, planned: &Planned, request: docker::CreateNetwork) -> Result<CreateNetwork, Error> {
     if request.ipv4.is_empty() {
         return Err(invalid("a network of vswitch has an IPv4 subnet; leave out --ipv4=false"));
     }
-    if let Some(name) = of_cluster(seen, &request) {
+    if let Some(name) = of_cluster(seen, planned, &request) {
         return Err(invalid(format!(
             "its addresses are those of the network {name}; add -o {NETWORK_OPTION}={name}"
         )));
     }
     let ipv6 = !request.ipv6.is_empty();
-    let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect::<Result<_, _>>()?;
+    let data = request.ipv4.into_iter().chain(request.ipv6);
+    let pools = data.map(|data| pool(seen, data)).collect::<Result<_, _>>()?;
     Ok(CreateNetwork {
         id: request.network,
         name: provisional_name(&request.network),
@@ -144,13 +147,16 @@ fn local(seen: &Snapshot, request: docker::CreateNetwork) -> Result<CreateNetwor
     })
 }
 
-/// The network of the cluster that the address pool is, if it is one.
-fn of_cluster<'a>(seen: &'a Snapshot, request: &docker::CreateNetwork) -> Option<&'a Name> {
+/// The network of the cluster that the address pool is, or is to be, if it is one.
+fn of_cluster(seen: &Snapshot, planned: &Planned, request: &docker::CreateNetwork) -> Option<Name> {
     let ours = request.ipv4.iter().filter(|data| data.address_space == ADDRESS_SPACE);
     let mut subnets =
         ours.filter_map(|data| data.pool).filter(|pool| seen.local.address_pool(pool).is_none());
     let is = |network: &&Network, subnet| network.pools.iter().any(|pool| pool.subnet == subnet);
-    subnets.find_map(|subnet| seen.shared.networks().find(|n| is(n, subnet))).map(|network| &network.name)
+    subnets.find_map(|subnet| {
+        let network = seen.shared.networks().find(|network| is(network, subnet));
+        network.map(|network| network.name.clone()).or_else(|| planned.name_of(&subnet))
+    })
 }
 
 /// The engine's network as one of the cluster, whose addresses it has to have.
@@ -162,10 +168,11 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
             "network {name} is shared by all hosts, so its addresses are vswitch's: add {how}"
         )));
     }
-    let name: Name = name.parse().map_err(|e| invalid(format!("{NETWORK_OPTION}={name:?}: {e}")))?;
+    let name = parse_name(name)?;
     let network = shared_network(seen, &name);
-    let network =
-        network.ok_or_else(|| invalid(format!("there is no network {name} in the cluster: add {how}")))?;
+    let network = network.ok_or_else(|| {
+        invalid(format!("there is no network {name} in the cluster: add {how}; with that, try again"))
+    })?;
     for data in request.ipv4.iter().chain(&request.ipv6) {
         let fits = |pool: &&Pool| {
             Some(pool.subnet) == data.pool && data.gateway.is_none_or(|g| g.addr() == pool.gateway)
@@ -179,19 +186,22 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
     let mut options = request.options.generic.iter().filter(|(key, _)| *key != NETWORK_OPTION);
     if let Some((key, _)) = options.find(|(key, value)| network.options.get(*key) != Some(value)) {
         return Err(invalid(format!(
-            "{key} of a shared network is set when it is made: vswitchctl network create -d overlay -o {key}=VALUE {name}"
+            "{key} of a shared network is set when it is made; leave it out, or make network {name} anew"
         )));
     }
     let internal = request.options.internal;
     Ok(DockerNetwork { id: request.network, network: network.id, scope: Scope::Cluster, internal })
 }
 
-fn pool(data: IpamData) -> Result<PoolRequest, Error> {
+/// The network driver is not told an ip-range. That of a pool of ours is known.
+fn pool(seen: &Snapshot, data: IpamData) -> Result<PoolRequest, Error> {
     let no_pool = || invalid("a subnet is missing; use --ipam-driver default or vswitch");
+    let subnet = data.pool.ok_or_else(no_pool)?;
+    let ours = seen.local.address_pool(&subnet).filter(|_| data.address_space == ADDRESS_SPACE);
     Ok(PoolRequest {
-        subnet: data.pool.ok_or_else(no_pool)?,
+        subnet,
         gateway: data.gateway.map(|gateway| gateway.addr()),
-        ip_range: None,
+        ip_range: ours.and_then(|pool| pool.ip_range),
         aux_addresses: data.aux_addresses.into_iter().map(|(name, aux)| (name, aux.addr())).collect(),
     })
 }

@@ -127,6 +127,14 @@ impl State {
                 if let Some(other) = other {
                     return Err(Rejected::PoolOverlap { subnet, other: *other });
                 }
+                match self.address_pool(&subnet) {
+                    Some(pool) if pool.ip_range != ip_range => {
+                        let range = pool.ip_range.unwrap_or(subnet);
+                        return Err(Rejected::PoolRange { subnet, range });
+                    }
+                    Some(_) => {}
+                    None => self.check_no_network_has(subnet)?,
+                }
                 subnet
             }
             None => {
@@ -155,17 +163,38 @@ impl State {
         Ok(Applied::PoolGiven { subnet })
     }
 
-    /// One that is gone already is passed over.
+    /// One that is gone already is passed over, and so is the last use of one that a network has: the engine removes
+    /// networks before their pools, so this has come twice.
     pub(super) fn release_pool(&mut self, subnet: &IpNet) -> Result<Applied, Rejected> {
+        let is_needed = self.network_of_pool(subnet).is_some();
         let pools = &mut self.docker_mut().pools;
         if let Some(pool) = pools.get_mut(subnet) {
-            let pool = Arc::make_mut(pool);
-            pool.uses = pool.uses.saturating_sub(1);
-            if pool.uses == 0 {
+            let left = pool.uses.saturating_sub(1);
+            if left > 0 {
+                Arc::make_mut(pool).uses = left;
+            } else if !is_needed {
                 pools.remove(subnet);
             }
         }
         Ok(Applied::DockerChanged)
+    }
+
+    /// A pool that a network does not have from here would be taken for that network's.
+    fn check_no_network_has(&self, subnet: IpNet) -> Result<(), Rejected> {
+        for network in self.networks().filter(|network| self.belongs_to_docker(&network.id)) {
+            if let Some(other) = network.pools.iter().find(|pool| ipam::overlap(pool.subnet, subnet)) {
+                let network = network.name.clone();
+                return Err(Rejected::SubnetOverlap { subnet, other: other.subnet, network });
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine's network with this subnet.
+    fn network_of_pool(&self, subnet: &IpNet) -> Option<&Network> {
+        self.networks().find(|network| {
+            self.belongs_to_docker(&network.id) && network.pools.iter().any(|pool| pool.subnet == *subnet)
+        })
     }
 
     pub(super) fn request_address(
@@ -179,11 +208,7 @@ impl State {
             return Err(Rejected::TooManyEndpoints);
         }
         // Containers of the lab runner get their addresses from the network itself.
-        let is_from_here = |network: &&Network| {
-            self.belongs_to_docker(&network.id) && network.pools.iter().any(|pool| pool.subnet == *subnet)
-        };
-        let network = self.networks().find(is_from_here);
-        let ledger = network.and_then(|network| self.ledgers.get(&network.id));
+        let ledger = self.network_of_pool(subnet).and_then(|network| self.ledgers.get(&network.id));
         let given = pool.choose(address, holder, |ip| ledger.is_some_and(|ledger| ledger.has(&ip)))?;
         let pool = self.docker_mut().pools.get_mut(subnet).expect("it was just found");
         let pool = Arc::make_mut(pool);
@@ -195,12 +220,13 @@ impl State {
     }
 
     /// One that nobody has is passed over. What is not an interface's was asked for once for each use of the pool: it
-    /// stays until the last.
+    /// stays until the last, and while a network has the pool.
     pub(super) fn release_address(&mut self, subnet: &IpNet, address: IpAddr) -> Result<Applied, Rejected> {
+        let is_needed = self.network_of_pool(subnet).is_some();
         if let Some(pool) = self.docker_mut().pools.get_mut(subnet) {
             let pool = Arc::make_mut(pool);
             let is_interface = |holder: &AddressHolder| matches!(holder, AddressHolder::Interface(_));
-            if pool.uses <= 1 || pool.addresses.get(&address).is_some_and(is_interface) {
+            if (pool.uses <= 1 && !is_needed) || pool.addresses.get(&address).is_some_and(is_interface) {
                 pool.addresses.remove(&address);
             }
         }

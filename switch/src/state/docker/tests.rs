@@ -180,6 +180,27 @@ fn pools_are_given_once_and_counted() {
 }
 
 #[test]
+fn a_pool_is_not_given_with_another_range_or_beside_its_network() {
+    let mut lab = Lab::new();
+    let mut ask = |subnet: &str, range: Option<&str>| {
+        let (subnet, ip_range) = (subnet.parse().ok(), range.map(|range| range.parse().unwrap()));
+        let occupied = Vec::new();
+        let ask = DockerChange::RequestPool { subnet, ip_range, ipv6: false, occupied, seed: [0; 32] };
+        lab.docker(ask)
+    };
+    for _ in 0..2 {
+        assert!(ask("10.1.0.0/24", Some("10.1.0.128/25")).is_ok(), "the same call, the same answer");
+    }
+    for range in [None, Some("10.1.0.0/25")] {
+        let refused = ask("10.1.0.0/24", range);
+        assert!(matches!(refused, Err(Rejected::PoolRange { .. })), "{refused:?}");
+    }
+    lab.docker_network("net", "10.2.0.0/24").unwrap();
+    let refused = lab.subnet_of(Some("10.2.0.0/25"), false);
+    assert!(matches!(refused, Err(Rejected::SubnetOverlap { .. })), "{refused:?}");
+}
+
+#[test]
 fn an_address_is_for_whoever_asked_for_it() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/29"), false).unwrap();
@@ -218,6 +239,43 @@ fn an_address_is_for_whoever_asked_for_it() {
 }
 
 #[test]
+fn others_get_no_address_that_an_engine_hands_out_next() {
+    let mut lab = Lab::new();
+    let net = lab.docker_network("net", "10.1.0.0/29").unwrap();
+    let ask = |last: u8| Attachment { ipv4: Some([10, 1, 0, last].into()), ..to(net) };
+    lab.endpoint(net, ask(2)).unwrap();
+    let guests: Vec<String> = ["g1", "g2", "g3"]
+        .map(|name| lab.run(name, vec![to(net)]).map(|guest| lab.ipv4(guest, net)).unwrap())
+        .into();
+    assert_eq!(guests, ["10.1.0.6", "10.1.0.5", "10.1.0.4"]);
+    lab.endpoint(net, ask(3)).unwrap();
+    assert!(matches!(lab.run("g4", vec![to(net)]), Err(Rejected::PoolExhausted { .. })));
+    // Not the one that was released last, while there is another.
+    let g1 = lab.state.find_container("g1").unwrap().id;
+    let g3 = lab.state.find_container("g3").unwrap().id;
+    for guest in [g1, g3] {
+        lab.disconnect(guest, net).unwrap();
+    }
+    let g5 = lab.run("g5", vec![to(net)]).unwrap();
+    assert_eq!(lab.ipv4(g5, net), "10.1.0.6");
+    lab.is_kept();
+}
+
+#[test]
+fn others_get_no_address_that_a_pool_has_given() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    assert_eq!(lab.address(&subnet, None, AddressHolder::Gateway).unwrap(), "10.1.0.1");
+    let own = lab.docker_network("own", &subnet).unwrap();
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    let guest = lab.run("guest", vec![to(own)]).unwrap();
+    assert_eq!(lab.ipv4(guest, own), "10.1.0.3");
+    assert_eq!(lab.address(&subnet, None, interface(2)).unwrap(), "10.1.0.4");
+    lab.endpoint(own, Attachment { ipv4: Some([10, 1, 0, 2].into()), ..to(own) }).unwrap();
+    lab.is_kept();
+}
+
+#[test]
 fn a_gateway_stays_for_the_other_use_of_its_pool() {
     let mut lab = Lab::new();
     let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
@@ -236,6 +294,28 @@ fn a_gateway_stays_for_the_other_use_of_its_pool() {
         left
     };
     assert_eq!([left_after_release(), left_after_release()], [2, 0]);
+    assert!(lab.state.address_pool(&pool).is_none());
+}
+
+#[test]
+fn a_pool_stays_while_a_network_has_it() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    let gateway = lab.address(&subnet, None, AddressHolder::Gateway).unwrap().parse().unwrap();
+    let net = lab.docker_network("net", &subnet).unwrap();
+    // A second network with it was refused, and its end is told more than once.
+    lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    let pool: IpNet = subnet.parse().unwrap();
+    for _ in 0..3 {
+        lab.docker(DockerChange::ReleaseAddress { subnet: pool, address: gateway }).unwrap();
+        lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+        let left = lab.state.address_pool(&pool).unwrap();
+        assert_eq!((left.uses, left.addresses.len()), (1, 1));
+    }
+    assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
+    lab.is_kept();
+    lab.docker(DockerChange::RemoveNetwork { network: net }).unwrap();
+    lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
     assert!(lab.state.address_pool(&pool).is_none());
 }
 

@@ -7,7 +7,7 @@ use vswitch_proto::command::{Addresses, Attachment, Reserve};
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, NodeId};
 
 use super::super::ALIASES_MAX;
-use super::super::ledger::{Ledger, Member};
+use super::super::ledger::{Ledger, Member, Search};
 use super::super::rejected::Holder;
 use super::{Applied, LEASES_MAX, Network, Rejected, Shared};
 
@@ -59,7 +59,7 @@ impl Shared {
             let holder = self.holder(lease);
             return Err(Rejected::AlreadyLeased { holder, network: network.name.clone() });
         }
-        let grant = ledger.grant(network, attachment, &|lease| self.holder(lease))?;
+        let grant = ledger.grant(network, attachment, Search::ALONE, &|lease| self.holder(lease))?;
         let lease = Arc::new(Lease {
             endpoint: *endpoint,
             network: network.id,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_proto::command::{CreateNetwork, Driver};
 use vswitch_proto::id::{Name, NetworkId, NodeId, Vni};
 
@@ -43,6 +44,23 @@ impl Shared {
         Ok(Applied::NetworkCreated { network: request.id })
     }
 
+    /// The subnet that a network to come is going to have: what is `asked` for, or the first that is free. Whether the
+    /// former is free as well is known when it is made.
+    pub fn plan_subnet(
+        &self,
+        asked: Option<IpNet>,
+        (ipv6, network): (bool, &NetworkId),
+        occupied: &[IpNet],
+    ) -> Result<IpNet, Rejected> {
+        if let Some(subnet) = asked {
+            ipam::check_subnet(subnet)?;
+            return Ok(subnet);
+        }
+        let taken = self.networks().flat_map(|n| n.pools.iter().map(|pool| pool.subnet));
+        let free = ipam::free_overlay(ipv6, network, taken.chain(occupied.iter().copied()));
+        free.ok_or(Rejected::NoFreePool { ipv6 })
+    }
+
     pub(super) fn remove_network(&mut self, id: &NetworkId) -> Result<Applied, Rejected> {
         self.check_unused(id, None)?;
         self.networks.remove(id);
@@ -80,3 +98,30 @@ impl Shared {
 }
 
 const _: () = assert!(NETWORKS_MAX < (Vni::MAX - Vni::FIRST_OVERLAY) as usize, "each network has a VNI");
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::pool;
+    use super::super::testing::Fleet;
+    use super::*;
+
+    #[test]
+    fn a_subnet_is_planned_beside_those_that_there_are() {
+        let mut fleet = Fleet::new(1);
+        let ipv6 = Some(NetworkId([5; 32]));
+        let net = |text: &str| -> IpNet { text.parse().unwrap() };
+        fleet.create("blue", |r| r.pools.push(pool("10.0.0.0/24"))).unwrap();
+        let plan = |asked: Option<&str>, ipv6: Option<NetworkId>, occupied: &[IpNet]| {
+            let network = ipv6.unwrap_or(NetworkId([0; 32]));
+            fleet.shared.plan_subnet(asked.map(net), (ipv6.is_some(), &network), occupied)
+        };
+        assert_eq!(plan(None, None, &[]), Ok(net("10.0.1.0/24")));
+        assert_eq!(plan(None, None, &[net("10.0.0.0/15")]), Ok(net("10.2.0.0/24")));
+        assert_eq!(plan(Some("10.9.0.0/16"), None, &[]), Ok(net("10.9.0.0/16")));
+        assert!(matches!(plan(Some("10.9.0.1/16"), None, &[]), Err(Rejected::SubnetHostBits { .. })));
+        assert!(matches!(plan(None, None, &[net("10.0.0.0/8")]), Err(Rejected::NoFreePool { ipv6: false })));
+        let first = plan(None, ipv6, &[]).unwrap();
+        assert_eq!(first, net("fd05:505:505:505::/64"));
+        assert_ne!(plan(None, ipv6, &[first]).unwrap(), first);
+    }
+}
