@@ -2,7 +2,8 @@
 //!
 //! The engine waits for an answer for as long as it takes, and keeps others waiting meanwhile. So every call is answered
 //! within `DEADLINE`, with an error if need be; what it asked for may still come to pass, and asked again is answered
-//! as done. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
+//! as done. Longer may take what needs a leader of the cluster when the daemon has just started, see
+//! [`Handle::wait_for_leader`]. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
 //!
 //! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
 //! [`BODY_BYTES_MAX`].
@@ -35,7 +36,7 @@ use crate::daemon::{Change, Handle};
 /// More connections than this at a time wait.
 const CONNECTIONS_MAX: usize = 256;
 
-/// From the head of a request to its answer.
+/// For the rest of a request after its head, and for what it asks for.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 const IPAM: &str = "/IpamDriver.";
@@ -99,7 +100,16 @@ async fn serve_connection(connection: UnixStream, handle: Handle) {
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
-    let answer = timeout(DEADLINE, carry_out(handle, request, &path)).await.unwrap_or_else(|_| late());
+    let asked = timeout(DEADLINE, receive(request, &path)).await;
+    let answer = match asked {
+        Ok(Ok(Asked::Fixed(body))) => Ok(body),
+        Ok(Ok(Asked::Call(call))) => {
+            handle.wait_for_leader(&call).await;
+            timeout(DEADLINE, carry_out(handle, call)).await.unwrap_or_else(|_| late())
+        }
+        Ok(Err(message)) => Err(message),
+        Err(_) => late(),
+    };
     match answer {
         Ok(body) => response(StatusCode::OK, body),
         Err(message) => {
@@ -110,20 +120,19 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
-async fn carry_out(handle: &Handle, request: Request<Incoming>, path: &str) -> Result<Vec<u8>, String> {
+async fn receive(request: Request<Incoming>, path: &str) -> Result<Asked, String> {
     if request.method() != Method::POST {
         return Err(format!("{path} takes POST only"));
     }
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("{path}: the request cannot be read: {error}"))?.to_bytes();
     tracing::debug!(call = path, body = %String::from_utf8_lossy(&body), "the Docker engine asks");
-    match parse(path, &body).map_err(|refused| refused.to_string())? {
-        Asked::Fixed(body) => Ok(body),
-        Asked::Call(call) => {
-            let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
-            Ok(json(&done.docker()))
-        }
-    }
+    parse(path, &body).map_err(|refused| refused.to_string())
+}
+
+async fn carry_out(handle: &Handle, call: Call) -> Result<Vec<u8>, String> {
+    let done = handle.change(Change::Docker(call), None).await.map_err(|error| error.message)?;
+    Ok(json(&done.docker()))
 }
 
 /// The calls that there are, for fuzzing: whatever comes is refused or a call.
