@@ -5,7 +5,7 @@ use vswitch_tests::Cluster;
 use super::*;
 
 /// One per machine of a cluster. The machines go with them, the bridge between with the second.
-fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
+pub fn engines(arguments: &[&str], count: usize) -> (Vec<Docker>, Cluster) {
     let mut cluster = Cluster::with(count, &[&["--docker-plugin"], arguments].concat());
     cluster.join_all();
     let labs = std::mem::take(&mut cluster.labs);
