@@ -33,6 +33,7 @@ pub async fn keep(handle: Handle) {
     let grace = Duration::from_secs(config.docker_grace_s.into());
     let interval = (grace / 4).clamp(Duration::from_secs(1), INTERVAL_MAX);
     let engine = Engine::new(config.docker_host.clone());
+    handle.shared().lacking.follow();
     let (hint, mut hints) = mpsc::channel(1);
     let watching = async { engine.watch(interval, hint).await };
     let (mut known, mut is_away) = (Known::default(), false);
@@ -44,7 +45,7 @@ pub async fn keep(handle: Handle) {
                 Err(error) => {
                     // Nobody knows what was there meanwhile.
                     known.missing = Missing::default();
-                    handle.shared().lacking.unset(error.is_absence());
+                    handle.shared().lacking.unset(error.is_absence(), Instant::now());
                     if !std::mem::replace(&mut is_away, true) {
                         let engine = engine.socket().display();
                         tracing::warn!(%error, %engine, "names of containers are not learned");
@@ -54,6 +55,34 @@ pub async fn keep(handle: Handle) {
         }
     };
     tokio::join!(watching, following);
+}
+
+impl Handle {
+    /// Before something is taken from an engine that nobody serves, and so nobody follows: it is asked once. One that was
+    /// away when it was last looked at may be back.
+    pub(in super::super) async fn ask_engine(&self) {
+        let (shared, state) = (self.shared(), self.state());
+        let lacking = &shared.lacking;
+        let is_due = !lacking.is_followed() || lacking.is_away();
+        if !is_due || state.docker_networks().next().is_none() {
+            return;
+        }
+        let engine = Engine::new(shared.config.docker_host.clone());
+        match engine.census(|_| false).await {
+            // Whoever follows it will know more.
+            Ok(_) if lacking.is_followed() => lacking.unset(false, Instant::now()),
+            Ok(census) => {
+                let mut missing = Missing::default();
+                // It made none since, which takes the plugin.
+                missing.due(&leftovers::missing(&state, &census), Duration::MAX, shared.started_at);
+                lacking.set(&missing);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the engine was asked in vain");
+                lacking.unset(error.is_absence(), Instant::now());
+            }
+        }
+    }
 }
 
 async fn follow(

@@ -56,11 +56,7 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
             plugin.made = Some(path);
             listener
         }
-        (None, None) => {
-            // No engine is served, and none is asked.
-            handle.shared().lacking.unset(true);
-            return Ok(plugin);
-        }
+        (None, None) => return Ok(plugin),
     };
     let at = listener.local_addr().ok();
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
