@@ -98,6 +98,7 @@ async fn serve_connection(connection: UnixStream, handle: Handle) {
 }
 
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    handle.engine_calls();
     let path = request.uri().path().to_owned();
     let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
     let asked = timeout(DEADLINE, receive(request, &path)).await;

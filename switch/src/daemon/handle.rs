@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use vswitch_proto::api::stream::Frame;
 use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
 use vswitch_proto::command::ContainerKind;
@@ -48,6 +48,8 @@ pub struct Shared {
     shims: Mutex<HashMap<ContainerId, Arc<Shim>>>,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
+    /// Wakes who waits for a sign of the Docker engine.
+    pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
 }
 
@@ -108,6 +110,7 @@ impl Shared {
             shims: Mutex::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
+            engine_calls: Notify::new(),
             settings,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use vswitch_proto::command::{DockerChange, SharedChange};
 use vswitch_proto::id::{EndpointId, NetworkId};
 
@@ -11,7 +11,7 @@ use super::super::handle::Handle;
 use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
 use super::aliases::Unanswered;
-use super::engine::{Census, Engine, EngineEndpoint, EngineError};
+use super::engine::{Census, Engine, EngineEndpoint, EngineError, Heard};
 use super::leftovers::{self, Leftover, Missing};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
@@ -34,12 +34,17 @@ pub async fn keep(handle: Handle) {
     let interval = (grace / 4).clamp(Duration::from_secs(1), INTERVAL_MAX);
     let engine = Engine::new(config.docker_host.clone());
     handle.shared().lacking.follow();
-    let (hint, mut hints) = mpsc::channel(1);
-    let watching = async { engine.watch(interval, hint).await };
+    let (heard, mut hints) = watch::channel(Heard::Changed);
+    let watching = engine.watch(interval, &heard, &handle.shared().engine_calls);
     let (mut known, mut is_away) = (Known::default(), false);
     let following = async {
-        while hints.recv().await.is_some() {
-            match follow(&handle, &engine, &mut known, grace).await {
+        while hints.changed().await.is_ok() {
+            let heard = *hints.borrow_and_update();
+            let followed = match heard {
+                Heard::Changed => follow(&handle, &engine, &mut known, grace).await,
+                Heard::Ended => Err(EngineError::Ended),
+            };
+            match followed {
                 Ok(()) if std::mem::take(&mut is_away) => tracing::info!("the Docker engine is back"),
                 Ok(()) => {}
                 Err(error) => {
@@ -70,7 +75,10 @@ impl Handle {
         let engine = Engine::new(shared.config.docker_host.clone());
         match engine.census(|_| false).await {
             // Whoever follows it will know more.
-            Ok(_) if lacking.is_followed() => lacking.unset(false, Instant::now()),
+            Ok(_) if lacking.is_followed() => {
+                lacking.unset(false, Instant::now());
+                shared.engine_calls.notify_waiters();
+            }
             Ok(census) => {
                 let mut missing = Missing::default();
                 // It made none since, which takes the plugin.

@@ -67,6 +67,11 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
 }
 
 impl Handle {
+    /// For every call, whatever it is: there is an engine.
+    pub fn engine_calls(&self) {
+        self.shared().engine_calls.notify_waiters();
+    }
+
     /// Soon after the daemon's start, lets a call wait that the cluster has to agree to. Later nothing is waited for here.
     pub async fn wait_for_leader(&self, call: &Call) {
         let left = LEADER_PATIENCE.saturating_sub(self.shared().started_at.elapsed());
