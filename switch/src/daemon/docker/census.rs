@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vswitch_proto::command::{DockerChange, SharedChange};
-use vswitch_proto::id::{EndpointId, NetworkId};
+use vswitch_proto::id::{EndpointId, Name, NetworkId};
 
 use super::super::handle::Handle;
 use super::super::overlay::Prepared;
@@ -15,7 +15,7 @@ use super::engine::{Census, Engine, EngineEndpoint, EngineError, Heard};
 use super::leftovers::{self, Leftover, Missing};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
-use crate::state::{Container, State};
+use crate::state::{ALIASES_MAX, Container, State};
 
 /// Without events, and not more often than the grace period allows to be needed.
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
@@ -172,8 +172,12 @@ async fn name(handle: &Handle, census: &Census) {
         }
     }
     for (id, endpoint) in &census.endpoints {
-        if let Some(change) = description(&state, id, endpoint) {
-            note(handle, change).await;
+        let Some(change) = description(&state, id, endpoint) else { continue };
+        let told = endpoint.aliases.as_ref().map_or(0, Vec::len);
+        // Once: with the next census it is as described.
+        if note(handle, change).await && told > ALIASES_MAX {
+            let container = endpoint.container.short();
+            tracing::warn!(container, told, "only the first {ALIASES_MAX} aliases of a container are known");
         }
     }
 }
@@ -183,7 +187,8 @@ fn description(state: &State, id: &EndpointId, listed: &EngineEndpoint) -> Optio
     let known = held.docker()?.container == Some(listed.container);
     let name = listed.name.clone().unwrap_or_else(|| held.name.clone());
     let before = held.attachments.first().map_or(&[][..], |attachment| &attachment.aliases);
-    let aliases = listed.aliases.clone().unwrap_or_else(|| before.to_vec());
+    let mut aliases: Vec<Name> = listed.aliases.clone().unwrap_or_else(|| before.to_vec());
+    aliases.truncate(ALIASES_MAX);
     let same = known && held.name == name && before == aliases;
     let (endpoint, container) = (held.id, listed.container);
     (!same).then_some(DockerChange::Describe { endpoint, container, name, aliases })
@@ -246,4 +251,42 @@ async fn note(handle: &Handle, change: DockerChange) -> bool {
         tracing::debug!(error = error.message, "a change after the engine's lists was refused");
     }
     done.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch_proto::command::{Command, ContainerKind, CreateContainer, DockerNetwork, DockerSpec, Scope};
+    use vswitch_proto::id::ContainerId;
+
+    use super::*;
+    use crate::state::testing::{Lab, bridge, id32, to};
+
+    #[test]
+    fn of_too_many_aliases_the_first_are_taken() {
+        let mut lab = Lab::new();
+        let mut docker = |change| lab.apply(Command::Docker(change)).unwrap();
+        let (id, endpoint) = (NetworkId(id32(1001)), EndpointId(id32(1002)));
+        let network = DockerNetwork { id, network: id, scope: Scope::Local, internal: false };
+        docker(DockerChange::AddNetwork { network, local: Some(bridge(id, "net")) });
+        let spec = DockerSpec { network: id, sandbox: None, container: None };
+        let made = CreateContainer {
+            id: super::super::container_of(&endpoint),
+            name: "docker-1002".parse().unwrap(),
+            kind: ContainerKind::Docker(spec),
+            attachments: vec![(to(id), endpoint.into())],
+        };
+        docker(DockerChange::AddEndpoint(made));
+        let aliases: Vec<Name> = (0..100).map(|i| format!("a{i}").parse().unwrap()).collect();
+        let listed = EngineEndpoint {
+            container: ContainerId(id32(1003)),
+            name: "web".parse().ok(),
+            aliases: Some(aliases.clone()),
+            addresses: Vec::new(),
+        };
+        let change = description(&lab.state, &endpoint, &listed).unwrap();
+        let DockerChange::Describe { aliases: described, .. } = &change else { panic!("{change:?}") };
+        assert_eq!(*described, aliases[..ALIASES_MAX]);
+        lab.apply(Command::Docker(change)).unwrap();
+        assert_eq!(description(&lab.state, &endpoint, &listed), None, "told once");
+    }
 }
