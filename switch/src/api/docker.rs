@@ -6,7 +6,7 @@
 //! [`Handle::wait_for_leader`]. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
 //!
 //! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
-//! [`BODY_BYTES_MAX`].
+//! `BODY_BYTES_MAX`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use vswitch_proto::api::BODY_BYTES_MAX;
 use vswitch_proto::docker::{
     ADDRESS_SPACE, AddressSpaces, Answer, Call, DriverCapabilities, IpamCapabilities, MEDIA_TYPE, Manifest,
     OperInfo,
@@ -38,6 +37,12 @@ const CONNECTIONS_MAX: usize = 256;
 
 /// For the rest of a request after its head, and for what it asks for.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A container's published ports come twice, with some hundred bytes for each: all that a protocol has are 6.5 MB.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Of a body, in the log.
+const LOGGED_BYTES_MAX: usize = 4 << 10;
 
 const IPAM: &str = "/IpamDriver.";
 
@@ -127,7 +132,8 @@ async fn receive(request: Request<Incoming>, path: &str) -> Result<Asked, String
     }
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("{path}: the request cannot be read: {error}"))?.to_bytes();
-    tracing::debug!(call = path, body = %String::from_utf8_lossy(&body), "the Docker engine asks");
+    let told = &body[..body.len().min(LOGGED_BYTES_MAX)];
+    tracing::debug!(call = path, body = %String::from_utf8_lossy(told), "the Docker engine asks");
     parse(path, &body).map_err(|refused| refused.to_string())
 }
 

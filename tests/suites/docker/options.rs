@@ -64,6 +64,16 @@ fn a_mac_address_is_that_of_one_container() {
 }
 
 #[test]
+fn a_range_of_ports_is_accepted() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    docker.starts("c1", &["--net=net", "--publish=20000-44999:20000-44999"]);
+    docker.assert_pings("c1", "172.18.0.1");
+    docker.does(&["rm", "-f", "c1"]);
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn a_container_pauses_stops_and_starts() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "--subnet=10.7.0.0/24", "net"]);
