@@ -1,12 +1,13 @@
 //! The loop's own state, and the path that every change takes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use vswitch_proto::api::{Created, Error, ErrorKind};
 use vswitch_proto::command::{Command, Envelope};
-use vswitch_proto::id::{ContainerId, RequestId};
+use vswitch_proto::id::{ContainerId, NetworkId, RequestId};
 
 use super::handle::{Shared, error};
 use super::host::Host;
@@ -28,6 +29,8 @@ pub struct Control {
     /// What the data plane was told of it.
     tables: Tables,
     left: Left,
+    /// Containers that have ended, each with a network of the cluster that it was in and that is gone.
+    orphans: Vec<(ContainerId, NetworkId)>,
     pub(super) tunnels: Tunnels,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
@@ -46,6 +49,7 @@ impl Control {
             followed: Snapshot::default(),
             tables: Tables::default(),
             left: Left::default(),
+            orphans: Vec::new(),
             tunnels: Tunnels::default(),
             shared,
             host,
@@ -96,6 +100,26 @@ impl Control {
     pub async fn follow_cluster(&mut self) {
         if let Err(error) = self.follow().await {
             tracing::warn!(error = %error.message, "the host could not follow a change of the cluster");
+        }
+        self.disconnect_orphans().await;
+    }
+
+    /// A container that has ended keeps no network of the cluster, since it holds no lease there, and could not start
+    /// with one that is gone.
+    async fn disconnect_orphans(&mut self) {
+        for (container, network) in std::mem::take(&mut self.orphans) {
+            let seen = self.snapshot();
+            let attached = seen.local.container(&container).filter(|c| c.attachment(&network).is_some());
+            let Some(ended) = attached.filter(|c| !c.is_live()) else { continue };
+            if seen.shared.network(&network).is_none() {
+                let (name, network_id) = (ended.name.as_str(), network.short());
+                tracing::info!(
+                    container = name,
+                    network = network_id,
+                    "disconnected: the network was removed"
+                );
+                self.take_back(Command::Disconnect { container, network }).await;
+            }
         }
     }
 
@@ -157,6 +181,7 @@ impl Control {
         }
         if !Arc::ptr_eq(&old.shared, &new.shared) {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
+            self.orphans.extend(orphans(&old, &new));
         }
         let executed = self.host.execute(&new.local, plan.actions, recovering).await;
         let announcements = self.left.follow(plan.moves);
@@ -217,6 +242,21 @@ impl Control {
         let phase = self.state().container(id).map(|container| &container.phase);
         matches!(phase, Some(Phase::Created | Phase::Running))
     }
+}
+
+/// Who of those that have ended lost a network between two states of one cluster.
+fn orphans(old: &Snapshot, new: &Snapshot) -> Vec<(ContainerId, NetworkId)> {
+    let before = old.shared.networks().map(|network| network.id);
+    let gone: BTreeSet<NetworkId> = before.filter(|id| new.shared.network(id).is_none()).collect();
+    let mut found = Vec::new();
+    if gone.is_empty() || old.node != new.node {
+        return found;
+    }
+    for container in new.local.containers().filter(|c| c.docker().is_none() && !c.is_live()) {
+        let lost = container.attachments.iter().filter(|attachment| gone.contains(&attachment.network));
+        found.extend(lost.map(|attachment| (container.id, attachment.network)));
+    }
+    found
 }
 
 /// What a client is told of an applied command.
