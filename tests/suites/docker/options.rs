@@ -64,6 +64,31 @@ fn a_mac_address_is_that_of_one_container() {
 }
 
 #[test]
+fn an_interface_has_its_offloads_and_no_queue_of_the_kernels() {
+    let docker = Docker::new();
+    for network in ["net", "other"] {
+        docker.does(&["network", "create", "-d", "vswitch", network]);
+    }
+    docker.starts("c1", &["--net=net"]);
+    docker.does(&["network", "connect", "other", "c1"]);
+    let sandbox = docker.says("{{.NetworkSettings.SandboxKey}}", "c1");
+    let inside = |command: &str| docker.sh(&format!("nsenter --net={sandbox} {command}"));
+    for interface in ["eth0", "eth1"] {
+        let features = inside(&format!("ethtool -k {interface}"));
+        for part in ["tx-checksumming: on", "scatter-gather: on", "tcp-segmentation-offload: on"] {
+            assert!(features.contains(part), "no `{part}` in {features}");
+        }
+        eventually("it has no queue", || {
+            let link = inside(&format!("ip -o link show dev {interface}"));
+            ensure!(link.contains(" qdisc noqueue "), "{link}");
+            Ok(())
+        });
+    }
+    docker.does(&["restart", "--time=0", "c1"]);
+    docker.assert_pings("c1", "172.18.0.1");
+}
+
+#[test]
 fn a_range_of_ports_is_accepted() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "net"]);

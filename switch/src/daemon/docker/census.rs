@@ -1,17 +1,20 @@
 //! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vswitch_proto::command::{DockerChange, SharedChange};
-use vswitch_proto::id::{EndpointId, Name, NetworkId};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
 
 use super::super::handle::Handle;
+use super::super::host::blocking;
 use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
 use super::aliases::Unanswered;
 use super::engine::{Census, Engine, EngineEndpoint, EngineError, Heard};
+use super::interface;
 use super::leftovers::{self, Leftover, Missing};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
@@ -20,11 +23,16 @@ use crate::state::{ALIASES_MAX, Container, State};
 /// Without events, and not more often than the grace period allows to be needed.
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
 
+/// Interfaces that are looked at after one census: each is a visit to its container.
+const VISITED_AT_ONCE: usize = 64;
+
 /// What is kept from one census to the next.
 #[derive(Default)]
 struct Known {
     missing: Missing,
     unanswered: Unanswered,
+    /// Endpoints that have no queueing discipline any more, by the sandbox that they are in.
+    bare: BTreeSet<(ContainerId, String)>,
 }
 
 /// Follows the engine for as long as the daemon runs.
@@ -125,11 +133,34 @@ async fn follow(
             tell_reclaimed(handle.feed(), leftover);
         }
     }
+    take_queues(handle, &mut known.bare).await;
     // These may wait, the last two for the cluster.
     name(handle, &census).await;
     describe_leases(handle).await;
     name_bindings(handle, &census).await;
     Ok(())
+}
+
+/// Of the interfaces that the engine has set up since.
+async fn take_queues(handle: &Handle, bare: &mut BTreeSet<(ContainerId, String)>) {
+    let seen = handle.snapshot();
+    let joined = seen.local.docker_endpoints().filter_map(|(endpoint, spec)| {
+        let (_, wire) = seen.view().wires_of(&endpoint.id).next()?;
+        Some(((endpoint.id, spec.sandbox.clone()?), wire.mac))
+    });
+    let (known, new): (Vec<_>, Vec<_>) = joined.partition(|(place, _)| bare.contains(place));
+    *bare = known.into_iter().map(|(place, _)| place).collect();
+    for ((endpoint, sandbox), mac) in new.into_iter().take(VISITED_AT_ONCE) {
+        let path = sandbox.clone();
+        match blocking(move || interface::take_queue(Path::new(&path), mac)).await {
+            Ok(true) => _ = bare.insert((endpoint, sandbox)),
+            Ok(false) => {}
+            Err(error) => {
+                let endpoint = endpoint.short();
+                tracing::debug!(endpoint, error, "an interface keeps its queueing discipline for now");
+            }
+        }
+    }
 }
 
 /// Endpoints of the networks that the endpoints which are due belong to: a container that takes its time to start is in
@@ -256,7 +287,6 @@ async fn note(handle: &Handle, change: DockerChange) -> bool {
 #[cfg(test)]
 mod tests {
     use vswitch_proto::command::{Command, ContainerKind, CreateContainer, DockerNetwork, DockerSpec, Scope};
-    use vswitch_proto::id::ContainerId;
 
     use super::*;
     use crate::state::testing::{Lab, bridge, id32, to};
