@@ -12,6 +12,7 @@ use vswitch_proto::id::{ContainerId, NetworkId, RequestId};
 use super::handle::{Shared, error};
 use super::host::Host;
 use super::overlay::Prepared;
+use super::trouble::{Failure, Trouble};
 use super::tunnels::Tunnels;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
@@ -29,6 +30,9 @@ pub struct Control {
     /// What the data plane was told of it.
     tables: Tables,
     left: Left,
+    /// What commands have changed and the host has not followed so far.
+    changed: BTreeSet<ContainerId>,
+    trouble: Trouble,
     /// Containers that have ended, each with a network of the cluster that it was in and that is gone.
     orphans: Vec<(ContainerId, NetworkId)>,
     pub(super) tunnels: Tunnels,
@@ -49,6 +53,8 @@ impl Control {
             followed: Snapshot::default(),
             tables: Tables::default(),
             left: Left::default(),
+            changed: BTreeSet::new(),
+            trouble: Trouble::default(),
             orphans: Vec::new(),
             tunnels: Tunnels::default(),
             shared,
@@ -94,6 +100,35 @@ impl Control {
         if self.tunnels.is_wanting() {
             self.follow_cluster().await;
         }
+        self.try_again().await;
+    }
+
+    async fn try_again(&mut self) {
+        for failure in self.trouble.due() {
+            let state = Arc::clone(&self.followed.local);
+            let Some(container) = state.container(&failure.container()).filter(|c| c.is_live()) else {
+                continue;
+            };
+            let again = self.host.execute(&state, vec![failure.action], failure.recovering).await;
+            match again.first() {
+                None => tracing::info!(container = container.name.as_str(), "the host has followed now"),
+                Some(other) if other.reason == failure.reason => {}
+                Some(other) => self.tell(other, &state),
+            }
+            self.trouble.note(again);
+        }
+    }
+
+    /// In the log and as an event.
+    fn tell(&self, failure: &Failure, state: &State) {
+        let Failure { reason, .. } = failure;
+        tracing::warn!(error = reason, "the host could not follow a change; it is tried again");
+        let id = failure.container();
+        let name = state.container(&id).map(|container| container.name.to_string()).unwrap_or_default();
+        let attributes = [("error".to_owned(), reason.clone())].into();
+        let change =
+            feed::Change { kind: "container", action: "trouble", id: id.to_string(), name, attributes };
+        self.shared.feed.publish(now_ms(), vec![change]);
     }
 
     /// The cluster's state has changed, or this node's part in it.
@@ -147,12 +182,17 @@ impl Control {
         let applied = tokio::task::block_in_place(|| self.replica.propose(&envelope))
             .map_err(|e| error(e.kind(), e.to_string()))?;
         self.shared.publish(Arc::clone(self.state()));
+        let state = Arc::clone(self.state());
+        let changed = state.changed_containers(&old.local);
+        let changed = changed.iter().filter_map(|change| change.after().or(change.before()));
+        self.changed.extend(changed.map(|container| container.id));
         let changes = feed::changes(&envelope.command, old.view(), self.snapshot().view());
         self.shared.feed.publish(envelope.at_ms, changes);
         Ok(applied)
     }
 
-    /// Brings the host and the data plane to the present state.
+    /// Brings the host and the data plane to the present state. It fails where it did for a container that a command
+    /// has changed since the last time; what fails for others is told, and tried again.
     pub(super) async fn follow(&mut self) -> Result<(), Error> {
         self.bring_host(self.snapshot(), false).await
     }
@@ -183,12 +223,20 @@ impl Control {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
             self.orphans.extend(orphans(&old, &new));
         }
-        let executed = self.host.execute(&new.local, plan.actions, recovering).await;
+        self.trouble.supersede(&plan.actions);
+        let failures = self.host.execute(&new.local, plan.actions, recovering).await;
         let announcements = self.left.follow(plan.moves);
         if !announcements.is_empty() {
             tokio::task::block_in_place(|| self.announce(&announcements));
         }
-        executed.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+        let changed = std::mem::take(&mut self.changed);
+        let (own, others): (Vec<_>, Vec<_>) =
+            failures.iter().partition(|failure| changed.contains(&failure.container()));
+        others.into_iter().for_each(|failure| self.tell(failure, &new.local));
+        let outcome =
+            own.first().map_or(Ok(()), |failure| Err(error(ErrorKind::Failed, failure.reason.as_str())));
+        self.trouble.note(failures);
+        outcome
     }
 
     fn announce(&self, announcements: &[Announcement]) {
