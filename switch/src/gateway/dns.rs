@@ -36,7 +36,6 @@ const OPCODE: u16 = 0b1111 << 11;
 const AUTHORITATIVE: u16 = 1 << 10;
 const RECURSION_DESIRED: u16 = 1 << 8;
 
-const NO_ERROR: u16 = 0;
 const NO_SUCH_NAME: u16 = 3;
 const REFUSED: u16 = 5;
 
@@ -63,7 +62,7 @@ pub fn answer(names: &Names, server: Server, query: &[u8]) -> Option<Vec<u8>> {
     let question = parse(query)?;
     let found = look_up(names, server, &question.name);
     let outcome = match found {
-        Ok(_) => AUTHORITATIVE | NO_ERROR,
+        Ok(_) => AUTHORITATIVE,
         Err(outcome) => outcome,
     };
     let is_asked = |ip: &&IpAddr| question.kind == if ip.is_ipv4() { TYPE_A } else { TYPE_AAAA };
