@@ -184,6 +184,29 @@ fn a_host_alone_has_overlay_networks_too() {
 }
 
 #[test]
+fn what_has_ended_is_in_no_network_that_was_removed() {
+    let cluster = Cluster::joined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&["network", "create", "-d", "overlay", "net"]);
+    one.ok(&["network", "create", "-d", "overlay", "kept"]);
+    one.run_idle("a", &["--net=net"]);
+    one.ok(&["network", "connect", "kept", "a"]);
+    one.ok(&["kill", "a"]);
+    one.wait_until_exited("a");
+    eventually("nobody holds a lease", || {
+        let removed = two.ctl(&["network", "rm", "net"]);
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    });
+    eventually("it is disconnected, and starts without", || {
+        let started = one.ctl(&["start", "a"]);
+        ensure!(started.code == 0, "{started:?}");
+        Ok(())
+    });
+    assert_eq!(one.inspect("a").network_settings.networks.into_keys().collect::<Vec<_>>(), ["kept"]);
+}
+
+#[test]
 fn the_containers_of_other_hosts_are_found_again_by_a_new_daemon() {
     let mut cluster = Cluster::joined(3);
     cluster.labs[0].ok(&["network", "create", "-d", "overlay", "net"]);

@@ -2,10 +2,12 @@
 //!
 //! The engine waits for an answer for as long as it takes, and keeps others waiting meanwhile. So every call is answered
 //! within `DEADLINE`, with an error if need be; what it asked for may still come to pass, and asked again is answered
-//! as done. A connection that idles is never closed from here: the engine might repeat a call on it without its body.
+//! as done. Longer may take what needs a leader of the cluster when the daemon has just started, see
+//! [`Handle::wait_for_leader`]. A connection that idles is never closed from here: the engine might repeat a call on it
+//! without its body.
 //!
 //! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
-//! [`BODY_BYTES_MAX`].
+//! `BODY_BYTES_MAX`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,7 +27,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use vswitch_proto::api::BODY_BYTES_MAX;
 use vswitch_proto::docker::{
     ADDRESS_SPACE, AddressSpaces, Answer, Call, DriverCapabilities, IpamCapabilities, MEDIA_TYPE, Manifest,
     OperInfo,
@@ -36,11 +37,16 @@ use crate::daemon::Handle;
 /// More connections than this at a time wait.
 const CONNECTIONS_MAX: usize = 256;
 
-/// From the head of a request to its answer.
+/// For the rest of a request after its head, and for what it asks for.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// From the head of a request until what it asks of the cluster is given up. The rest is for telling the engine why.
 const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
+/// A container's published ports come twice, with some hundred bytes for each: all that a protocol has are 6.5 MB.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Of a body, in the log.
+const LOGGED_BYTES_MAX: usize = 4 << 10;
 
 const IPAM: &str = "/IpamDriver.";
 
@@ -101,8 +107,19 @@ async fn serve_connection(connection: UnixStream, handle: Handle) {
 }
 
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    handle.engine_calls();
     let path = request.uri().path().to_owned();
-    match in_time(&path, |until| carry_out(handle, request, (&path, until))).await {
+    let asked = timeout(DEADLINE, receive(request, &path)).await;
+    let answer = match asked {
+        Ok(Ok(Asked::Fixed(body))) => Ok(body),
+        Ok(Ok(Asked::Call(call))) => {
+            handle.wait_for_leader(&call).await;
+            in_time(&path, |until| carry_out(handle, call, until)).await
+        }
+        Ok(Err(message)) => Err(message),
+        Err(_) => Err(late(&path)),
+    };
+    match answer {
         Ok(body) => response(StatusCode::OK, body),
         Err(message) => {
             tracing::warn!(call = path, message, "refused a call of the Docker engine");
@@ -112,34 +129,33 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
+fn late(path: &str) -> String {
+    format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs())
+}
+
 /// What comes of it by the deadline. It is told when to give up what it asks of the cluster.
 async fn in_time<F>(path: &str, carry_out: impl FnOnce(Instant) -> F) -> Result<Vec<u8>, String>
 where
     F: Future<Output = Result<Vec<u8>, String>>,
 {
-    let late = || Err(format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs()));
     let done = timeout(DEADLINE, carry_out(Instant::now() + CLUSTER_PATIENCE)).await;
-    done.unwrap_or_else(|_| late())
+    done.unwrap_or_else(|_| Err(late(path)))
 }
 
-async fn carry_out(
-    handle: &Handle,
-    request: Request<Incoming>,
-    (path, until): (&str, Instant),
-) -> Result<Vec<u8>, String> {
+async fn receive(request: Request<Incoming>, path: &str) -> Result<Asked, String> {
     if request.method() != Method::POST {
         return Err(format!("{path} takes POST only"));
     }
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("{path}: the request cannot be read: {error}"))?.to_bytes();
-    tracing::debug!(call = path, body = %String::from_utf8_lossy(&body), "the Docker engine asks");
-    match parse(path, &body).map_err(|refused| refused.to_string())? {
-        Asked::Fixed(body) => Ok(body),
-        Asked::Call(call) => {
-            let answer = handle.docker(call, until).await.map_err(|error| error.message)?;
-            Ok(json(&answer))
-        }
-    }
+    let told = &body[..body.len().min(LOGGED_BYTES_MAX)];
+    tracing::debug!(call = path, body = %String::from_utf8_lossy(told), "the Docker engine asks");
+    parse(path, &body).map_err(|refused| refused.to_string())
+}
+
+async fn carry_out(handle: &Handle, call: Call, until: Instant) -> Result<Vec<u8>, String> {
+    let answer = handle.docker(call, until).await.map_err(|error| error.message)?;
+    Ok(json(&answer))
 }
 
 /// The calls that there are, for fuzzing: whatever comes is refused or a call.

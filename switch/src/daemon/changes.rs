@@ -164,7 +164,8 @@ impl Control {
 
 /// Nothing is taken from an engine that may have it.
 pub(super) fn engine_unasked() -> Error {
-    let message = "whether Docker's engine has the network is not known so far: try again in some seconds";
+    let message = "whether Docker's engine has the network is not known so far: try again in some seconds, or in half a \
+                   minute if the engine is away";
     error(ErrorKind::Conflict, message)
 }
 

@@ -1,16 +1,18 @@
 //! The loop's own state, and the path that every change takes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use vswitch_proto::api::{Created, Error, ErrorKind};
 use vswitch_proto::command::{Command, Envelope};
-use vswitch_proto::id::{ContainerId, RequestId};
+use vswitch_proto::id::{ContainerId, NetworkId, RequestId};
 
 use super::handle::{Shared, error};
 use super::host::Host;
 use super::overlay::Prepared;
+use super::trouble::{Failure, Trouble};
 use super::tunnels::Tunnels;
 use super::{Change, Done, Event, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
@@ -28,6 +30,11 @@ pub struct Control {
     /// What the data plane was told of it.
     tables: Tables,
     left: Left,
+    /// What commands have changed and the host has not followed so far.
+    changed: BTreeSet<ContainerId>,
+    trouble: Trouble,
+    /// Containers that have ended, each with a network of the cluster that it was in and that is gone.
+    orphans: Vec<(ContainerId, NetworkId)>,
     pub(super) tunnels: Tunnels,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
@@ -46,6 +53,9 @@ impl Control {
             followed: Snapshot::default(),
             tables: Tables::default(),
             left: Left::default(),
+            changed: BTreeSet::new(),
+            trouble: Trouble::default(),
+            orphans: Vec::new(),
             tunnels: Tunnels::default(),
             shared,
             host,
@@ -90,12 +100,61 @@ impl Control {
         if self.tunnels.is_wanting() {
             self.follow_cluster().await;
         }
+        self.try_again().await;
+    }
+
+    async fn try_again(&mut self) {
+        for failure in self.trouble.due() {
+            let state = Arc::clone(&self.followed.local);
+            let Some(container) = state.container(&failure.container()).filter(|c| c.is_live()) else {
+                continue;
+            };
+            let again = self.host.execute(&state, vec![failure.action], failure.recovering).await;
+            match again.first() {
+                None => tracing::info!(container = container.name.as_str(), "the host has followed now"),
+                Some(other) if other.reason == failure.reason => {}
+                Some(other) => self.tell(other, &state),
+            }
+            self.trouble.note(again);
+        }
+    }
+
+    /// In the log and as an event.
+    fn tell(&self, failure: &Failure, state: &State) {
+        let Failure { reason, .. } = failure;
+        tracing::warn!(error = reason, "the host could not follow a change; it is tried again");
+        let id = failure.container();
+        let name = state.container(&id).map(|container| container.name.to_string()).unwrap_or_default();
+        let attributes = [("error".to_owned(), reason.clone())].into();
+        let change =
+            feed::Change { kind: "container", action: "trouble", id: id.to_string(), name, attributes };
+        self.shared.feed.publish(now_ms(), vec![change]);
     }
 
     /// The cluster's state has changed, or this node's part in it.
     pub async fn follow_cluster(&mut self) {
         if let Err(error) = self.follow().await {
             tracing::warn!(error = %error.message, "the host could not follow a change of the cluster");
+        }
+        self.disconnect_orphans().await;
+    }
+
+    /// A container that has ended keeps no network of the cluster, since it holds no lease there, and could not start
+    /// with one that is gone.
+    async fn disconnect_orphans(&mut self) {
+        for (container, network) in std::mem::take(&mut self.orphans) {
+            let seen = self.snapshot();
+            let attached = seen.local.container(&container).filter(|c| c.attachment(&network).is_some());
+            let Some(ended) = attached.filter(|c| !c.is_live()) else { continue };
+            if seen.shared.network(&network).is_none() {
+                let (name, network_id) = (ended.name.as_str(), network.short());
+                tracing::info!(
+                    container = name,
+                    network = network_id,
+                    "disconnected: the network was removed"
+                );
+                self.take_back(Command::Disconnect { container, network }).await;
+            }
         }
     }
 
@@ -123,12 +182,17 @@ impl Control {
         let applied = tokio::task::block_in_place(|| self.replica.propose(&envelope))
             .map_err(|e| error(e.kind(), e.to_string()))?;
         self.shared.publish(Arc::clone(self.state()));
+        let state = Arc::clone(self.state());
+        let changed = state.changed_containers(&old.local);
+        let changed = changed.iter().filter_map(|change| change.after().or(change.before()));
+        self.changed.extend(changed.map(|container| container.id));
         let changes = feed::changes(&envelope.command, old.view(), self.snapshot().view());
         self.shared.feed.publish(envelope.at_ms, changes);
         Ok(applied)
     }
 
-    /// Brings the host and the data plane to the present state.
+    /// Brings the host and the data plane to the present state. It fails where it did for a container that a command
+    /// has changed since the last time; what fails for others is told, and tried again.
     pub(super) async fn follow(&mut self) -> Result<(), Error> {
         self.bring_host(self.snapshot(), false).await
     }
@@ -157,13 +221,22 @@ impl Control {
         }
         if !Arc::ptr_eq(&old.shared, &new.shared) {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
+            self.orphans.extend(orphans(&old, &new));
         }
-        let executed = self.host.execute(&new.local, plan.actions, recovering).await;
+        self.trouble.supersede(&plan.actions);
+        let failures = self.host.execute(&new.local, plan.actions, recovering).await;
         let announcements = self.left.follow(plan.moves);
         if !announcements.is_empty() {
             tokio::task::block_in_place(|| self.announce(&announcements));
         }
-        executed.map_err(|e| error(ErrorKind::Failed, e.to_string()))
+        let changed = std::mem::take(&mut self.changed);
+        let (own, others): (Vec<_>, Vec<_>) =
+            failures.iter().partition(|failure| changed.contains(&failure.container()));
+        others.into_iter().for_each(|failure| self.tell(failure, &new.local));
+        let outcome =
+            own.first().map_or(Ok(()), |failure| Err(error(ErrorKind::Failed, failure.reason.as_str())));
+        self.trouble.note(failures);
+        outcome
     }
 
     fn announce(&self, announcements: &[Announcement]) {
@@ -217,6 +290,21 @@ impl Control {
         let phase = self.state().container(id).map(|container| &container.phase);
         matches!(phase, Some(Phase::Created | Phase::Running))
     }
+}
+
+/// Who of those that have ended lost a network between two states of one cluster.
+fn orphans(old: &Snapshot, new: &Snapshot) -> Vec<(ContainerId, NetworkId)> {
+    let before = old.shared.networks().map(|network| network.id);
+    let gone: BTreeSet<NetworkId> = before.filter(|id| new.shared.network(id).is_none()).collect();
+    let mut found = Vec::new();
+    if gone.is_empty() || old.node != new.node {
+        return found;
+    }
+    for container in new.local.containers().filter(|c| c.docker().is_none() && !c.is_live()) {
+        let lost = container.attachments.iter().filter(|attachment| gone.contains(&attachment.network));
+        found.extend(lost.map(|attachment| (container.id, attachment.network)));
+    }
+    found
 }
 
 /// What a client is told of an applied command.

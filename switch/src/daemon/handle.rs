@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use vswitch_proto::api::stream::Frame;
 use vswitch_proto::api::{Created, Error, ErrorKind, Exit, Version};
 use vswitch_proto::command::ContainerKind;
@@ -50,6 +50,8 @@ pub struct Shared {
     pub planned: Planned,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
+    /// Wakes who waits for a sign of the Docker engine.
+    pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
 }
 
@@ -111,6 +113,7 @@ impl Shared {
             planned: Planned::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
+            engine_calls: Notify::new(),
             settings,
         }
     }

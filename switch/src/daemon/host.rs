@@ -12,6 +12,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, PortId};
 
 use super::docker::interface;
 use super::handle::{Shared, error};
+use super::trouble::Failure;
 use crate::config::Config;
 use crate::container::files;
 use crate::forward::gso;
@@ -48,17 +49,12 @@ impl Host {
         Host { shared, adopted: Mutex::default() }
     }
 
-    /// Does all of it even where a part fails, and tells the first failure. `recovering` takes interfaces over that
-    /// an earlier daemon has made; otherwise one that is there already is somebody else's.
-    pub async fn execute(
-        &self,
-        state: &State,
-        actions: Vec<Action>,
-        recovering: bool,
-    ) -> Result<(), HostError> {
-        let mut outcome = Ok(());
+    /// Does all of it even where a part fails, and tells what did. `recovering` takes interfaces over that an earlier
+    /// daemon has made; otherwise one that is there already is somebody else's.
+    pub async fn execute(&self, state: &State, actions: Vec<Action>, recovering: bool) -> Vec<Failure> {
+        let mut failures = Vec::new();
         for action in actions {
-            let done = match action {
+            let done = match action.clone() {
                 Action::Attach(attach) => self.attach(state, attach, !recovering).await,
                 Action::Detach { container, endpoint, port, interface } => {
                     let inside = state.container(&container).filter(|container| container.docker().is_none());
@@ -72,9 +68,11 @@ impl Host {
                     self.write_hosts(state, &container, content).await
                 }
             };
-            outcome = outcome.and(done);
+            if let Err(error) = done {
+                failures.push(Failure { action, recovering, reason: error.to_string() });
+            }
         }
-        outcome
+        failures
     }
 
     async fn attach(&self, state: &State, attach: Attach, must_be_new: bool) -> Result<(), HostError> {

@@ -10,7 +10,8 @@
 //! What a change needs of the cluster is settled before it comes here (`overlay`), so that the loop never waits for
 //! another node; and when the cluster's state changes, step 3 follows that too.
 //!
-//! If step 3 fails, a compensating command takes step 2 back, and the host follows it: nothing is half done.
+//! If step 3 fails for what the change is about, a compensating command takes step 2 back, and the host follows it:
+//! nothing is half done. What fails for others is told, and tried again (`trouble`).
 //! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
 
 use std::io::IsTerminal;
@@ -51,6 +52,7 @@ mod observe;
 mod overlay;
 mod recover;
 mod socket;
+mod trouble;
 mod tunnels;
 
 pub use cluster::recover_cluster;

@@ -58,10 +58,15 @@ impl Handle {
                 self.create_overlay(request, id).await
             }
             Change::CreateNetwork(_) => self.enqueue(change, id, Prepared::default()).await,
-            Change::RemoveNetwork { ref reference, force } => match self.overlay(reference) {
-                Some(network) => self.remove_overlay(network, force, id).await,
-                None => self.enqueue(change, id, Prepared::default()).await,
-            },
+            Change::RemoveNetwork { ref reference, force } => {
+                if force {
+                    self.ask_engine().await;
+                }
+                match self.overlay(reference) {
+                    Some(network) => self.remove_overlay(network, force, id).await,
+                    None => self.enqueue(change, id, Prepared::default()).await,
+                }
+            }
             Change::PruneNetworks => self.prune(id).await,
             Change::Connect { network, request } => self.connect(network, request, id).await,
             Change::Run(request) => {

@@ -67,6 +67,8 @@ pub struct Network {
 pub struct Names {
     /// Of the network itself, which may follow any of the others after a dot.
     pub network: Box<str>,
+    /// What Docker calls a network of the cluster on this host, which may do so too.
+    pub docker: Vec<Box<str>>,
     /// Names of one container may be of several; of one name may be several containers.
     pub addresses: HashMap<Box<str>, Vec<IpAddr>>,
 }

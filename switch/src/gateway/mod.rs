@@ -231,7 +231,11 @@ fn resolve(network: &Network, query: &Query<'_>, datagram: &[u8]) -> Option<(Vec
     if udp.dst_port != dns::PORT {
         return None;
     }
-    let answer = dns::answer(&network.names, datagram.payload())?;
+    let gateway = network.gateway.as_ref()?;
+    let own = [gateway.ipv4.map(IpAddress::from), gateway.ipv6.map(IpAddress::from)];
+    let server =
+        if own.contains(&Some(query.ends.1)) { dns::Server::Gateway } else { dns::Server::Elsewhere };
+    let answer = dns::answer(&network.names, server, datagram.payload())?;
     Some((answer, UdpRepr { src_port: udp.dst_port, dst_port: udp.src_port }))
 }
 

@@ -320,7 +320,8 @@ const QUESTION: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03we
 
 fn named() -> Network {
     let addresses = [("web".into(), vec!["172.17.0.9".parse().unwrap()])];
-    Network { names: Names { network: "net".into(), addresses: addresses.into() }, ..network() }
+    let names = Names { network: "net".into(), addresses: addresses.into(), ..Names::default() };
+    Network { names, ..network() }
 }
 
 const CONTAINER: [u8; 6] = [2, 0x42, 172, 17, 0, 2];
@@ -365,7 +366,7 @@ fn names_are_told_at_the_gateway_and_on_the_way_through_it() {
     for server in [[172, 17, 0, 1], [192, 0, 2, 53]] {
         let reply = resolve(NOTHING, &ipv4_question(server, 53)).unwrap();
         let payload = told(&reply, server.into());
-        assert_eq!(Some(payload.clone()), dns::answer(&named().names, QUESTION));
+        assert_eq!(Some(payload.clone()), dns::answer(&named().names, dns::Server::Gateway, QUESTION));
         assert!(payload.ends_with(&[172, 17, 0, 9]));
     }
     assert_eq!(resolve(NOTHING, &ipv4_question([172, 17, 0, 1], 5353)), None);
@@ -375,6 +376,21 @@ fn names_are_told_at_the_gateway_and_on_the_way_through_it() {
     );
     assert_eq!((resolve(NOTHING, &to_other), resolve(NOTHING, &fragment)), (None, None));
     assert_eq!(resolve(NOTHING, &with(&ipv4_question([172, 17, 0, 1], 53), 60, 0xff)), None, "damaged");
+}
+
+#[test]
+fn who_was_asked_for_a_name_that_nobody_here_has() {
+    let code = |server: [u8; 4]| {
+        let mut raw = [&NOTHING[..], &ipv4_question(server, 53)].concat();
+        let at = raw.windows(3).position(|bytes| bytes == b"web").unwrap();
+        raw[at..at + 3].copy_from_slice(b"wee");
+        // No checksum, which IPv4 allows (RFC 768).
+        raw[12 + 40..12 + 42].fill(0);
+        let mut reply = vec![0; 2000];
+        let length = answer(&named(), &Frame::parse(&raw).unwrap(), &mut reply).unwrap();
+        told(&reply[12..length], server.into())[3] & 0xf
+    };
+    assert_eq!((code([172, 17, 0, 1]), code([192, 0, 2, 53])), (5, 3));
 }
 
 #[test]

@@ -112,6 +112,14 @@ pub fn prepare(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), Netlin
     })
 }
 
+/// Takes the queueing discipline from an interface that somebody else has set up.
+pub fn take_qdisc(ns: &NetNs, link: &Link) -> Result<(), NetlinkError> {
+    visit(ns, async |handle| {
+        let without = without_qdisc(&handle, link).await;
+        without.map_err(request(|| format!("taking the queueing discipline from {}", link.name)))
+    })
+}
+
 /// Sets `lo` up.
 pub fn loopback_up(ns: &NetNs) -> Result<(), NetlinkError> {
     visit(ns, async |handle| {

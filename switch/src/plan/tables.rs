@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use vswitch_proto::command::Driver;
-use vswitch_proto::id::{NetworkId, NodeId};
+use vswitch_proto::id::{Name, NetworkId, NodeId};
 
 use super::{Settings, Tables, View};
 use crate::forward::tables::{self, Map, Names, Overlay, Set};
@@ -22,7 +22,8 @@ pub(super) fn update(old: View<'_>, new: View<'_>, known: &Tables, settings: &Se
     let bridges = new.local.networks().filter(|n| n.driver == Driver::Bridge);
     let overlays = new.local.overlays().filter_map(|id| new.shared.network(id));
     let networks: Vec<&Network> = bridges.chain(overlays).collect();
-    let renamed = renamed(old, new);
+    let mut renamed = renamed(old, new);
+    renamed.extend(called_otherwise(old, new));
     let is_kept = |network: &&&Network| is_same(old, new, network) && !renamed.contains(&network.id);
     let kept = networks.iter().filter(is_kept).filter_map(|network| {
         let table = known.networks.get(&network.vni)?;
@@ -38,10 +39,12 @@ pub(super) fn update(old: View<'_>, new: View<'_>, known: &Tables, settings: &Se
     for port in replaced.flat_map(|(_, table)| &table.ports) {
         tables.ports.remove(port);
     }
-    for network in networks {
-        if !tables.networks.contains_key(&network.vni) {
-            build(new, network, settings, &mut tables);
-        }
+    let changed: Vec<&Network> =
+        networks.into_iter().filter(|network| !tables.networks.contains_key(&network.vni)).collect();
+    let has_overlay = changed.iter().any(|network| network.driver == Driver::Overlay);
+    let docker = if has_overlay { docker_names(new) } else { BTreeSet::new() };
+    for network in changed {
+        build(new, network, settings, &docker, &mut tables);
     }
     tables
 }
@@ -53,6 +56,21 @@ fn renamed(old: View<'_>, new: View<'_>) -> BTreeSet<NetworkId> {
     either.flat_map(|container| container.attachments.iter().map(|a| a.network)).collect()
 }
 
+/// Networks of the cluster that the Docker engine here calls something else.
+fn called_otherwise(old: View<'_>, new: View<'_>) -> BTreeSet<NetworkId> {
+    if old.me == new.me && new.shared.shares_bindings(old.shared) {
+        return BTreeSet::new();
+    }
+    let (before, after) = (docker_names(old), docker_names(new));
+    before.symmetric_difference(&after).map(|(network, _)| *network).collect()
+}
+
+/// What the Docker engine here calls networks of the cluster.
+fn docker_names(view: View<'_>) -> BTreeSet<(NetworkId, &Name)> {
+    let bindings = view.shared.bindings_of(view.me);
+    bindings.filter_map(|binding| Some((binding.network, binding.name.as_ref()?))).collect()
+}
+
 fn is_same(old: View<'_>, new: View<'_>, network: &Network) -> bool {
     let (id, overlay) = (&network.id, network.driver == Driver::Overlay);
     let peers_are = || old.me == new.me && new.shared.shares_nodes(old.shared);
@@ -60,7 +78,13 @@ fn is_same(old: View<'_>, new: View<'_>, network: &Network) -> bool {
         && (!overlay || (new.shared.shares_network(old.shared, id) && peers_are()))
 }
 
-fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Tables) {
+fn build(
+    view: View<'_>,
+    network: &Network,
+    settings: &Settings,
+    docker: &BTreeSet<(NetworkId, &Name)>,
+    tables: &mut Tables,
+) {
     let overlay = match network.driver {
         Driver::Overlay => {
             // A node that is no member has no leases, so no port either.
@@ -74,7 +98,7 @@ fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Ta
         ipv4: network.ipv4_gateway(),
         ipv6: network.ipv6_gateway(),
     });
-    let names = names(view, network);
+    let names = names(view, network, docker);
     let mut table = tables::Network { gateway, overlay, names, ..tables::Network::default() };
     let mtu = settings.mtu_of(view, network);
     for (_, wire) in view.wires_in(&network.id) {
@@ -88,8 +112,10 @@ fn build(view: View<'_>, network: &Network, settings: &Settings, tables: &mut Ta
     }
 }
 
-fn names(view: View<'_>, network: &Network) -> Names {
+fn names(view: View<'_>, network: &Network, docker: &BTreeSet<(NetworkId, &Name)>) -> Names {
     let mut names = Names { network: network.name.as_str().to_ascii_lowercase().into(), ..Names::default() };
+    let docker = docker.iter().filter(|(bound, _)| *bound == network.id);
+    names.docker = docker.map(|(_, name)| name.as_str().to_ascii_lowercase().into()).collect();
     for (name, addresses) in resolvable(view, &network.id) {
         let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
         of_name.extend(addresses.ips());

@@ -32,8 +32,9 @@ pub fn docker_calls(data: &[u8]) {
 /// Answered with the question repeated and no more than a client takes, or not at all.
 pub fn dns(data: &[u8]) {
     let addresses = (0..20u8).map(|n| [10, 0, 0, n].into()).collect();
-    let names = Names { network: "net".into(), addresses: [("web".into(), addresses)].into() };
-    let Some(reply) = gateway::dns::answer(&names, data) else { return };
+    let docker = vec!["front".into()];
+    let names = Names { network: "net".into(), docker, addresses: [("web".into(), addresses)].into() };
+    let Some(reply) = gateway::dns::answer(&names, gateway::dns::Server::Gateway, data) else { return };
     assert!(reply.len() <= 512, "{} bytes", reply.len());
     assert_eq!(reply[..2], data[..2], "the id");
     assert!(reply[2] & 0x80 != 0, "a response");

@@ -169,6 +169,29 @@ fn what_a_lost_engine_has_left_can_be_removed() {
 }
 
 #[test]
+fn what_an_engine_has_is_not_taken_while_it_restarts() {
+    let mut docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    docker.wait_for_network("net");
+    let refused = |docker: &Docker, part: &str| {
+        let refused = docker.ctl(&["network", "rm", "-f", "net"]);
+        ensure!(refused.code != 0 && refused.stderr.contains(part), "{refused:?}");
+        Ok(())
+    };
+    docker.kill9_engine();
+    eventually("it is missed", || refused(&docker, "try again"));
+    refused(&docker, "try again").expect("it may come back");
+    docker.start_engine();
+    eventually("it has the network", || refused(&docker, "use docker network rm"));
+    // Nor where no engine is served: then it is asked.
+    docker.term();
+    docker.start_with(&["--log-level=debug"]);
+    refused(&docker, "use docker network rm").expect("the engine has the network");
+    docker.kill9_engine();
+    refused(&docker, "try again").expect("it may come back");
+}
+
+#[test]
 fn an_engine_may_start_first() {
     let mut docker = Docker::new();
     pair(&docker);

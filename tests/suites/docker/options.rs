@@ -64,6 +64,41 @@ fn a_mac_address_is_that_of_one_container() {
 }
 
 #[test]
+fn an_interface_has_its_offloads_and_no_queue_of_the_kernels() {
+    let docker = Docker::new();
+    for network in ["net", "other"] {
+        docker.does(&["network", "create", "-d", "vswitch", network]);
+    }
+    docker.starts("c1", &["--net=net"]);
+    docker.does(&["network", "connect", "other", "c1"]);
+    let sandbox = docker.says("{{.NetworkSettings.SandboxKey}}", "c1");
+    let inside = |command: &str| docker.sh(&format!("nsenter --net={sandbox} {command}"));
+    for interface in ["eth0", "eth1"] {
+        let features = inside(&format!("ethtool -k {interface}"));
+        for part in ["tx-checksumming: on", "scatter-gather: on", "tcp-segmentation-offload: on"] {
+            assert!(features.contains(part), "no `{part}` in {features}");
+        }
+        eventually("it has no queue", || {
+            let link = inside(&format!("ip -o link show dev {interface}"));
+            ensure!(link.contains(" qdisc noqueue "), "{link}");
+            Ok(())
+        });
+    }
+    docker.does(&["restart", "--time=0", "c1"]);
+    docker.assert_pings("c1", "172.18.0.1");
+}
+
+#[test]
+fn a_range_of_ports_is_accepted() {
+    let docker = Docker::new();
+    docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    docker.starts("c1", &["--net=net", "--publish=20000-44999:20000-44999"]);
+    docker.assert_pings("c1", "172.18.0.1");
+    docker.does(&["rm", "-f", "c1"]);
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn a_container_pauses_stops_and_starts() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "--subnet=10.7.0.0/24", "net"]);
@@ -269,25 +304,73 @@ networks:
         - subnet: 10.77.0.0/24
 "#;
 
+/// What a file of a project on this machine asks for.
+fn composes(docker: &Docker, file: &str) {
+    docker.sh("mkdir -p /tmp/project");
+    std::fs::write(docker.path("/tmp/project/docker-compose.yml"), file).expect("the machine has a /tmp");
+    compose(docker, "up -d");
+}
+
+fn compose(docker: &Docker, command: &str) {
+    docker.sh(&format!(
+        "cd /tmp/project; if docker compose version >/dev/null 2>&1; then docker compose {command}; \
+         else docker-compose {command}; fi 2>&1"
+    ));
+}
+
+/// The container of a service.
+fn service(docker: &Docker, name: &str) -> String {
+    docker.does(&["ps", "-q", "--filter", &format!("label=com.docker.compose.service={name}")])
+}
+
 #[test]
 fn a_compose_file_names_the_driver() {
     let docker = Docker::new();
-    docker.sh("mkdir -p /tmp/project");
-    std::fs::write(docker.path("/tmp/project/docker-compose.yml"), COMPOSE).expect("the machine has a /tmp");
-    let compose = |command: &str| {
-        docker.sh(&format!(
-            "cd /tmp/project; if docker compose version >/dev/null 2>&1; then docker compose {command}; \
-             else docker-compose {command}; fi 2>&1"
-        ))
-    };
-    compose("up -d");
-    let find = |service: &str| {
-        docker.does(&["ps", "-q", "--filter", &format!("label=com.docker.compose.service={service}")])
-    };
-    let (web, db) = (find("web"), find("db"));
+    composes(&docker, COMPOSE);
+    let (web, db) = (service(&docker, "web"), service(&docker, "db"));
     docker.assert_pings(&db, "site");
     docker.assert_pings(&web, "db");
     assert!(docker.within(&web, &["ifconfig"]).contains("inet addr:10.77.0."));
-    compose("down -t 0");
+    compose(&docker, "down -t 0");
     docker.wait_until_nothing_is_left();
+}
+
+/// The project of one of two hosts, where NAME is the only service.
+const SHARED_COMPOSE: &str = r#"
+version: "3.5"
+services:
+  NAME:
+    image: busybox
+    command: sleep 1000
+    networks: [blue]
+networks:
+  blue:
+    driver: vswitch
+    driver_opts:
+      vswitch.network: blue
+    ipam:
+      driver: vswitch
+      options:
+        vswitch.network: blue
+      config:
+        - subnet: 10.5.0.0/24
+"#;
+
+#[test]
+fn compose_files_of_two_hosts_have_one_network() {
+    let (hosts, _fabric) = hosts::engines(&[], 2);
+    let [one, two] = &hosts[..] else { panic!("there are two") };
+    for (docker, name) in [(one, "web"), (two, "db")] {
+        composes(docker, &SHARED_COMPOSE.replace("NAME", name));
+    }
+    let (web, db) = (service(one, "web"), service(two, "db"));
+    // By the name of the service, and by the short id.
+    one.wait_for_ping(&web, "db");
+    two.wait_for_ping(&db, "web");
+    one.wait_for_ping(&web, &db[..12]);
+    assert_eq!(one.inspect_network("blue").containers.len(), 2);
+    for docker in [one, two] {
+        compose(docker, "down -t 0");
+        docker.wait_until_nothing_is_left();
+    }
 }

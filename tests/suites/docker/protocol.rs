@@ -209,6 +209,34 @@ fn pools_that_no_engine_asks_for(docker: &Docker) {
 }
 
 #[test]
+fn an_endpoint_is_of_one_network() {
+    let docker = Docker::new();
+    let other = "00".repeat(32);
+    assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &create_network()), json!({}));
+    let mut second: Value = serde_json::from_str(&create_network()).expect("it is JSON");
+    second["NetworkID"] = json!(other);
+    second["IPv4Data"] = json!([{"Pool": "10.8.0.0/24", "Gateway": "10.8.0.1/24"}]);
+    assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &second.to_string()), json!({}));
+    let body = |network: &str| {
+        let address = json!({"Address": "10.7.0.9/24", "MacAddress": "02:42:0a:07:00:09"});
+        let sandbox = "/run/docker/netns/none";
+        json!({"NetworkID": network, "EndpointID": ENDPOINT, "Interface": address, "SandboxKey": sandbox})
+            .to_string()
+    };
+    let created = docker.call("/NetworkDriver.CreateEndpoint", &body(NETWORK));
+    assert_eq!(created, json!({"Interface": {}}));
+    let before = shown(&docker);
+    for call in ["CreateEndpoint", "Join", "Leave", "DeleteEndpoint"] {
+        let answer = docker.call(&format!("/NetworkDriver.{call}"), &body(&other));
+        let message = answer["Err"].as_str().unwrap_or_else(|| panic!("{call}: {answer}"));
+        assert!(message.contains("is of network 8b05faa32aeb, not of 000000000000"), "{call}: {message}");
+    }
+    assert_eq!(shown(&docker), before);
+    assert_eq!(docker.call("/NetworkDriver.DeleteEndpoint", &body(NETWORK)), json!({}));
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn nonsense_is_refused_and_changes_nothing() {
     let docker = Docker::new();
     assert_eq!(docker.call("/NetworkDriver.CreateNetwork", &create_network()), json!({}));

@@ -9,6 +9,8 @@ mod faults;
 mod guide;
 #[path = "hosts.rs"]
 mod hosts;
+#[path = "names.rs"]
+mod names;
 #[path = "options.rs"]
 mod options;
 #[path = "protocol.rs"]

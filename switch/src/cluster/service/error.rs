@@ -43,7 +43,8 @@ pub enum ClusterError {
     #[error(transparent)]
     NotProposed(#[from] NotProposed),
     #[error(
-        "this node has overlay networks of its own: {}: remove them first, or join with --discard",
+        "this node has overlay networks of its own: {}: remove them first (docker network rm for what Docker has of \
+         them, then vswitchctl network rm), or join with --discard",
         list(.0)
     )]
     HasNetworks(Vec<Name>),

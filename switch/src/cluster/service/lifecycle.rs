@@ -246,8 +246,15 @@ impl ClusterHandle {
             return Ok(());
         }
         match self.found(Shared::new()).await {
+            Ok(_) => {
+                tracing::warn!(
+                    "this node was in no cluster and has founded one, for an overlay network: others may join it, see \
+                     vswitchctl cluster init; before it joins another one the network has to go"
+                );
+                Ok(())
+            }
             // Somebody else was faster.
-            Ok(_) | Err(ClusterError::InACluster(_)) => Ok(()),
+            Err(ClusterError::InACluster(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -1,30 +1,38 @@
 //! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use vswitch_proto::command::{DockerChange, SharedChange};
-use vswitch_proto::id::{EndpointId, NetworkId};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
 
 use super::super::handle::Handle;
+use super::super::host::blocking;
 use super::super::overlay::Prepared;
 use super::super::{Change, Feed, feed, now_ms, random_request_id};
 use super::aliases::Unanswered;
-use super::engine::{Census, Engine, EngineEndpoint, EngineError};
+use super::engine::{Census, Engine, EngineEndpoint, EngineError, Heard};
+use super::interface;
 use super::leftovers::{self, Leftover, Missing};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
-use crate::state::{Container, State};
+use crate::state::{ALIASES_MAX, Container, State};
 
 /// Without events, and not more often than the grace period allows to be needed.
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
+
+/// Interfaces that are looked at after one census: each is a visit to its container.
+const VISITED_AT_ONCE: usize = 64;
 
 /// What is kept from one census to the next.
 #[derive(Default)]
 struct Known {
     missing: Missing,
     unanswered: Unanswered,
+    /// Endpoints that have no queueing discipline any more, by the sandbox that they are in.
+    bare: BTreeSet<(ContainerId, String)>,
 }
 
 /// Follows the engine for as long as the daemon runs.
@@ -33,18 +41,24 @@ pub async fn keep(handle: Handle) {
     let grace = Duration::from_secs(config.docker_grace_s.into());
     let interval = (grace / 4).clamp(Duration::from_secs(1), INTERVAL_MAX);
     let engine = Engine::new(config.docker_host.clone());
-    let (hint, mut hints) = mpsc::channel(1);
-    let watching = async { engine.watch(interval, hint).await };
+    handle.shared().lacking.follow();
+    let (heard, mut hints) = watch::channel(Heard::Changed);
+    let watching = engine.watch(interval, &heard, &handle.shared().engine_calls);
     let (mut known, mut is_away) = (Known::default(), false);
     let following = async {
-        while hints.recv().await.is_some() {
-            match follow(&handle, &engine, &mut known, grace).await {
+        while hints.changed().await.is_ok() {
+            let heard = *hints.borrow_and_update();
+            let followed = match heard {
+                Heard::Changed => follow(&handle, &engine, &mut known, grace).await,
+                Heard::Ended => Err(EngineError::Ended),
+            };
+            match followed {
                 Ok(()) if std::mem::take(&mut is_away) => tracing::info!("the Docker engine is back"),
                 Ok(()) => {}
                 Err(error) => {
                     // Nobody knows what was there meanwhile.
                     known.missing = Missing::default();
-                    handle.shared().lacking.unset(error.is_absence());
+                    handle.shared().lacking.unset(error.is_absence(), Instant::now());
                     if !std::mem::replace(&mut is_away, true) {
                         let engine = engine.socket().display();
                         tracing::warn!(%error, %engine, "names of containers are not learned");
@@ -54,6 +68,37 @@ pub async fn keep(handle: Handle) {
         }
     };
     tokio::join!(watching, following);
+}
+
+impl Handle {
+    /// Before something is taken from an engine that nobody serves, and so nobody follows: it is asked once. One that was
+    /// away when it was last looked at may be back.
+    pub(in super::super) async fn ask_engine(&self) {
+        let (shared, state) = (self.shared(), self.state());
+        let lacking = &shared.lacking;
+        let is_due = !lacking.is_followed() || lacking.is_away();
+        if !is_due || state.docker_networks().next().is_none() {
+            return;
+        }
+        let engine = Engine::new(shared.config.docker_host.clone());
+        match engine.census(|_| false).await {
+            // Whoever follows it will know more.
+            Ok(_) if lacking.is_followed() => {
+                lacking.unset(false, Instant::now());
+                shared.engine_calls.notify_waiters();
+            }
+            Ok(census) => {
+                let mut missing = Missing::default();
+                // It made none since, which takes the plugin.
+                missing.due(&leftovers::missing(&state, &census), Duration::MAX, shared.started_at);
+                lacking.set(&missing);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the engine was asked in vain");
+                lacking.unset(error.is_absence(), Instant::now());
+            }
+        }
+    }
 }
 
 async fn follow(
@@ -88,11 +133,34 @@ async fn follow(
             tell_reclaimed(handle.feed(), leftover);
         }
     }
+    take_queues(handle, &mut known.bare).await;
     // These may wait, the last two for the cluster.
     name(handle, &census).await;
     describe_leases(handle).await;
     name_bindings(handle, &census).await;
     Ok(())
+}
+
+/// Of the interfaces that the engine has set up since.
+async fn take_queues(handle: &Handle, bare: &mut BTreeSet<(ContainerId, String)>) {
+    let seen = handle.snapshot();
+    let joined = seen.local.docker_endpoints().filter_map(|(endpoint, spec)| {
+        let (_, wire) = seen.view().wires_of(&endpoint.id).next()?;
+        Some(((endpoint.id, spec.sandbox.clone()?), wire.mac))
+    });
+    let (known, new): (Vec<_>, Vec<_>) = joined.partition(|(place, _)| bare.contains(place));
+    *bare = known.into_iter().map(|(place, _)| place).collect();
+    for ((endpoint, sandbox), mac) in new.into_iter().take(VISITED_AT_ONCE) {
+        let path = sandbox.clone();
+        match blocking(move || interface::take_queue(Path::new(&path), mac)).await {
+            Ok(true) => _ = bare.insert((endpoint, sandbox)),
+            Ok(false) => {}
+            Err(error) => {
+                let endpoint = endpoint.short();
+                tracing::debug!(endpoint, error, "an interface keeps its queueing discipline for now");
+            }
+        }
+    }
 }
 
 /// Endpoints of the networks that the endpoints which are due belong to: a container that takes its time to start is in
@@ -135,8 +203,12 @@ async fn name(handle: &Handle, census: &Census) {
         }
     }
     for (id, endpoint) in &census.endpoints {
-        if let Some(change) = description(&state, id, endpoint) {
-            note(handle, change).await;
+        let Some(change) = description(&state, id, endpoint) else { continue };
+        let told = endpoint.aliases.as_ref().map_or(0, Vec::len);
+        // Once: with the next census it is as described.
+        if note(handle, change).await && told > ALIASES_MAX {
+            let container = endpoint.container.short();
+            tracing::warn!(container, told, "only the first {ALIASES_MAX} aliases of a container are known");
         }
     }
 }
@@ -146,7 +218,8 @@ fn description(state: &State, id: &EndpointId, listed: &EngineEndpoint) -> Optio
     let known = held.docker()?.container == Some(listed.container);
     let name = listed.name.clone().unwrap_or_else(|| held.name.clone());
     let before = held.attachments.first().map_or(&[][..], |attachment| &attachment.aliases);
-    let aliases = listed.aliases.clone().unwrap_or_else(|| before.to_vec());
+    let mut aliases: Vec<Name> = listed.aliases.clone().unwrap_or_else(|| before.to_vec());
+    aliases.truncate(ALIASES_MAX);
     let same = known && held.name == name && before == aliases;
     let (endpoint, container) = (held.id, listed.container);
     (!same).then_some(DockerChange::Describe { endpoint, container, name, aliases })
@@ -209,4 +282,41 @@ async fn note(handle: &Handle, change: DockerChange) -> bool {
         tracing::debug!(error = error.message, "a change after the engine's lists was refused");
     }
     done.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch_proto::command::{Command, ContainerKind, CreateContainer, DockerNetwork, DockerSpec, Scope};
+
+    use super::*;
+    use crate::state::testing::{Lab, bridge, id32, to};
+
+    #[test]
+    fn of_too_many_aliases_the_first_are_taken() {
+        let mut lab = Lab::new();
+        let mut docker = |change| lab.apply(Command::Docker(change)).unwrap();
+        let (id, endpoint) = (NetworkId(id32(1001)), EndpointId(id32(1002)));
+        let network = DockerNetwork { id, network: id, scope: Scope::Local, internal: false };
+        docker(DockerChange::AddNetwork { network, local: Some(bridge(id, "net")) });
+        let spec = DockerSpec { network: id, sandbox: None, container: None };
+        let made = CreateContainer {
+            id: super::super::container_of(&endpoint),
+            name: "docker-1002".parse().unwrap(),
+            kind: ContainerKind::Docker(spec),
+            attachments: vec![(to(id), endpoint.into())],
+        };
+        docker(DockerChange::AddEndpoint(made));
+        let aliases: Vec<Name> = (0..100).map(|i| format!("a{i}").parse().unwrap()).collect();
+        let listed = EngineEndpoint {
+            container: ContainerId(id32(1003)),
+            name: "web".parse().ok(),
+            aliases: Some(aliases.clone()),
+            addresses: Vec::new(),
+        };
+        let change = description(&lab.state, &endpoint, &listed).unwrap();
+        let DockerChange::Describe { aliases: described, .. } = &change else { panic!("{change:?}") };
+        assert_eq!(*described, aliases[..ALIASES_MAX]);
+        lab.apply(Command::Docker(change)).unwrap();
+        assert_eq!(description(&lab.state, &endpoint, &listed), None, "told once");
+    }
 }

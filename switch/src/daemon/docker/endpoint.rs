@@ -9,7 +9,7 @@ use vswitch_proto::command::{
     Addresses, Attachment, ContainerKind, CreateContainer, DockerChange, DockerSpec, NewEndpoint, Scope,
 };
 use vswitch_proto::docker::{self, Answer, EndpointCreated, Interface, InterfaceName, Joined};
-use vswitch_proto::id::{ContainerId, EndpointId, Name, RequestId};
+use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
@@ -18,7 +18,7 @@ use super::bound::is_leased;
 use super::census::tell_reclaimed;
 use super::leftovers::Leftover;
 use super::{command, container_of, interface, invalid, unknown_network};
-use crate::state::{Network, Wire};
+use crate::state::{Container, Network, Wire};
 
 /// Of a path, as the kernel has it.
 const PATH_BYTES_MAX: usize = 4095;
@@ -30,7 +30,7 @@ impl Control {
         id: RequestId,
     ) -> Result<Answer, Error> {
         let container = container_of(&request.endpoint);
-        let is_new = self.state().container(&container).is_none();
+        let is_new = self.endpoint_in(&request.network, &request.endpoint)?.is_none();
         if is_new {
             let create = self.new_endpoint(request)?;
             self.take_from_forgotten(&create).await?;
@@ -59,6 +59,19 @@ impl Control {
             endpoint.short()
         );
         Err(error(ErrorKind::Conflict, message))
+    }
+
+    /// What is known of the engine's endpoint, if there is one, which the engine has to know the network of.
+    fn endpoint_in(&self, network: &NetworkId, endpoint: &EndpointId) -> Result<Option<&DockerSpec>, Error> {
+        let found = self.state().container(&container_of(endpoint)).and_then(Container::docker);
+        match found {
+            Some(spec) if spec.network != *network => {
+                let (endpoint, theirs, ours) = (endpoint.short(), network.short(), spec.network.short());
+                let message = format!("endpoint {endpoint} is of network {ours}, not of {theirs}");
+                Err(error(ErrorKind::Conflict, message))
+            }
+            found => Ok(found),
+        }
     }
 
     fn new_endpoint(&self, request: &docker::CreateEndpoint) -> Result<CreateContainer, Error> {
@@ -169,7 +182,7 @@ impl Control {
             return Err(invalid("the sandbox key is no path of a network namespace"));
         }
         let container = container_of(&endpoint);
-        let found = self.state().container(&container).and_then(|c| c.docker());
+        let found = self.endpoint_in(&network, &endpoint)?;
         let unknown = || {
             error(
                 ErrorKind::NotFound,
@@ -199,11 +212,11 @@ impl Control {
     /// Of one that is gone already there is nothing to do.
     pub(super) async fn docker_leave(
         &mut self,
-        endpoint: &EndpointId,
+        request: &docker::Endpoint,
         id: RequestId,
     ) -> Result<Answer, Error> {
-        let endpoint = container_of(endpoint);
-        if self.state().container(&endpoint).is_some() {
+        if self.endpoint_in(&request.network, &request.endpoint)?.is_some() {
+            let endpoint = container_of(&request.endpoint);
             self.commit(id, command(DockerChange::Leave { endpoint }), None).await?;
         }
         Ok(Answer::NOTHING)
@@ -212,12 +225,11 @@ impl Control {
     /// Of one that is gone already there is nothing to do.
     pub(super) async fn docker_delete_endpoint(
         &mut self,
-        endpoint: &EndpointId,
+        request: &docker::Endpoint,
         id: RequestId,
     ) -> Result<Answer, Error> {
-        let endpoint = container_of(endpoint);
-        if self.state().container(&endpoint).is_some() {
-            self.remove_endpoint(endpoint, id).await?;
+        if self.endpoint_in(&request.network, &request.endpoint)?.is_some() {
+            self.remove_endpoint(container_of(&request.endpoint), id).await?;
         }
         Ok(Answer::NOTHING)
     }

@@ -5,23 +5,31 @@
 //! now and then without one; while the engine is away there is none, and nothing follows from that.
 //!
 //! The engine may hold its answer back until a call to the plugin is answered, so this waits in a task of its own.
+//!
+//! # An engine that was stopped stays so
+//! Where a service manager holds the engine's socket (`docker.socket`), whoever connects to it starts the engine, and
+//! whoever does so while it is ending starts it again. So all lists are asked for on one connection that was made while the
+//! engine ran, and when the stream of its events has ended nothing connects until the next engine calls the plugin.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
 
@@ -79,6 +87,8 @@ pub enum EngineError {
     Away(#[from] std::io::Error),
     #[error("the Docker engine broke off: {0}")]
     Broken(#[from] hyper::Error),
+    #[error("the Docker engine has ended")]
+    Ended,
     #[error("the Docker engine did not answer {0} in time")]
     Late(String),
     #[error("the Docker engine answers {path} with {status}")]
@@ -88,36 +98,73 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether nothing listens at the engine's socket, so that there is no engine.
+    /// Whether nothing listens at the engine's socket, or only somebody who would start it: there is no engine.
     pub fn is_absence(&self) -> bool {
         use std::io::ErrorKind::{ConnectionRefused, NotFound};
-        matches!(self, EngineError::Away(error) if matches!(error.kind(), ConnectionRefused | NotFound))
+        match self {
+            EngineError::Ended => true,
+            EngineError::Away(error) => matches!(error.kind(), ConnectionRefused | NotFound),
+            _ => false,
+        }
     }
 }
 
+/// What is heard of an engine. Only the last counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Its lists may be others than before.
+    Changed,
+    /// It has ended, and is not to be asked.
+    Ended,
+}
+
+type Sender = SendRequest<Empty<Bytes>>;
+
 pub struct Engine {
     socket: PathBuf,
+    /// Where the next request goes, if there was one before.
+    kept: Mutex<Option<Sender>>,
+    /// Whether the process that listens is not the engine but who starts it.
+    is_activated: AtomicBool,
+    /// The service manager's process id.
+    manager: i32,
 }
 
 impl Engine {
     pub fn new(socket: PathBuf) -> Engine {
-        Engine { socket }
+        Engine { socket, kept: Mutex::default(), is_activated: AtomicBool::new(false), manager: 1 }
     }
 
-    /// Tells `changed` of everything that may have changed, for ever: when the engine is found, after events, after each
-    /// `interval` without any, when it goes, and now and then while it is away. A
-    /// hint that finds another one waiting is not needed.
-    pub async fn watch(&self, interval: Duration, changed: mpsc::Sender<()>) {
+    /// Tells `heard` of everything that may have changed, for ever: when the engine is found, after events, after each
+    /// `interval` without any, when it ends, and now and then while it is away. Each of `calls` is a sign that it is
+    /// there.
+    pub async fn watch(&self, interval: Duration, heard: &watch::Sender<Heard>, calls: &Notify) {
         loop {
-            let followed = match self.get(EVENTS).await {
-                Ok(events) => follow(events.into_body(), interval, &changed).await,
-                Err(away) => Err(away),
-            };
-            let _ = changed.try_send(());
-            if let Err(error) = followed {
-                tracing::debug!(%error, "the events of the engine stopped");
+            match self.events().await {
+                Ok(events) => match follow(events.into_body(), interval, heard).await {
+                    Ok(()) | Err(EngineError::Broken(_)) => {
+                        tracing::debug!("the events of the engine ended");
+                        heard.send_replace(Heard::Ended);
+                        self.kept().take();
+                        if self.is_activated.load(Ordering::Relaxed) {
+                            calls.notified().await;
+                            continue;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the events of the engine stopped");
+                        heard.send_replace(Heard::Changed);
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "the engine does not tell its events");
+                    heard.send_replace(Heard::Changed);
+                }
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = calls.notified() => {}
+            }
         }
     }
 
@@ -169,31 +216,42 @@ impl Engine {
         }
     }
 
-    async fn get(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
-        let asked = async {
-            let stream = UnixStream::connect(&self.socket).await?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            // It ends with the body of the answer; how is seen there.
-            tokio::spawn(async move { _ = connection.await });
-            let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new());
-            let request = request.expect("the paths here are paths");
-            Ok::<_, EngineError>(sender.send_request(request).await?)
-        };
-        let response = timeout(PATIENCE, asked).await.map_err(|_| EngineError::Late(path.into()))??;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        Err(EngineError::Refused { path: path.into(), status: status.as_u16() })
+    async fn connect(&self) -> Result<Sender, EngineError> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let listener = stream.peer_cred()?.pid();
+        self.is_activated.store(listener == Some(self.manager), Ordering::Relaxed);
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // It ends with the last request, or its answer; how is seen there.
+        tokio::spawn(async move { _ = connection.await });
+        Ok(sender)
     }
 
+    async fn events(&self) -> Result<Response<Incoming>, EngineError> {
+        let mut sender = self.connect().await?;
+        let response = send(&mut sender, EVENTS).await?;
+        checked(response.status(), EVENTS).map(|()| response)
+    }
+
+    /// On the connection that was kept, also where that fails: another one is for the next time.
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let body = Limited::new(self.get(path).await?.into_body(), ANSWER_BYTES_MAX).collect();
+        let kept = self.kept().take();
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let response = send(&mut sender, path).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
         let body = timeout(PATIENCE, body).await.map_err(|_| EngineError::Late(path.into()))?;
         let foreign = |reason: String| EngineError::Foreign { path: path.into(), reason };
         let body = body.map_err(|e| foreign(e.to_string()))?.to_bytes();
+        *self.kept() = Some(sender);
+        checked(status, path)?;
         serde_json::from_slice(&body).map_err(|e| foreign(e.to_string()))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Sender>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn socket(&self) -> &Path {
@@ -201,16 +259,33 @@ impl Engine {
     }
 }
 
+async fn send(sender: &mut Sender, path: &str) -> Result<Response<Incoming>, EngineError> {
+    let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new());
+    let request = request.expect("the paths here are paths");
+    let answered = async {
+        sender.ready().await?;
+        sender.send_request(request).await
+    };
+    Ok(timeout(PATIENCE, answered).await.map_err(|_| EngineError::Late(path.into()))??)
+}
+
+fn checked(status: StatusCode, path: &str) -> Result<(), EngineError> {
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(EngineError::Refused { path: path.into(), status: status.as_u16() })
+}
+
 async fn follow(
     mut events: Incoming,
     interval: Duration,
-    changed: &mpsc::Sender<()>,
+    heard: &watch::Sender<Heard>,
 ) -> Result<(), EngineError> {
-    let _ = changed.try_send(());
+    heard.send_replace(Heard::Changed);
     let mut buffer: Vec<u8> = Vec::new();
     loop {
         let Ok(frame) = timeout(interval, events.frame()).await else {
-            let _ = changed.try_send(());
+            heard.send_replace(Heard::Changed);
             continue;
         };
         let Some(frame) = frame else { return Ok(()) };
@@ -224,7 +299,7 @@ async fn follow(
         }
         if lines.split(|byte| *byte == b'\n').any(matters) {
             tokio::time::sleep(GATHERING).await;
-            let _ = changed.try_send(());
+            heard.send_replace(Heard::Changed);
         }
     }
 }
@@ -347,6 +422,9 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
     use super::*;
 
     const ID: &str = "777344ef4943d34827a3504a802bf15db69327d7abe4af28a05084ca7406f843";
@@ -374,6 +452,73 @@ mod tests {
             let endpoint = &found[&ID.parse().unwrap()];
             assert_eq!(endpoint.aliases, Some(vec!["front".parse().unwrap()]));
             assert_eq!(endpoint.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        }
+    }
+
+    fn listen() -> (tempfile::TempDir, UnixListener, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("engine.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        (dir, listener, path)
+    }
+
+    async fn answer(stream: &mut UnixStream, body: &str) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_lists_are_asked_for_on_one_connection() {
+        let (_dir, listener, path) = listen();
+        let engine = Engine::new(path);
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..4 {
+                answer(&mut stream, "[]").await;
+            }
+        };
+        let ask = async {
+            for _ in 0..2 {
+                engine.census(|_| false).await.unwrap();
+            }
+        };
+        tokio::join!(serve, ask);
+        let ended = engine.census(|_| false).await;
+        assert!(matches!(ended, Err(EngineError::Broken(_))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_ended_is_not_started_by_a_question() {
+        let (_dir, listener, path) = listen();
+        // As if this process were the service manager.
+        let engine = Engine { manager: std::process::id() as i32, ..Engine::new(path) };
+        let ((heard, mut hints), calls) = (watch::channel(Heard::Changed), Notify::new());
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            answer(&mut stream, "{}").await;
+            drop(stream);
+            hints.wait_for(|heard| *heard == Heard::Ended).await.unwrap();
+            tokio::time::pause();
+            let connected = timeout(RETRY * 10, listener.accept()).await;
+            assert!(connected.is_err(), "it is asked again");
+            tokio::time::resume();
+            loop {
+                tokio::select! {
+                    connected = listener.accept() => {
+                        connected.unwrap();
+                        return;
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(1)) => calls.notify_waiters(),
+                }
+            }
+        };
+        tokio::select! {
+            () = engine.watch(Duration::from_secs(60), &heard, &calls) => unreachable!("it watches for ever"),
+            () = serve => {}
         }
     }
 

@@ -77,6 +77,17 @@ fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Option<Tap>, 
     found.map(|link| Tap::open(&ns, &link.name, config).map_err(|e| e.to_string())).transpose()
 }
 
+/// An interface gets the default queueing discipline again where the engine sets it up, and need not keep it. `false`:
+/// it is not up in the container so far.
+pub fn take_queue(sandbox: &Path, mac: MacAddr) -> Result<bool, String> {
+    let Ok(ns) = NetNs::open(sandbox) else { return Ok(false) };
+    let links = netlink::links(&ns).map_err(|e| e.to_string())?;
+    let found = links.iter().find(|link| link.is_tap && link.up && link.mac == Some(mac));
+    let Some(link) = found else { return Ok(false) };
+    netlink::take_qdisc(&ns, link).map_err(|e| e.to_string())?;
+    Ok(true)
+}
+
 /// One that was kept in a container until its end, after which the engine has moved it back.
 pub fn remove(endpoint: &ContainerId) -> Result<(), String> {
     let host = NetNs::current().map_err(|e| e.to_string())?;

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,14 +79,17 @@ impl Missing {
 /// How long an engine may take to list a network that it has just made.
 const LISTED_AFTER: Duration = Duration::from_secs(2);
 
+/// How long an engine has to be away before it is gone for good: a restart may take that long.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+
 /// What came of asking the engine for its lists.
 #[derive(Debug, Default)]
 enum Lists {
     /// Not asked so far, or in vain.
     #[default]
     NotKnown,
-    /// Nothing listens at its socket.
-    Away,
+    /// Nothing listens at its socket, since then.
+    Away(Instant),
     /// Networks here that they lack, and since when.
     Lack(BTreeMap<NetworkId, Instant>),
 }
@@ -96,22 +100,41 @@ pub enum Listed {
     /// The engine cannot be asked, or may be about to list it.
     NotKnown,
     Yes,
-    /// The engine has forgotten it or is away itself.
+    /// The engine has forgotten it, or has been away itself for a while.
     No,
 }
 
 /// Which networks here the engine's latest lists lack, for those who take no [`Census`] themselves.
 #[derive(Debug, Default)]
-pub struct Lacking(Mutex<Lists>);
+pub struct Lacking {
+    lists: Mutex<Lists>,
+    is_followed: AtomicBool,
+}
 
 impl Lacking {
+    /// From now on somebody keeps this current.
+    pub fn follow(&self) {
+        self.is_followed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_followed(&self) -> bool {
+        self.is_followed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine was away when it was looked at last.
+    pub fn is_away(&self) -> bool {
+        matches!(&*self.lock(), Lists::Away(_))
+    }
+
     pub fn set(&self, missing: &Missing) {
         *self.lock() = Lists::Lack(missing.networks());
     }
 
     /// There are no lists.
-    pub fn unset(&self, is_away: bool) {
-        *self.lock() = if is_away { Lists::Away } else { Lists::NotKnown };
+    pub fn unset(&self, is_away: bool, now: Instant) {
+        let mut lists = self.lock();
+        let since = if let Lists::Away(since) = &*lists { *since } else { now };
+        *lists = if is_away { Lists::Away(since) } else { Lists::NotKnown };
     }
 
     /// Whether the engine is there and has no such network any more.
@@ -123,7 +146,8 @@ impl Lacking {
     pub fn listed(&self, network: &NetworkId, now: Instant) -> Listed {
         match &*self.lock() {
             Lists::NotKnown => Listed::NotKnown,
-            Lists::Away => Listed::No,
+            Lists::Away(since) if now.duration_since(*since) >= GONE_AFTER => Listed::No,
+            Lists::Away(_) => Listed::NotKnown,
             Lists::Lack(missing) => match missing.get(network) {
                 None => Listed::Yes,
                 Some(since) if now.duration_since(*since) >= LISTED_AFTER => Listed::No,
@@ -133,7 +157,7 @@ impl Lacking {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lists> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,10 +233,21 @@ mod tests {
         assert!(!lacking.is_forgotten(&id, start) && lacking.is_forgotten(&id, later));
         assert_eq!((lacking.listed(&id, start), lacking.listed(&id, later)), (Listed::NotKnown, Listed::No));
         assert_eq!(lacking.listed(&NetworkId([3; 32]), start), Listed::Yes);
-        lacking.unset(false);
+        lacking.unset(false, later);
         assert_eq!(lacking.listed(&id, later), Listed::NotKnown, "the engine does not answer");
-        lacking.unset(true);
-        assert!(!lacking.is_forgotten(&id, later), "the engine is away");
-        assert_eq!(lacking.listed(&id, later), Listed::No);
+    }
+
+    #[test]
+    fn an_engine_that_restarts_is_not_gone() {
+        let (lacking, id, start) = (Lacking::default(), NetworkId([2; 32]), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        lacking.unset(true, at(0));
+        lacking.unset(true, at(20));
+        assert_eq!(lacking.listed(&id, at(29)), Listed::NotKnown);
+        assert_eq!(lacking.listed(&id, at(30)), Listed::No, "away all the time");
+        assert!(!lacking.is_forgotten(&id, at(30)), "it may come back with it");
+        lacking.unset(false, at(31));
+        lacking.unset(true, at(32));
+        assert_eq!(lacking.listed(&id, at(61)), Listed::NotKnown, "it was there meanwhile");
     }
 }

@@ -270,6 +270,17 @@ fn tables_of_networks_that_are_not_touched_are_kept() {
         node.fleet.apply(ME, change).unwrap();
     };
     assert_eq!(kept(&mut node, &update), [false, false, true]);
+    let bind = |of: NodeId, name: Option<&str>| {
+        let name = name.map(|name| name.parse().unwrap());
+        let change = SharedChange::Bind { network: blue, docker: NetworkId([of.0 as u8; 32]), name };
+        move |node: &mut Node| _ = node.fleet.apply(of, change.clone()).unwrap()
+    };
+    assert_eq!(kept(&mut node, &bind(ME, None)), [true; 3], "it has no name so far");
+    assert_eq!(kept(&mut node, &bind(ME, Some("Front"))), [false, true, true]);
+    assert_eq!(kept(&mut node, &bind(NodeId(1), Some("other"))), [true; 3]);
+    let tables = tables(node.view(), &SETTINGS);
+    let names = &tables.networks[&vni(&node, blue)].names;
+    assert_eq!(*names.docker, [Box::<str>::from("front")]);
 }
 
 #[derive(Debug, Clone)]

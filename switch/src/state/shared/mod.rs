@@ -262,4 +262,9 @@ impl Shared {
     pub fn shares_nodes(&self, other: &Shared) -> bool {
         self.nodes.is_same(&other.nodes)
     }
+
+    /// The same for what engines have of the networks.
+    pub fn shares_bindings(&self, other: &Shared) -> bool {
+        self.bindings.is_same(&other.bindings)
+    }
 }
