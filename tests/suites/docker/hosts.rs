@@ -159,10 +159,12 @@ fn the_first_host_says_what_a_shared_network_is_like() {
 
 fn one_that_is_internal(one: &Docker, two: &Docker) {
     let shared = ["--ipam-driver=vswitch", "--opt=vswitch.network=inner", "--ipam-opt=vswitch.network=inner"];
-    one.does(&[&["network", "create", "-d", "vswitch", "--internal"], &shared[..], &["inner"]].concat());
+    let first = ["network", "create", "-d", "vswitch", "--internal", "--subnet=10.7.0.0/24"];
+    one.does(&[&first[..], &shared[..], &["inner"]].concat());
     two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["inner"]].concat());
     for (host, container) in [(one, "i1"), (two, "i2")] {
-        host.starts(container, &["--net=inner"]);
+        // Without a default route no question passes by the gateway.
+        host.starts(container, &["--net=inner", "--dns=10.7.0.1"]);
         let routes = host.within(container, &["ip", "route"]);
         assert!(!routes.contains("default"), "{routes}");
     }
