@@ -73,6 +73,7 @@ lint: ## formatting, clippy and documentation, warnings denied
 	@packaging/setup lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --workspace --no-deps
 
 # A target without an operating system would reject any use of std that #![no_std] let through by a dependency.
