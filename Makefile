@@ -48,7 +48,7 @@ test: ## run every test
 .PHONY: test-nextest test-cargo
 test-nextest:
 	$(CARGO) test --locked --workspace --doc
-	@for engine in $$($(DEBUG)/engines); do \
+	@engines=$$($(DEBUG)/engines) || exit 1; for engine in $$engines; do \
 	  echo "traffic with $$engine"; \
 	  VSWITCH_ENGINE=$$engine $(LAB) $(CARGO) nextest run --locked --offline --workspace \
 	    -E '$(ALL_TRAFFIC)' $(if $(CI),--profile ci) || exit 1; \
@@ -57,7 +57,7 @@ test-nextest:
 	  $(if $(LAB),-E 'not binary(docker)')
 
 test-cargo:
-	@for engine in $$($(DEBUG)/engines); do \
+	@engines=$$($(DEBUG)/engines) || exit 1; for engine in $$engines; do \
 	  echo "traffic with $$engine"; \
 	  VSWITCH_ENGINE=$$engine $(LAB) $(CARGO) test --locked --offline --workspace \
 	    $(addprefix --test ,$(TRAFFIC)) || exit 1; \

@@ -70,7 +70,7 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
     let cpu_before = CpuTime::now()?;
 
     let mut field = set_up(args, &setting)?;
-    let mut taking = Taking::new()?;
+    let mut taking = Taking::new();
     rounds(args, &mut field, &mut taking)?;
     let has_vswitch = field.peers.iter().any(|peer| peer.kind == PeerKind::Vswitch);
     field.peers.clear();

@@ -30,7 +30,7 @@ pub struct Totals {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub flooded_frames: u64,
-    /// Reads that ended because a worker had no buffer for them, and were begun anew.
+    /// Reads that ended because all buffers of a worker were in use, and were begun anew.
     pub buffer_shortages: u64,
     pub tunnel: TunnelTotals,
     drops: [u64; DropReason::COUNT],

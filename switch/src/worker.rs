@@ -297,7 +297,7 @@ impl Dataplane {
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut joined.underlay, underlay.map(Arc::new));
         let set = self.give_underlay(joined.underlay.clone());
-        // Nobody reads it any more, so whatever it will lose it has lost.
+        // A worker that has followed reads it no more, so whatever it will lose it has lost.
         joined.rx_overflows += before.map_or(0, |before| before.overflows());
         if set.is_err() {
             joined.underlay = None;

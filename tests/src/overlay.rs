@@ -27,7 +27,8 @@ use crate::host::ENGINE;
 use crate::ovs::Ovs;
 use crate::wait::{DEADLINE, eventually};
 
-fn engine() -> Option<EngineKind> {
+/// That of the run; `None` for the one that a data plane chooses.
+pub fn engine() -> Option<EngineKind> {
     match std::env::var(ENGINE).as_deref() {
         Err(_) | Ok("auto") => None,
         Ok("epoll") => Some(EngineKind::Epoll),

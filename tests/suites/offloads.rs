@@ -8,7 +8,9 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use vswitch::worker::EngineKind;
 use vswitch_tests::capture::{GOOD, Row, dissect};
 use vswitch_tests::engines::engines;
-use vswitch_tests::overlay::{CABLE, Cable, INTERFACE, Kind, Offloads, Pair, address, mac, path, sh};
+use vswitch_tests::overlay::{
+    CABLE, Cable, INTERFACE, Kind, Offloads, Pair, address, engine, mac, path, sh,
+};
 use vswitch_tests::packet::Packet;
 use vswitch_tests::wait::{DEADLINE, eventually};
 
@@ -46,22 +48,22 @@ fn matrix(engine: Option<EngineKind>, cable: Cable, bytes: usize) {
 
 #[test]
 fn transfers_over_ipv4() {
-    matrix(None, CABLES[0], TRANSFER);
+    matrix(engine(), CABLES[0], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv4_without_offloads_of_the_cable() {
-    matrix(None, CABLES[1], TRANSFER);
+    matrix(engine(), CABLES[1], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv6() {
-    matrix(None, CABLES[2], TRANSFER);
+    matrix(engine(), CABLES[2], TRANSFER);
 }
 
 #[test]
 fn transfers_over_ipv6_without_offloads_of_the_cable() {
-    matrix(None, CABLES[3], TRANSFER);
+    matrix(engine(), CABLES[3], TRANSFER);
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Alone {
             Alone::PortScale => port_scale(setting, taking, progress),
             Alone::MacScale => mac_scale(setting, taking, progress),
             Alone::Flood => flood(setting, taking, progress),
-            Alone::Decision => taking.take(progress, decision::measure),
+            Alone::Decision => decision::measure(&mut taking.samples),
         }
     }
 }

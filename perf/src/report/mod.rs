@@ -124,7 +124,7 @@ fn facts(results: &Results) -> Vec<String> {
     if near_ns > 0.0 {
         facts.push(format!(
             "A line of memory took {near_ns:.0} to {far_ns:.0} ns from processor to processor; {retaken} samples were taken again \
-             because the processors had been moved apart, {kept} were kept so"
+             because the processors were moved apart meanwhile, {kept} were kept that began or ended so"
         ));
     }
     for info in &results.peers {

@@ -21,8 +21,8 @@
 //! entries and counts always agree. Noting the time of a known address gives way to whoever has the lock, and is made
 //! up for with the next frame, unless half of its age is over; so what waits are new addresses and moves, but not those
 //! of a place that had no room for the one before. What goes through the whole table (a sweep, every second, a port
-//! that goes, a list of the entries) has the lock for some tens of microseconds at a time. Only a growth has it for a
-//! millisecond or two at 65,536 entries.
+//! that goes, a list of the entries) has the lock for some tens of microseconds at a time. A growth has it for a
+//! millisecond or two at 65,536 entries, and so has the last attempt to go through a table that others keep changing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

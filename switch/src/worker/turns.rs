@@ -69,9 +69,10 @@ impl Turns {
                     self.engine = engine;
                     self.has_failed.store(true, Ordering::Relaxed);
                 }
-                Some(Err(_)) | None => {
-                    return tracing::error!("a data plane worker cannot wait for frames and ends: {e}");
+                Some(Err(why)) => {
+                    return tracing::error!("a data plane worker ends: {e}; and epoll does not start: {why}");
                 }
+                None => return tracing::error!("a data plane worker cannot wait for frames and ends: {e}"),
             }
         }
     }

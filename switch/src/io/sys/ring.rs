@@ -124,12 +124,24 @@ pub struct Ring {
 struct Need {
     reads: usize,
     bytes: usize,
-    /// Buffers that the kernel had left, when it had the fewest.
-    left: usize,
+    /// Reads of one [`Ring::enter`], and of the one with the most.
+    at_once: usize,
+    most: usize,
 }
 
 impl Need {
-    const UNKNOWN: Need = Need { reads: 0, bytes: 0, left: usize::MAX };
+    const UNKNOWN: Need = Need { reads: 0, bytes: 0, at_once: 0, most: 0 };
+
+    fn with_read(self, bytes: usize) -> Need {
+        let at_once = self.at_once + 1;
+        let most = self.most.max(at_once);
+        Need { reads: self.reads + 1, bytes: self.bytes + bytes, at_once, most }
+    }
+
+    /// How long reads are stays known.
+    fn begun_anew(self) -> Need {
+        Need { reads: self.reads / 2, bytes: self.bytes / 2, at_once: self.at_once, most: 0 }
+    }
 
     /// Whether so many reads like the last ones bring more than the cache is to hold.
     fn is_beyond_cache(self, buffers: usize) -> bool {
@@ -325,24 +337,22 @@ impl Ring {
     pub fn want(&self, count: usize) {
         if count > self.wanted.get() {
             self.wanted.set(count.min(self.uses.len()));
-            self.need.set(Need::UNKNOWN);
+            self.need.set(self.need.get().begun_anew());
         }
         self.provide_wanted();
     }
 
     /// A read took a buffer.
     fn note_need(&self, bytes: usize) {
-        let need = self.need.get();
-        let left = need.left.min(self.free.get());
-        let need = Need { reads: need.reads + 1, bytes: need.bytes + bytes, left };
+        let need = self.need.get().with_read(bytes);
         if need.reads < NEED_READS {
             return self.need.set(need);
         }
         let wanted = self.wanted.get();
-        if left > wanted / 2 || need.is_beyond_cache(wanted) {
+        if need.most <= wanted / 2 || need.is_beyond_cache(wanted) {
             self.wanted.set((wanted / 2).max(WANTED_MIN.min(self.uses.len())));
         }
-        self.need.set(Need::UNKNOWN);
+        self.need.set(need.begun_anew());
     }
 
     /// Has the kernel read from a descriptor until it says that there is no more to come.
@@ -467,6 +477,7 @@ impl Ring {
     /// Submits what was asked for, in its order, and lets the kernel complete what it can; if `wait`, at least one
     /// request, unless a signal or a lack of memory comes before.
     pub fn enter(&self, wait: bool) -> io::Result<()> {
+        self.need.set(Need { at_once: 0, ..self.need.get() });
         passing(self.submit_pending())?;
         let wait = wait && self.pending.borrow().is_empty();
         // SAFETY: see `push`.

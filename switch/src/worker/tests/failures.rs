@@ -72,7 +72,9 @@ fn what_an_underlay_has_lost_stays_counted_without_it() {
     let before = lost();
     release.send(()).unwrap();
     rig.dataplane.set_underlay(None).unwrap();
-    assert_eq!(lost(), before);
+    // What was on its way may have come to a full buffer, too.
+    let at_the_end = lost();
+    assert!(at_the_end >= before);
     rig.dataplane.set_underlay(Some(open())).unwrap();
-    assert_eq!(lost(), before);
+    assert_eq!(lost(), at_the_end);
 }

@@ -12,9 +12,13 @@ use super::*;
 
 const BUFFERS: u16 = 4;
 
-/// `None`, and a word why, where there is no io_uring.
 fn ring() -> Option<Ring> {
-    match Ring::new(BUFFERS, 64) {
+    ring_of(BUFFERS, 64)
+}
+
+/// `None`, and a word why, where there is no io_uring.
+fn ring_of(buffers: u16, buffer_bytes: u32) -> Option<Ring> {
+    match Ring::new(buffers, buffer_bytes) {
         Ok(ring) => {
             ring.enable().unwrap();
             Some(ring)
@@ -191,4 +195,81 @@ fn writes_stay_in_order_whatever_their_number() {
     let mut all = Vec::new();
     sink.read_to_end(&mut all).unwrap();
     assert!(all == expected);
+}
+
+/// Sends so many messages and reads until a read finds no buffer, or everything is there.
+fn read_all<'a>(ring: &'a Ring, count: usize, message: &[u8]) -> (Vec<Filled<'a>>, bool) {
+    let (here, there) = UnixDatagram::pair().unwrap();
+    here.set_nonblocking(true).unwrap();
+    (0..count).for_each(|_| assert_eq!(there.send(message).unwrap(), message.len()));
+    ring.read(here.as_raw_fd(), 1).unwrap();
+    let (mut filled, mut has_run_out) = (Vec::new(), false);
+    while filled.len() < count && !has_run_out {
+        match next(ring) {
+            Completion::Read { result: Ok(one), .. } => filled.push(one),
+            Completion::Read { result: Err(error), more: false, .. } => {
+                assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+                has_run_out = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    if !has_run_out {
+        drop(there);
+        ring.cancel_read(1).unwrap();
+        while !matches!(next(ring), Completion::Read { more: false, .. }) {}
+    }
+    (filled, has_run_out)
+}
+
+/// Of a ring whose buffers nobody has: every one is with the kernel or spare, and only once.
+fn assert_whole(ring: &Ring) {
+    let spare = ring.spare.borrow();
+    assert_eq!(ring.free_buffers() + spare.len(), ring.uses.len());
+    let mut indices = spare.clone();
+    indices.sort_unstable();
+    indices.dedup();
+    assert_eq!(indices.len(), spare.len());
+    assert!(ring.uses.iter().all(|uses| uses.get() == 0));
+}
+
+#[test]
+fn the_kernel_has_as_many_buffers_as_are_needed() {
+    const ALL: usize = 16;
+    let Some(ring) = ring_of(ALL as u16, 64) else { return };
+    assert_eq!(ring.free_buffers(), WANTED_MIN);
+    for wanted in [WANTED_MIN, 8, ALL] {
+        let (filled, has_run_out) = read_all(&ring, ALL + 1, b"short");
+        assert_eq!((filled.len(), has_run_out), (wanted, true));
+        assert_eq!(ring.want_more(), wanted < ALL, "when they are all there, that is a shortage");
+        drop(filled);
+        assert_whole(&ring);
+    }
+    assert_eq!(ring.free_buffers(), ALL);
+    // One at a time.
+    for _ in 0..NEED_READS * 3 {
+        assert_eq!(read_all(&ring, 1, b"short").0.len(), 1);
+    }
+    assert_eq!(ring.free_buffers(), WANTED_MIN);
+    assert_whole(&ring);
+    // For so many requests.
+    ring.want(9);
+    assert_eq!(ring.free_buffers(), 9);
+    ring.want(ALL * 2);
+    assert_eq!(ring.free_buffers(), ALL);
+    assert_whole(&ring);
+}
+
+#[test]
+fn long_reads_stay_in_the_cache() {
+    let Some(ring) = ring_of(16, 1 << 16) else { return };
+    let long = vec![7; 60_000];
+    for _ in 0..NEED_READS {
+        let (filled, has_run_out) = read_all(&ring, WANTED_MIN + 1, &long);
+        assert_eq!((filled.len(), has_run_out), (WANTED_MIN, true));
+        assert!(ring.want_more(), "there are others, and it is no shortage");
+        drop(filled);
+        assert_eq!(ring.free_buffers(), WANTED_MIN);
+    }
+    assert_whole(&ring);
 }
