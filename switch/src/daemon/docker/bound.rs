@@ -29,7 +29,7 @@ use super::invalid;
 use super::planned::Planned;
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
-use crate::state::{Network, Snapshot, default_gateway};
+use crate::state::{Network, Rejected, Snapshot, default_gateway};
 
 /// How long to wait for a network that another node has just made.
 const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -72,9 +72,13 @@ impl Handle {
 
     /// Afterwards all nodes know of it, if the cluster answers.
     async fn bind_or_unbind(&self, call: Call, until: Instant) -> Result<Answer, Error> {
+        let mut bound = None;
         let (is_shared, made) = match &call {
             Call::CreateNetwork(request) => match request.options.generic.get(NETWORK_OPTION) {
-                Some(name) => (true, self.make_shared(&parse_name(name)?, request, until).await?),
+                Some(name) => {
+                    let name = bound.insert(parse_name(name)?);
+                    (true, self.make_shared(name, request, until).await?)
+                }
                 None => (false, None),
             },
             Call::DeleteNetwork(request) => {
@@ -84,6 +88,9 @@ impl Handle {
             _ => (false, None),
         };
         let done = self.enqueue_call(call).await;
+        if let (Ok(_), Some(name)) = (&done, &bound) {
+            self.shared().planned.forget_network(name);
+        }
         if let (Err(_), Some(network)) = (&done, made) {
             // Nobody else has it: it was made for this.
             let remove = self.ask(SharedChange::RemoveNetwork { network }, until).await;
@@ -166,8 +173,9 @@ impl Handle {
         let Some(create) = self.shared().planned.network(name, request) else { return Ok(None) };
         let made = in_time(until, self.create_overlay(create, random_request_id())).await;
         if let Err(refusal) = made {
-            let is_taken = refusal.kind == ErrorKind::Conflict && self.arrives(name, until).await;
-            return if is_taken { Ok(None) } else { Err(refusal) };
+            let is_taken = refusal == rejected(&Rejected::NetworkNameTaken(name.clone()));
+            let is_there = is_taken && self.arrives(name, until).await;
+            return if is_there { Ok(None) } else { Err(refusal) };
         }
         let seen = self.snapshot();
         Ok(shared_network(&seen, name).map(|network| network.id))
