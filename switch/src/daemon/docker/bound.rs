@@ -340,7 +340,7 @@ impl Handle {
     }
 
     /// Without the cluster the address is free here, and there as soon as it answers again. Where the
-    /// network is not in view, of those that are not the address alone says which one it is: no two have the same.
+    /// network is not in view, its reservation is known by the address, among those of networks that are not.
     async fn release_shared_address(
         &self,
         network: Option<NetworkId>,
