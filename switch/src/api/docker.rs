@@ -42,6 +42,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 /// From the head of a request until what it asks of the cluster is given up. The rest is for telling the engine why.
 const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// A container's published ports come twice, with some hundred bytes for each: all that a protocol has are 6.5 MB.
 const BODY_BYTES_MAX: usize = 8 << 20;
 

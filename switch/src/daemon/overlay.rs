@@ -91,13 +91,12 @@ impl Handle {
     }
 
     pub(super) async fn create_overlay(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
-        let cluster = self.cluster();
-        cluster.found_alone().await.map_err(failed)?;
-        let seen = self.snapshot();
+        let (cluster, seen) = (self.cluster(), self.snapshot());
         if seen.local.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
         let mut occupied = host::routes().await?;
+        cluster.found_alone().await.map_err(failed)?;
         occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let network = CreateNetwork {
             id: NetworkId(random_bytes()),

@@ -112,9 +112,19 @@ pub fn prepare(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), Netlin
     })
 }
 
-/// Takes the queueing discipline from an interface that somebody else has set up.
+/// Takes the default queueing discipline from an interface that somebody else has set up. One that was chosen stays: the
+/// kernel gives a handle to it, and none to its default.
 pub fn take_qdisc(ns: &NetNs, link: &Link) -> Result<(), NetlinkError> {
     visit(ns, async |handle| {
+        let found = collect(handle.qdisc().get().index(link.index as i32).execute()).await;
+        let found = found.map_err(request(|| "listing queueing disciplines".into()))?;
+        let mut roots = found
+            .iter()
+            .map(|message| &message.header)
+            .filter(|header| header.index == link.index as i32 && header.parent == TcHandle::ROOT);
+        if roots.any(|root| root.handle != TcHandle::UNSPEC) {
+            return Ok(());
+        }
         let without = without_qdisc(&handle, link).await;
         without.map_err(request(|| format!("taking the queueing discipline from {}", link.name)))
     })

@@ -132,8 +132,12 @@ fn the_first_host_says_what_a_shared_network_is_like() {
         "--opt=com.docker.network.driver.mtu=1300",
     ];
     one.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &asked, &["blue"]].concat());
-    // Without IPv6 in its Docker network.
-    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &["blue"]].concat());
+    // Names stand for addresses of both families.
+    let without_ipv6 = [&["network", "create", "-d", "vswitch"], &shared[..], &["blue"]].concat();
+    let message = two.refuses(&without_ipv6);
+    assert!(message.contains("add --ipv6 --subnet fd05::/64"), "{message}");
+    let ipv6 = ["--ipv6", "--subnet=fd05::/64"];
+    two.does(&[&["network", "create", "-d", "vswitch"], &shared[..], &ipv6, &["blue"]].concat());
     one.starts("c1", &["--net=blue"]);
     two.starts("c2", &["--net=blue"]);
     let members = [one.members("blue"), two.members("blue")].concat();
@@ -144,10 +148,13 @@ fn the_first_host_says_what_a_shared_network_is_like() {
         assert!(host.within(container, &["ifconfig", "eth0"]).contains("MTU:1300"));
         assert!(host.within(container, &["ip", "route"]).contains("default via 10.5.0.254"));
     }
-    let ipv6 = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}";
-    assert!(one.says(ipv6, "c1").starts_with("fd05::"), "{}", one.says(ipv6, "c1"));
-    assert_eq!(two.says(ipv6, "c2").trim(), "");
+    let told = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}";
+    for (host, container) in [(one, "c1"), (two, "c2")] {
+        let told = host.says(told, container);
+        assert!(told.starts_with("fd05::") && told.trim_end().ends_with(" fd05::1"), "{container}: {told}");
+    }
     one.wait_for_ping("c1", "10.5.0.130");
+    one.wait_for_ping("c1", "c2");
     two.wait_for_ping("c2", "c1");
     for host in [one, two] {
         host.sh("docker ps -aq | xargs -r docker rm -f");

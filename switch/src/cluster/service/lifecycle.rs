@@ -240,11 +240,24 @@ impl ClusterHandle {
         Ok(ClusterFounded { cluster: identity.cluster, node: member.node, address, token })
     }
 
-    /// Sees to it that this node is in a cluster, if only one of its own that nobody can join.
+    /// Sees to it that this node is in a cluster, if only one of its own that nobody can join. To its end, also when the
+    /// caller waits no longer: files without a member would be in the way of the next attempt.
     pub async fn found_alone(&self) -> Result<(), ClusterError> {
         if self.member().is_ok() {
             return Ok(());
         }
+        let founder = self.clone();
+        match tokio::spawn(async move { founder.found_for_network().await }).await {
+            Ok(founded) => founded,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The daemon is stopping.
+                Err(_) => Err(ClusterError::NotInACluster),
+            },
+        }
+    }
+
+    async fn found_for_network(&self) -> Result<(), ClusterError> {
         match self.found(Shared::new()).await {
             Ok(_) => {
                 tracing::warn!(

@@ -100,6 +100,20 @@ async fn eventually(what: &str, mut is_met: impl AsyncFnMut() -> bool) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_founded_though_nobody_waits_for_it() {
+    let host = Host::new("host1").await;
+    // Polled once: it has begun, and is given up.
+    tokio::select! {
+        biased;
+        _ = host.found_alone() => {}
+        () = std::future::ready(()) => {}
+    }
+    eventually("the cluster is founded", async || host.found_alone().await.is_ok()).await;
+    eventually("it makes networks", async || host.network("blue").await.is_ok()).await;
+    assert_eq!(host.networks(), ["blue"]);
+}
+
 fn join(at: &Host, token: &JoinToken) -> ClusterJoin {
     ClusterJoin { addresses: vec![at.address()], token: token.clone(), discard: false }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{AddressHolder, DockerChange};
 use vswitch_proto::docker::{self, ADDRESS_SPACE, Address, Answer, NETWORK_OPTION, Pool};
-use vswitch_proto::id::{Name, RequestId};
+use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
@@ -27,6 +27,11 @@ pub enum PoolId {
         network: Name,
         subnet: IpNet,
     },
+    /// The same as an earlier version said it, of a network that is there. Engines keep what they were told.
+    Former {
+        network: NetworkId,
+        ipv6: bool,
+    },
 }
 
 impl std::fmt::Display for PoolId {
@@ -34,6 +39,7 @@ impl std::fmt::Display for PoolId {
         match self {
             PoolId::Local(subnet) => write!(f, "local/{subnet}"),
             PoolId::Cluster { network, subnet } => write!(f, "cluster/{network}/{subnet}"),
+            PoolId::Former { network, ipv6 } => write!(f, "cluster/{network}/{}", if *ipv6 { 6 } else { 4 }),
         }
     }
 }
@@ -53,6 +59,9 @@ impl FromStr for PoolId {
 
 fn cluster_pool(text: &str) -> Option<PoolId> {
     let (network, subnet) = text.split_once('/')?;
+    if let ("4" | "6", Ok(network)) = (subnet, network.parse::<NetworkId>()) {
+        return Some(PoolId::Former { network, ipv6: subnet == "6" });
+    }
     Some(PoolId::Cluster { network: network.parse().ok()?, subnet: subnet.parse().ok()? })
 }
 
@@ -165,7 +174,9 @@ impl Control {
 fn local(pool: &str) -> Result<IpNet, Error> {
     match pool.parse()? {
         PoolId::Local(subnet) => Ok(subnet),
-        PoolId::Cluster { .. } => Err(invalid(format!("{pool} is a pool of the cluster"))),
+        PoolId::Cluster { .. } | PoolId::Former { .. } => {
+            Err(invalid(format!("{pool} is a pool of the cluster")))
+        }
     }
 }
 
@@ -211,6 +222,12 @@ mod tests {
             "cluster/blue.net_6/fd05::/64",
         ] {
             assert_eq!(text.parse::<PoolId>().unwrap().to_string(), text);
+        }
+        let network = NetworkId([0xab; 32]);
+        for (text, ipv6) in [(format!("cluster/{network}/4"), false), (format!("cluster/{network}/6"), true)]
+        {
+            let former: PoolId = text.parse().unwrap();
+            assert_eq!((former.to_string(), former), (text, PoolId::Former { network, ipv6 }));
         }
         for text in ["", "local/", "local/172.18.0.0", "172.18.0.0/16", "cluster/7/4", "cluster//10.5.0.0/24"]
         {

@@ -29,7 +29,7 @@ use super::invalid;
 use super::planned::Planned;
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
-use crate::state::{Network, Snapshot, default_gateway};
+use crate::state::{Network, Rejected, Snapshot, default_gateway};
 
 /// How long to wait for a network that another node has just made.
 const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -47,22 +47,28 @@ impl Handle {
                     return self.request_shared_pool(&name, request, until).await;
                 }
             }
-            Call::ReleasePool(request) => {
-                if let PoolId::Cluster { network, subnet } = request.pool.parse()? {
-                    // A network that was made stays: other hosts may use it.
+            // A network that was made stays: other hosts may use it.
+            Call::ReleasePool(request) => match request.pool.parse()? {
+                PoolId::Local(_) => {}
+                PoolId::Cluster { network, subnet } => {
                     self.shared().planned.forget(&network, &subnet);
                     return Ok(Answer::NOTHING);
                 }
-            }
+                PoolId::Former { .. } => return Ok(Answer::NOTHING),
+            },
             Call::RequestAddress(request) => {
-                if let PoolId::Cluster { network, subnet } = request.pool.parse()? {
+                if let Some((network, subnet)) = self.shared_pool(request.pool.parse()?)? {
                     return self.request_shared_address((&network, subnet), request, until).await;
                 }
             }
             Call::ReleaseAddress(request) => {
-                if let PoolId::Cluster { network, .. } = request.pool.parse()? {
-                    return self.release_shared_address(&network, request, until).await;
-                }
+                let seen = self.snapshot();
+                let network = match request.pool.parse()? {
+                    PoolId::Local(_) => return self.enqueue_call(call).await,
+                    PoolId::Cluster { network, .. } => shared_network(&seen, &network).map(|n| n.id),
+                    PoolId::Former { network, .. } => Some(network),
+                };
+                return self.release_shared_address(network, request.address, until).await;
             }
             Call::CreateNetwork(_) | Call::DeleteNetwork(_) => return self.bind_or_unbind(call, until).await,
             _ => {}
@@ -70,11 +76,36 @@ impl Handle {
         self.enqueue_call(call).await
     }
 
+    /// The name of the network that a pool is of, and the subnet that it is; `None` for a pool of this node.
+    fn shared_pool(&self, pool: PoolId) -> Result<Option<(Name, IpNet)>, Error> {
+        let (id, ipv6) = match pool {
+            PoolId::Local(_) => return Ok(None),
+            PoolId::Cluster { network, subnet } => return Ok(Some((network, subnet))),
+            PoolId::Former { network, ipv6 } => (network, ipv6),
+        };
+        let seen = self.snapshot();
+        let network = seen.shared.network(&id);
+        match network.and_then(|network| Some((network.name.clone(), network.pool(ipv6)?.subnet))) {
+            None if self.is_out_of_view(&seen) => Err(late()),
+            None => Err(gone()),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether this node is in a cluster that it does not see so far.
+    fn is_out_of_view(&self, seen: &Snapshot) -> bool {
+        seen.node.is_none() && self.cluster().node().is_some()
+    }
+
     /// Afterwards all nodes know of it, if the cluster answers.
     async fn bind_or_unbind(&self, call: Call, until: Instant) -> Result<Answer, Error> {
+        let mut bound = None;
         let (is_shared, made) = match &call {
             Call::CreateNetwork(request) => match request.options.generic.get(NETWORK_OPTION) {
-                Some(name) => (true, self.make_shared(&parse_name(name)?, request, until).await?),
+                Some(name) => {
+                    let name = bound.insert(parse_name(name)?);
+                    (true, self.make_shared(name, request, until).await?)
+                }
                 None => (false, None),
             },
             Call::DeleteNetwork(request) => {
@@ -84,6 +115,9 @@ impl Handle {
             _ => (false, None),
         };
         let done = self.enqueue_call(call).await;
+        if let (Ok(_), Some(name)) = (&done, &bound) {
+            self.shared().planned.forget_network(name);
+        }
         if let (Err(_), Some(network)) = (&done, made) {
             // Nobody else has it: it was made for this.
             let remove = self.ask(SharedChange::RemoveNetwork { network }, until).await;
@@ -166,8 +200,9 @@ impl Handle {
         let Some(create) = self.shared().planned.network(name, request) else { return Ok(None) };
         let made = in_time(until, self.create_overlay(create, random_request_id())).await;
         if let Err(refusal) = made {
-            let is_taken = refusal.kind == ErrorKind::Conflict && self.arrives(name, until).await;
-            return if is_taken { Ok(None) } else { Err(refusal) };
+            let is_taken = refusal == rejected(&Rejected::NetworkNameTaken(name.clone()));
+            let is_there = is_taken && self.arrives(name, until).await;
+            return if is_there { Ok(None) } else { Err(refusal) };
         }
         let seen = self.snapshot();
         Ok(shared_network(&seen, name).map(|network| network.id))
@@ -195,7 +230,7 @@ impl Handle {
         let network = shared_network(&seen, name);
         let found = network.and_then(|n| Some((n, n.pools.iter().find(|pool| pool.subnet == subnet)?)));
         let Some((network, pool)) = found else {
-            if seen.node.is_none() && self.cluster().node().is_some() {
+            if self.is_out_of_view(&seen) {
                 return Err(late());
             }
             return planned_address(&self.shared().planned, (name, subnet), request);
@@ -304,19 +339,21 @@ impl Handle {
         in_time(until, async { asked.await.map_err(|e| failed(&e)) }).await
     }
 
-    /// Without the cluster the address is free here, and there as soon as it answers again.
+    /// Without the cluster the address is free here, and there as soon as it answers again. Where the
+    /// network is not in view, its reservation is known by the address, among those of networks that are not.
     async fn release_shared_address(
         &self,
-        name: &Name,
-        request: &docker::ReleaseAddress,
+        network: Option<NetworkId>,
+        address: Option<IpAddr>,
         until: Instant,
     ) -> Result<Answer, Error> {
         let seen = self.snapshot();
-        let (Some(address), Some(network)) = (request.address, shared_network(&seen, name)) else {
-            return Ok(Answer::NOTHING);
+        let is_it = |reservation: &&Reservation| {
+            let other = reservation.network;
+            network.map_or_else(|| seen.shared.network(&other).is_none(), |network| network == other)
+                && reservation.addresses.ips().any(|ip| Some(ip) == address)
         };
-        let found = self.reservation(&network.id, |r| r.addresses.ips().any(|ip| ip == address));
-        if let Some(Reservation { endpoint, .. }) = found {
+        if let Some(endpoint) = seen.local.reservations().find(is_it).map(|found| found.endpoint) {
             self.note(DockerChange::Unreserve { endpoint }).await?;
             self.settle_by(until).await;
         }

@@ -1,12 +1,12 @@
 //! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vswitch_proto::command::{DockerChange, SharedChange};
-use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId};
 
 use super::super::handle::Handle;
 use super::super::host::blocking;
@@ -26,13 +26,36 @@ const INTERVAL_MAX: Duration = Duration::from_secs(15);
 /// Interfaces that are looked at after one census: each is a visit to its container.
 const VISITED_AT_ONCE: usize = 64;
 
+/// An endpoint in the sandbox of its container.
+type Place = (ContainerId, String);
+
 /// What is kept from one census to the next.
 #[derive(Default)]
 struct Known {
     missing: Missing,
     unanswered: Unanswered,
-    /// Endpoints that have no queueing discipline any more, by the sandbox that they are in.
-    bare: BTreeSet<(ContainerId, String)>,
+    queues: Queues,
+}
+
+/// Whose queueing disciplines were looked at.
+#[derive(Default)]
+struct Queues {
+    taken: BTreeSet<Place>,
+    /// The last visit.
+    last: Option<Place>,
+}
+
+impl Queues {
+    /// Which of the places that there are come next. Those that cannot be done so far do not keep the others waiting.
+    fn due(&mut self, joined: BTreeMap<Place, MacAddr>) -> Vec<(Place, MacAddr)> {
+        self.taken.retain(|place| joined.contains_key(place));
+        let mut due: Vec<_> = joined.into_iter().filter(|(place, _)| !self.taken.contains(place)).collect();
+        let visited = due.partition_point(|(place, _)| Some(place) <= self.last.as_ref());
+        due.rotate_left(visited);
+        due.truncate(VISITED_AT_ONCE);
+        self.last = due.last().map(|(place, _)| place.clone());
+        due
+    }
 }
 
 /// Follows the engine for as long as the daemon runs.
@@ -133,7 +156,7 @@ async fn follow(
             tell_reclaimed(handle.feed(), leftover);
         }
     }
-    take_queues(handle, &mut known.bare).await;
+    take_queues(handle, &mut known.queues).await;
     // These may wait, the last two for the cluster.
     name(handle, &census).await;
     describe_leases(handle).await;
@@ -142,21 +165,19 @@ async fn follow(
 }
 
 /// Of the interfaces that the engine has set up since.
-async fn take_queues(handle: &Handle, bare: &mut BTreeSet<(ContainerId, String)>) {
+async fn take_queues(handle: &Handle, queues: &mut Queues) {
     let seen = handle.snapshot();
     let joined = seen.local.docker_endpoints().filter_map(|(endpoint, spec)| {
         let (_, wire) = seen.view().wires_of(&endpoint.id).next()?;
         Some(((endpoint.id, spec.sandbox.clone()?), wire.mac))
     });
-    let (known, new): (Vec<_>, Vec<_>) = joined.partition(|(place, _)| bare.contains(place));
-    *bare = known.into_iter().map(|(place, _)| place).collect();
-    for ((endpoint, sandbox), mac) in new.into_iter().take(VISITED_AT_ONCE) {
-        let path = sandbox.clone();
+    for (place, mac) in queues.due(joined.collect()) {
+        let path = place.1.clone();
         match blocking(move || interface::take_queue(Path::new(&path), mac)).await {
-            Ok(true) => _ = bare.insert((endpoint, sandbox)),
+            Ok(true) => _ = queues.taken.insert(place),
             Ok(false) => {}
             Err(error) => {
-                let endpoint = endpoint.short();
+                let endpoint = place.0.short();
                 tracing::debug!(endpoint, error, "an interface keeps its queueing discipline for now");
             }
         }
@@ -290,6 +311,26 @@ mod tests {
 
     use super::*;
     use crate::state::testing::{Lab, bridge, id32, to};
+
+    #[test]
+    fn all_interfaces_have_their_turn() {
+        let mut queues = Queues::default();
+        let count = VISITED_AT_ONCE + 2;
+        let place = |n: usize| (ContainerId(id32(n as u64)), String::from("/ns"));
+        let joined = || (0..count).map(|n| (place(n), MacAddr::ZERO)).collect::<BTreeMap<_, _>>();
+        let all: Vec<Place> = joined().into_keys().collect();
+        let mut due = || -> Vec<Place> { queues.due(joined()).into_iter().map(|(place, _)| place).collect() };
+        assert_eq!(due(), all[..VISITED_AT_ONCE]);
+        let next = due();
+        assert_eq!(
+            (next.len(), &next[..3]),
+            (VISITED_AT_ONCE, &[&all[VISITED_AT_ONCE..], &all[..1]].concat()[..])
+        );
+        queues.taken = all[1..].iter().cloned().collect();
+        assert_eq!(queues.due(joined()), [(all[0].clone(), MacAddr::ZERO)]);
+        assert_eq!(queues.due(BTreeMap::new()), []);
+        assert!(queues.taken.is_empty());
+    }
 
     #[test]
     fn of_too_many_aliases_the_first_are_taken() {

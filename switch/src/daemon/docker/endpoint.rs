@@ -162,7 +162,8 @@ impl Control {
         let network = seen.view().network(&endpoint.network)?;
         let wire = endpoint.wire.as_ref()?;
         let ipv4 = wire.ipv4.filter(|_| given.ipv4.is_none()).map(IpAddr::V4);
-        // On a network of the cluster an engine that asked for no IPv6 address has no IPv6 in its own network.
+        // Where an engine's network of the cluster was let in without IPv6, by an earlier version, the engine asks for no
+        // IPv6 address and takes none.
         let has_ipv6 = seen.local.network(&endpoint.network).is_some();
         let ipv6 = wire.ipv6.filter(|_| given.ipv6.is_none() && has_ipv6).map(IpAddr::V6);
         Some(Interface {

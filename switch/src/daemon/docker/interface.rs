@@ -77,8 +77,8 @@ fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Option<Tap>, 
     found.map(|link| Tap::open(&ns, &link.name, config).map_err(|e| e.to_string())).transpose()
 }
 
-/// An interface gets the default queueing discipline again where the engine sets it up, and need not keep it. `false`:
-/// it is not up in the container so far.
+/// An interface gets the default queueing discipline again where the engine sets it up, and need not keep it; one
+/// that somebody has chosen stays. `false`: it is not up in the container so far.
 pub fn take_queue(sandbox: &Path, mac: MacAddr) -> Result<bool, String> {
     let Ok(ns) = NetNs::open(sandbox) else { return Ok(false) };
     let links = netlink::links(&ns).map_err(|e| e.to_string())?;

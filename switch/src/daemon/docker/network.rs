@@ -183,6 +183,13 @@ fn bind(seen: &Snapshot, name: &str, request: &docker::CreateNetwork) -> Result<
             return Err(invalid(format!("its addresses are not those of the network {name}: add {how}")));
         }
     }
+    // Its containers have leases of both families, and all hosts answer for both.
+    if let Some(pool) = network.pool(true).filter(|_| request.ipv6.is_empty()) {
+        return Err(invalid(format!(
+            "network {name} has IPv6, so its containers need it here too: add --ipv6 --subnet {}",
+            pool.subnet
+        )));
+    }
     let mut options = request.options.generic.iter().filter(|(key, _)| *key != NETWORK_OPTION);
     if let Some((key, _)) = options.find(|(key, value)| network.options.get(*key) != Some(value)) {
         return Err(invalid(format!(

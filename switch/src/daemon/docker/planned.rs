@@ -30,6 +30,8 @@ struct Plan {
     ip_range: Option<IpNet>,
     /// Subnets that the engine has passed over.
     passed: Vec<IpNet>,
+    /// Of two plans the newer has the greater one.
+    turn: u64,
 }
 
 /// By the network's name, and whether it is the IPv6 subnet.
@@ -59,12 +61,11 @@ impl Planned {
         let others = plans.iter().filter(|((other, _), _)| other != name).map(|(_, plan)| plan.subnet);
         let avoided: Vec<IpNet> = others.chain(passed.iter().copied()).collect();
         let subnet = choose(&avoided)?;
-        if plans.len() >= PLANS_MAX
-            && let Some(((forgotten, _), _)) = plans.pop_first()
-        {
-            tracing::warn!(network = forgotten.as_str(), "too many networks are asked for at once");
+        if plans.len() >= PLANS_MAX {
+            forget_oldest(&mut plans, name);
         }
-        plans.insert(key, Plan { subnet, ip_range: request.sub_pool, passed });
+        let turn = plans.values().map(|plan| plan.turn + 1).max().unwrap_or(0);
+        plans.insert(key, Plan { subnet, ip_range: request.sub_pool, passed, turn });
         Ok(subnet)
     }
 
@@ -82,6 +83,11 @@ impl Planned {
     /// The engine has no use for the pool any more.
     pub fn forget(&self, name: &Name, subnet: &IpNet) {
         self.lock().retain(|(other, _), plan| other != name || plan.subnet != *subnet);
+    }
+
+    /// The network is there: nothing of it is to come.
+    pub fn forget_network(&self, name: &Name) {
+        self.lock().retain(|(other, _), _| other != name);
     }
 
     /// The network as the engine makes it, if its subnets are what was planned for it.
@@ -120,6 +126,16 @@ impl Planned {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Name, bool), Plan>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of another network than the one that is planned.
+fn forget_oldest(plans: &mut BTreeMap<(Name, bool), Plan>, planned: &Name) {
+    let others = plans.iter().filter(|((name, _), _)| name != planned);
+    let oldest = others.min_by_key(|(_, plan)| plan.turn).map(|(key, _)| key.clone());
+    if let Some(key) = oldest {
+        tracing::warn!(network = key.0.as_str(), "too many networks are asked for at once");
+        plans.remove(&key);
     }
 }
 
@@ -195,6 +211,11 @@ mod tests {
         planned.forget(&blue, &net("10.6.0.0/24"));
         planned.forget(&red, &net("10.6.0.0/24"));
         assert!(planned.has(&blue, &net("10.5.0.0/24")) && !planned.has(&red, &net("10.6.0.0/24")));
+        plan(&planned, "red", &any, "10.6.0.0/24");
+        plan(&planned, "blue", &docker::RequestPool { v6: true, ..any }, "fd05::/64");
+        planned.forget_network(&blue);
+        assert_eq!(planned.lock().len(), 1);
+        assert!(planned.has(&red, &net("10.6.0.0/24")));
     }
 
     #[test]
@@ -218,12 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn plans_are_bounded() {
+    fn of_too_many_plans_the_oldest_of_another_network_goes() {
         let planned = Planned::default();
-        for n in 0..=PLANS_MAX {
-            plan(&planned, &format!("n{n:04}"), &asked("10.5.0.0/24", ""), "10.5.0.0/24");
+        let given = asked("10.5.0.0/24", "");
+        let name_of = |n: usize| format!("n{:04}", PLANS_MAX - n);
+        for n in 0..PLANS_MAX {
+            plan(&planned, &name_of(n), &given, "10.5.0.0/24");
         }
+        let has = |n: usize| planned.has(&name(&name_of(n)), &net("10.5.0.0/24"));
+        // The other subnet of the network whose plan is the oldest.
+        plan(&planned, &name_of(0), &docker::RequestPool { v6: true, ..asked("", "") }, "fd05::/64");
         assert_eq!(planned.lock().len(), PLANS_MAX);
-        assert!(planned.has(&name(&format!("n{PLANS_MAX:04}")), &net("10.5.0.0/24")));
+        assert!(has(0) && !has(1) && has(2));
+        plan(&planned, "zz", &given, "10.5.0.0/24");
+        assert!(!has(0) && has(2) && planned.has(&name("zz"), &net("10.5.0.0/24")));
     }
 }

@@ -94,7 +94,7 @@ fn needs_leader(call: &Call, is_known: impl Fn(&Name) -> bool) -> bool {
         Call::CreateNetwork(request) => is_unknown(&request.options.generic),
         Call::RequestAddress(request) => {
             !request.options.is_gateway()
-                && matches!(request.pool.parse::<PoolId>(), Ok(PoolId::Cluster { .. }))
+                && request.pool.parse::<PoolId>().is_ok_and(|pool| !matches!(pool, PoolId::Local(_)))
         }
         _ => false,
     }
@@ -127,6 +127,7 @@ mod tests {
         let interface = ("com.docker.network.endpoint.macaddress", "02:42:00:00:00:07");
         let cluster = String::from("cluster/blue/10.5.0.0/24");
         assert!(address(&cluster, interface.0, interface.1));
+        assert!(address(&format!("cluster/{network}/4"), interface.0, interface.1));
         assert!(!address(&cluster, "RequestAddressType", "com.docker.network.gateway"));
         assert!(!address("local/10.8.0.0/24", interface.0, interface.1));
         let leave = format!(r#"{{"NetworkID":"{network}","EndpointID":"{network}"}}"#);
