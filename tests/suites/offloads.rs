@@ -8,9 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use vswitch::worker::EngineKind;
 use vswitch_tests::capture::{GOOD, Row, dissect};
 use vswitch_tests::engines::engines;
-use vswitch_tests::overlay::{
-    CABLE, Cable, INTERFACE, Kind, Offloads, Pair, address, engine, mac, path, sh,
-};
+use vswitch_tests::overlay::{CABLE, Cable, INTERFACE, Kind, Offloads, Pair, address, engine, mac, path, sh};
 use vswitch_tests::packet::Packet;
 use vswitch_tests::wait::{DEADLINE, eventually};
 

@@ -9,9 +9,9 @@
 //!
 //! # How many are provided
 //! The kernel takes provided buffers in turn, so it writes to all of them, and more than fit the cache would all be cold.
-//! Only `wanted` are provided, [`WANTED_MIN`] at first; the others are spare, and the one that was used last is provided
-//! first. Who runs out wants twice as many ([`Ring::want_more`]), unless they would hold more than [`HOT_BYTES`]; what
-//! would, and what was not needed for [`NEED_READS`] reads, is not wanted any more.
+//! Only `wanted` are provided, `WANTED_MIN` at first; the others are spare, and the one that was used last is provided
+//! first. Who runs out wants twice as many ([`Ring::want_more`]), unless they would hold more than `HOT_BYTES`; what
+//! would, and what was not needed for `NEED_READS` reads, is not wanted any more.
 //!
 //! # Threads
 //! The kernel lets only one thread use the ring (IORING_SETUP_SINGLE_ISSUER): the one that calls [`Ring::enable`]. It
