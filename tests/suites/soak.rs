@@ -8,6 +8,7 @@ use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -160,9 +161,11 @@ fn traffic(cluster: &Cluster, duration: Duration) -> Outcome {
                 }
             });
         }
-        outcome.guests = guests(cluster, duration);
+        // Whatever becomes of the guests, the traffic ends.
+        let guests = catch_unwind(AssertUnwindSafe(|| guests(cluster, duration)));
         stop.store(true, Ordering::Relaxed);
         flows.iter().for_each(Flow::stop);
+        outcome.guests = guests.unwrap_or_else(|panic| resume_unwind(panic));
         for (sender, receivers) in handles {
             let sent = sender.join().expect("the sender does not panic");
             for receiver in receivers {
