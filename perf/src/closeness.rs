@@ -31,8 +31,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The end of the passes.
 const END: u32 = u32::MAX;
 
-/// Apart is what takes this many times as long as the nearest that was seen. What was seen was 24 to 36 ns, and 150 to 190.
-const APART: f64 = 2.0;
+/// Apart is what takes this many times as long as the nearest that was seen. What was seen was 13 to 36 ns, and 150 to 190.
+const APART: f64 = 4.0;
 /// How often a sample is taken again.
 const RETAKES: usize = 2;
 /// For how long a sample waits for processors that are apart, and all samples of a run together.
