@@ -53,7 +53,7 @@ use vswitch_proto::id::{MacAddr, PortId};
 
 use crate::counters::{Counters, Totals};
 use crate::forward::tables::Tables;
-use crate::forward::{Fdb, ForwardConfig, neighbor};
+use crate::forward::{Fdb, FdbConfig, ForwardConfig, neighbor};
 use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
@@ -94,6 +94,23 @@ pub struct DataplaneConfig {
 
 impl DataplaneConfig {
     pub const BURST_FRAMES: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+}
+
+/// One worker that runs anywhere and does not poll, with what it learns for itself; a dead port is told to the log.
+impl Default for DataplaneConfig {
+    fn default() -> DataplaneConfig {
+        DataplaneConfig {
+            workers: NonZeroUsize::MIN,
+            engine: None,
+            pin_cpus: Vec::new(),
+            poll: Duration::ZERO,
+            burst_frames: DataplaneConfig::BURST_FRAMES,
+            forward: ForwardConfig::default(),
+            coalesce: true,
+            fdb: Arc::new(Fdb::new(FdbConfig::default())),
+            on_port_death: Arc::new(|port| tracing::error!(?port, "the interface of a port is gone")),
+        }
+    }
 }
 
 /// The running data plane. Dropped, it ends its workers and closes the TAPs.

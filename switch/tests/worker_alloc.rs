@@ -15,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use vswitch::forward::tables::{Network, Overlay, Port, Tables};
-use vswitch::forward::{Fdb, FdbConfig, ForwardConfig};
 use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{Tap, TapConfig};
@@ -187,13 +186,8 @@ fn dataplane(engine: EngineKind, workers: usize) -> Option<Dataplane> {
     let dataplane = Dataplane::start(DataplaneConfig {
         workers: NonZeroUsize::new(workers).unwrap(),
         engine: Some(engine),
-        pin_cpus: Vec::new(),
-        poll: Duration::ZERO,
-        burst_frames: DataplaneConfig::BURST_FRAMES,
-        forward: ForwardConfig::default(),
-        coalesce: true,
-        fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
+        ..DataplaneConfig::default()
     });
     match dataplane {
         Err(EngineError::Unavailable(why)) => {

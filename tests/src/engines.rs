@@ -2,9 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
-use vswitch::forward::{Fdb, FdbConfig, ForwardConfig};
 use vswitch::worker::{Dataplane, DataplaneConfig, EngineError, EngineKind};
 
 /// A data plane of two workers, with all offloads; `None` for the engine that it chooses.
@@ -12,13 +10,8 @@ pub fn config(engine: Option<EngineKind>) -> DataplaneConfig {
     DataplaneConfig {
         workers: NonZeroUsize::new(2).expect("it is not 0"),
         engine,
-        pin_cpus: Vec::new(),
-        poll: Duration::ZERO,
-        burst_frames: DataplaneConfig::BURST_FRAMES,
-        forward: ForwardConfig::default(),
-        coalesce: true,
-        fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
+        ..DataplaneConfig::default()
     }
 }
 

@@ -319,7 +319,8 @@ impl Fdb {
             true
         });
         rows.retain(|row| vni.is_none_or(|vni| row.vni == vni));
-        rows.sort_unstable_by_key(|row| (row.vni, row.mac));
+        // What was seen twice, because it moved meanwhile, is where it was seen last.
+        rows.sort_unstable_by_key(|row| (row.vni, row.mac, row.age));
         rows.dedup_by_key(|row| (row.vni, row.mac));
         rows
     }

@@ -12,8 +12,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use vswitch_proto::id::{MacAddr, Vni};
 
 use super::*;
+use crate::forward::DropReason;
 use crate::forward::tables::{Gateway, Network, Port};
-use crate::forward::{DropReason, FdbConfig};
 use crate::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure, delete_link, links};
 use crate::io::netns::NetNs;
 use crate::io::tap::{Offloads, TapConfig};
@@ -63,13 +63,8 @@ fn config(engine: EngineKind, workers: usize) -> DataplaneConfig {
     DataplaneConfig {
         workers: NonZeroUsize::new(workers).unwrap(),
         engine: Some(engine),
-        pin_cpus: Vec::new(),
-        poll: Duration::ZERO,
-        burst_frames: DataplaneConfig::BURST_FRAMES,
-        forward: ForwardConfig::default(),
-        coalesce: true,
-        fdb: Arc::new(Fdb::new(FdbConfig::default())),
         on_port_death: Arc::new(|port| panic!("port {port} died")),
+        ..DataplaneConfig::default()
     }
 }
 
