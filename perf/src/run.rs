@@ -36,6 +36,9 @@ pub struct Run {
     /// Samples of each figure [default: 5 of vswitch, bridge and bare and of what goals are about, 3 of others]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: Option<u32>,
+    /// Take only the measurements of the suite whose names contain this, as "address scale"; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// Directory for results.json, results.md, report.html and charts
     #[arg(long, default_value = "bench-out")]
     out: PathBuf,
@@ -51,6 +54,38 @@ struct Field {
     problems: Vec<String>,
 }
 
+/// What is measured.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    rounds: Vec<Measurement>,
+    alone: Vec<Alone>,
+}
+
+impl Chosen {
+    fn of(args: &Run) -> anyhow::Result<Chosen> {
+        let (rounds, alone) = (Measurement::of_suite(args.suite), Alone::of_suite(args.suite).to_vec());
+        let titles =
+            || rounds.iter().map(|step| step.title()).chain(alone.iter().map(|step| step.title().into()));
+        for name in &args.only {
+            ensure!(
+                titles().any(|title| is_named(&title, name)),
+                "this suite has no measurement named {name}; it has: {}",
+                titles().collect::<Vec<String>>().join("; ")
+            );
+        }
+        let is_chosen =
+            |title: &str| args.only.is_empty() || args.only.iter().any(|name| is_named(title, name));
+        Ok(Chosen {
+            rounds: rounds.iter().copied().filter(|step| is_chosen(&step.title())).collect(),
+            alone: alone.iter().copied().filter(|step| is_chosen(step.title())).collect(),
+        })
+    }
+}
+
+fn is_named(title: &str, name: &str) -> bool {
+    title.to_lowercase().contains(&name.to_lowercase())
+}
+
 /// Measures, writes the report, and says whether everything could be measured.
 pub fn run(args: &Run) -> anyhow::Result<bool> {
     ensure!(
@@ -58,6 +93,7 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
         "vswitch-perf makes network namespaces and TAPs, for which it needs to be root: run it with sudo"
     );
     let setting = Setting { bin_dir: bin_dir(args)? };
+    let chosen = Chosen::of(args)?;
     let started = Instant::now();
     let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let mut machine = machine::describe(LOOK)?;
@@ -71,11 +107,11 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
 
     let mut field = set_up(args, &setting)?;
     let mut taking = Taking::new();
-    rounds(args, &mut field, &mut taking)?;
+    rounds(args, &chosen.rounds, &mut field, &mut taking)?;
     let has_vswitch = field.peers.iter().any(|peer| peer.kind == PeerKind::Vswitch);
     field.peers.clear();
     if has_vswitch {
-        alone(args.suite, &setting, &mut field.problems, &mut taking)?;
+        alone(&chosen.alone, &setting, &mut field.problems, &mut taking)?;
     }
 
     machine.stolen_percent = CpuTime::now()?.since(&cpu_before).stolen_percent();
@@ -148,13 +184,17 @@ fn repeats(args: &Run, kind: PeerKind, measurement: Measurement) -> u32 {
     args.repeats.unwrap_or(if is_main { MAIN } else { OTHER })
 }
 
-fn rounds(args: &Run, field: &mut Field, taking: &mut Taking) -> anyhow::Result<()> {
-    let measurements = Measurement::of_suite(args.suite);
+fn rounds(
+    args: &Run,
+    measurements: &[Measurement],
+    field: &mut Field,
+    taking: &mut Taking,
+) -> anyhow::Result<()> {
     let steps = field.peers.iter().flat_map(|peer| measurements.iter().map(|m| repeats(args, peer.kind, *m)));
     let progress = Progress::new(steps.clone().sum::<u32>() as usize);
     let last = steps.max().unwrap_or(0);
     for round in 0..last {
-        for measurement in &measurements {
+        for measurement in measurements {
             for at in order(field.peers.len(), round as usize) {
                 let peer = &mut field.peers[at];
                 if round >= repeats(args, peer.kind, *measurement) {
@@ -179,12 +219,11 @@ fn order(peers: usize, round: usize) -> impl Iterator<Item = usize> {
 }
 
 fn alone(
-    suite: Suite,
+    steps: &[Alone],
     setting: &Setting,
     problems: &mut Vec<String>,
     taking: &mut Taking,
 ) -> anyhow::Result<()> {
-    let steps = Alone::of_suite(suite);
     let progress = Progress::new(steps.len());
     for step in steps {
         let title = format!("vswitch alone: {}", step.title());
@@ -222,5 +261,21 @@ mod tests {
         assert_eq!(order(3, 1).collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(order(3, 5).collect::<Vec<_>>(), [2, 0, 1]);
         assert_eq!(order(0, 1).count(), 0);
+    }
+
+    #[test]
+    fn measurements_are_chosen_by_name() {
+        let chosen = |suite, only: &[&str]| {
+            let only = only.iter().map(|&name| name.to_owned()).collect();
+            let (peers, out) = (PeerKind::ALL.to_vec(), PathBuf::new());
+            Chosen::of(&Run { peers, suite, repeats: None, only, out, bin_dir: None })
+        };
+        let all = chosen(Suite::Full, &[]).unwrap();
+        assert_eq!((all.rounds.len(), all.alone.len()), (Measurement::of_suite(Suite::Full).len(), 6));
+        let some = chosen(Suite::Full, &["address scale", "tcp, 1"]).unwrap();
+        assert_eq!(some.rounds, [Measurement::Tcp { streams: 1, seconds: 3 }]);
+        assert_eq!(some.alone, [Alone::MacScale]);
+        let error = chosen(Suite::Quick, &["address scale"]).unwrap_err().to_string();
+        assert!(error.contains("no measurement named address scale; it has: round trip; "), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The rig itself, run as its users run it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
@@ -24,7 +25,7 @@ fn a_missing_peer_is_named_and_a_signal_leaves_nothing() {
     symlink(find("ip"), programs.join("ip")).unwrap();
     let mark = std::process::id().to_string();
     let mut rig = Command::new(env!("CARGO_BIN_EXE_vswitch-perf"))
-        .args(["run", "--peers", "bridge,vde", "--repeats", "1", "--out"])
+        .args(["run", "--peers", "bridge,vde", "--repeats", "1", "--only", "round trip", "--out"])
         .arg(&out)
         .env("PATH", &programs)
         .env("TMPDIR", &temporary)
@@ -51,6 +52,44 @@ fn a_missing_peer_is_named_and_a_signal_leaves_nothing() {
         assert!(Instant::now() < patience, "{:?} are left", processes(&mark));
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn what_was_chosen_is_measured_and_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let rig = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_vswitch-perf"))
+            .args(args)
+            .env("TMPDIR", dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = out.to_str().unwrap();
+    let chosen = ["--repeats", "2", "--only", "SMALL frames", "--only", "memory"];
+    rig(&[&["run", "--peers", "bridge", "--out", path][..], &chosen].concat());
+    let results: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(out.join("results.json")).unwrap()).unwrap();
+    let series = results["series"].as_array().unwrap();
+    let counted = |peer: &str| series.iter().filter(|series| series["peer"] == peer).count();
+    assert!(counted("bridge") > 0 && counted("vswitch") > counted("bridge"), "{results:#}");
+    let metrics: HashSet<&str> = series.iter().map(|series| series["metric"].as_str().unwrap()).collect();
+    assert!(metrics.iter().all(|metric| metric.starts_with("rate64") || *metric == "memory"), "{metrics:?}");
+    let samples = series.iter().map(|series| series["samples"].as_array().unwrap());
+    assert!(samples.clone().all(|samples| samples.iter().all(|sample| sample.as_f64() >= Some(0.0))));
+    assert!(samples.map(Vec::len).all(|taken| taken == 2), "{results:#}");
+    for written in ["results.md", "report.html", "rate64.svg"] {
+        assert!(fs::metadata(out.join(written)).unwrap().len() > 0, "{written}");
+    }
+    let judged = rig(&["compare", path, path]);
+    assert!(
+        judged.contains("vswitch") && !judged.contains("better") && !judged.contains("worse"),
+        "{judged}"
+    );
 }
 
 /// What it said until then.

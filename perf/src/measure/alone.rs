@@ -28,8 +28,8 @@ const PORT_SIZES: [usize; 6] = [2, 16, 64, 256, 512, 1024];
 const FLOOD_SIZES: [usize; 4] = [2, 16, 64, 256];
 const MAC_SIZES: [u32; 6] = [1, 100, 1000, 10_000, 30_000, 100_000];
 const RATE_SECONDS: f64 = 2.0;
-/// At each size, to have a spread.
-const RATE_REPEATS: usize = 3;
+/// At each size: goals compare them.
+const RATE_REPEATS: usize = 5;
 
 /// One step, with a daemon and namespaces of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,51 +170,79 @@ fn ports(setting: &Setting, samples: &mut Samples) -> anyhow::Result<()> {
     first.reach(&last, CONNECT_PATIENCE).context("the first and the last port do not reach each other")
 }
 
-/// Two ports talk, all others are silent.
-fn port_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
-    let mut bench = Bench::new(*PORT_SIZES.last().expect("there are sizes"), setting, &[])?;
-    for size in PORT_SIZES {
-        bench.grow_to(size)?;
-        let (from, to) = (bench.station(0)?, bench.station(1)?);
-        from.reach(&to, CONNECT_PATIENCE)?;
-        for _ in 0..RATE_REPEATS {
-            taking.take(progress, |samples| {
-                let (rate, cpu) = rate_and_cpu(&bench, &from, std::slice::from_ref(&to), Vec::new())?;
-                add_at(samples, Metric::PortsRate, size, rate);
-                add_at(samples, Metric::PortsCpu, size, cpu);
-                Ok(())
-            })?;
+/// One of the sizes of a scale, with a daemon of its own.
+struct Stage {
+    size: usize,
+    bench: Bench,
+    from: Station,
+    to: Vec<Station>,
+}
+
+/// Each size in each round, so that what changes on the machine meets all alike.
+fn in_rounds(
+    stages: &[Stage],
+    taking: &mut Taking,
+    progress: &Progress,
+    measure: impl Fn(&Stage, &mut Samples) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for _ in 0..RATE_REPEATS {
+        for stage in stages {
+            taking.take(progress, |samples| measure(stage, samples))?;
         }
     }
     Ok(())
 }
 
+/// The first port and the second, of so many.
+fn two_of(size: usize, setting: &Setting) -> anyhow::Result<Stage> {
+    let mut bench = Bench::new(size, setting, &[])?;
+    bench.grow_to(size)?;
+    let (from, to) = (bench.station(0)?, bench.station(1)?);
+    from.reach(&to, CONNECT_PATIENCE)?;
+    Ok(Stage { size, bench, from, to: vec![to] })
+}
+
+/// Two ports talk, all others are silent.
+fn port_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
+    let stages =
+        PORT_SIZES.map(|size| two_of(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    in_rounds(&stages, taking, progress, |stage, samples| {
+        let (rate, cpu) = rate_and_cpu(stage, Vec::new())?;
+        add_at(samples, Metric::PortsRate, stage.size, rate);
+        add_at(samples, Metric::PortsCpu, stage.size, cpu);
+        Ok(())
+    })
+}
+
 /// Frames to many addresses, as many behind each port as a port may have.
 fn mac_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
-    let largest = *MAC_SIZES.last().expect("there are sizes");
-    let ports = largest.div_ceil(MACS_PER_PORT) as usize;
-    let mut bench = Bench::new(1 + ports, setting, &["--fdb-capacity", "131072"])?;
+    let stages =
+        MAC_SIZES.map(|size| taught(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    in_rounds(&stages, taking, progress, |stage, samples| {
+        let extra = vec![String::from("--destinations"), stage.size.to_string()];
+        let (rate, cpu) = rate_and_cpu(stage, extra)?;
+        add_at(samples, Metric::MacsRate, stage.size, rate);
+        add_at(samples, Metric::MacsCpu, stage.size, cpu);
+        Ok(())
+    })
+}
+
+/// A switch that has learned so many addresses.
+fn taught(size: u32, setting: &Setting) -> anyhow::Result<Stage> {
+    // Nothing ages while other sizes are measured.
+    const ARGS: [&str; 4] = ["--fdb-capacity", "131072", "--fdb-ageing-s", "86400"];
+    let ports = size.div_ceil(MACS_PER_PORT) as usize;
+    let mut bench = Bench::new(1 + ports, setting, &ARGS)?;
     bench.grow_to(1 + ports)?;
     let from = bench.station(0)?;
-    let receivers = (1..=ports).map(|at| bench.station(at)).collect::<anyhow::Result<Vec<Station>>>()?;
-    for size in MAC_SIZES {
-        for (port, receiver) in receivers.iter().enumerate() {
-            let first = port as u32 * MACS_PER_PORT;
-            teach(receiver, &from, first..largest.min(first + MACS_PER_PORT).min(size))?;
-        }
-        let known = bench.daemon.control().known_addresses()?;
-        ensure!(known >= u64::from(size), "{known} addresses are known where {size} should be");
-        for _ in 0..RATE_REPEATS {
-            taking.take(progress, |samples| {
-                let extra = vec![String::from("--destinations"), size.to_string()];
-                let (rate, cpu) = rate_and_cpu(&bench, &from, &receivers, extra)?;
-                add_at(samples, Metric::MacsRate, size as usize, rate);
-                add_at(samples, Metric::MacsCpu, size as usize, cpu);
-                Ok(())
-            })?;
-        }
+    let to = (1..=ports).map(|at| bench.station(at)).collect::<anyhow::Result<Vec<Station>>>()?;
+    for (port, receiver) in to.iter().enumerate() {
+        let first = port as u32 * MACS_PER_PORT;
+        teach(receiver, &from, first..size.min(first + MACS_PER_PORT))?;
     }
-    Ok(())
+    let known = bench.daemon.control().known_addresses()?;
+    ensure!(known >= u64::from(size), "{known} addresses are known where {size} should be");
+    Ok(Stage { size: size as usize, bench, from, to })
 }
 
 /// Below what a vswitch lets one port have.
@@ -224,9 +252,6 @@ const TEACHING_RATE: f64 = 20_000.0;
 
 /// Sends from all of a range of addresses, twice.
 fn teach(from: &Station, to: &Station, addresses: std::ops::Range<u32>) -> anyhow::Result<()> {
-    if addresses.is_empty() {
-        return Ok(());
-    }
     let count = addresses.len();
     let load = Load {
         seconds: 0.01 + count as f64 * 2.0 / TEACHING_RATE,
@@ -240,16 +265,11 @@ fn teach(from: &Station, to: &Station, addresses: std::ops::Range<u32>) -> anyho
 }
 
 /// Million frames per second that arrive, and the switch's processor seconds for a million.
-fn rate_and_cpu(
-    bench: &Bench,
-    from: &Station,
-    to: &[Station],
-    extra: Vec<String>,
-) -> anyhow::Result<(f64, f64)> {
-    let before_s = bench.cpu_s()?;
+fn rate_and_cpu(stage: &Stage, extra: Vec<String>) -> anyhow::Result<(f64, f64)> {
+    let before_s = stage.bench.cpu_s()?;
     let load = Load { seconds: RATE_SECONDS, frames_per_s: None, extra };
-    let arrived = rate::send_to_any(from, to, Mix::Small, &load)?;
-    let used_s = bench.cpu_s()? - before_s;
+    let arrived = rate::send_to_any(&stage.from, &stage.to, Mix::Small, &load)?;
+    let used_s = stage.bench.cpu_s()? - before_s;
     Ok((arrived.frames_per_s() / 1e6, used_s / (arrived.received as f64 / 1e6)))
 }
 
@@ -257,28 +277,23 @@ fn rate_and_cpu(
 fn flood(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
     const FRAMES_PER_S_MAX: f64 = 10_000.0;
     const COPIES_PER_S_MAX: f64 = 200_000.0;
-    let mut bench = Bench::new(*FLOOD_SIZES.last().expect("there are sizes"), setting, &[])?;
-    for size in FLOOD_SIZES {
-        bench.grow_to(size)?;
-        let from = bench.station(0)?;
-        let to = Station { mac: [0xff; 6], ..bench.station(1)? };
-        let copies = (size - 1) as f64;
+    let stages =
+        FLOOD_SIZES.map(|size| two_of(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    in_rounds(&stages, taking, progress, |stage, samples| {
+        let to = Station { mac: [0xff; 6], ..stage.bench.station(1)? };
+        let copies = (stage.size - 1) as f64;
         let rate = FRAMES_PER_S_MAX.min(COPIES_PER_S_MAX / copies);
-        for _ in 0..RATE_REPEATS {
-            taking.take(progress, |samples| {
-                let load = Load { seconds: RATE_SECONDS, frames_per_s: Some(rate), extra: Vec::new() };
-                let before_s = bench.cpu_s()?;
-                let arrived = rate::send(&from, &to, Mix::Small, &load)?;
-                let used_us = (bench.cpu_s()? - before_s) * 1e6;
-                let lost = arrived.loss() * 100.0;
-                ensure!(
-                    lost < 1.0,
-                    "{lost:.1}% of the broadcasts to {size} ports were lost: the cost of a copy is unknown"
-                );
-                add_at(samples, Metric::FloodCpu, size, used_us / (arrived.received as f64 * copies));
-                Ok(())
-            })?;
-        }
-    }
-    Ok(())
+        let load = Load { seconds: RATE_SECONDS, frames_per_s: Some(rate), extra: Vec::new() };
+        let before_s = stage.bench.cpu_s()?;
+        let arrived = rate::send(&stage.from, &to, Mix::Small, &load)?;
+        let used_us = (stage.bench.cpu_s()? - before_s) * 1e6;
+        let lost = arrived.loss() * 100.0;
+        ensure!(
+            lost < 1.0,
+            "{lost:.1}% of the broadcasts to {} ports were lost: the cost of a copy is unknown",
+            stage.size
+        );
+        add_at(samples, Metric::FloodCpu, stage.size, used_us / (arrived.received as f64 * copies));
+        Ok(())
+    })
 }

@@ -72,7 +72,7 @@ pub fn run(args: &Blast) -> anyhow::Result<()> {
     // The root of a user namespace may not exceed the limit of the system.
     setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
         .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
-    super::report(&send(&socket, &sequence(args), args)?)
+    super::report(&send(&socket, &mut sequence(args), args)?)
 }
 
 /// What a packet socket is bound to: the kernel's list of addresses has it ready.
@@ -83,28 +83,29 @@ fn link_address(interface: &str) -> anyhow::Result<LinkAddr> {
     link.with_context(|| format!("there is no interface {interface}"))
 }
 
-/// At least a batch of frames, to be sent over and over.
+/// A batch of frames or a little more, to be sent over and over. Numbered addresses are written into them each time: a
+/// frame of its own for each of many addresses would fill the caches that the switch shares.
 fn sequence(args: &Blast) -> Vec<Vec<u8>> {
     let lengths = args.mix.lengths(args.mtu);
-    let (destinations, sources) = (args.destinations.unwrap_or(1).max(1), args.sources.unwrap_or(1).max(1));
-    let period = lengths.len().max(destinations as usize).max(sources as usize);
-    let frames = (0..period.max(BATCH).next_multiple_of(period)).map(|at| {
-        let numbered = |count: Option<u32>, single| match count {
-            Some(count) => frames::numbered_mac(args.number_from + at as u32 % count.max(1)),
-            None => single,
-        };
-        let destination = numbered(args.destinations, args.destination);
-        let source = numbered(args.sources, args.source);
-        frames::frame(destination, source, lengths[at % lengths.len()])
-    });
-    frames.collect()
+    let lengths = lengths.iter().cycle().take(BATCH.next_multiple_of(lengths.len()));
+    lengths.map(|&bytes| frames::frame(args.destination, args.source, bytes)).collect()
 }
 
-fn send(socket: &OwnedFd, frames: &[Vec<u8>], args: &Blast) -> anyhow::Result<Blasted> {
-    let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|frame| [IoSlice::new(frame)]).collect();
+/// Gives the frame the addresses of the `index`-th one.
+fn renumber(frame: &mut [u8], index: u64, args: &Blast) {
+    let numbered =
+        |count: u32| frames::numbered_mac(args.number_from + (index % u64::from(count.max(1))) as u32);
+    if let Some(count) = args.destinations {
+        frame[..6].copy_from_slice(&numbered(count));
+    }
+    if let Some(count) = args.sources {
+        frame[6..12].copy_from_slice(&numbered(count));
+    }
+}
+
+fn send(socket: &OwnedFd, frames: &mut [Vec<u8>], args: &Blast) -> anyhow::Result<Blasted> {
     let batch = args.rate.map_or(BATCH, |rate| ((rate * BATCH_INTERVAL_S) as usize).clamp(1, BATCH));
     let mut headers: MultiHeaders<()> = MultiHeaders::preallocate(BATCH, None);
-    let mut at = 0;
     let mut offered = 0_u64;
     let start = Instant::now();
     let duration = Duration::from_secs_f64(args.seconds);
@@ -115,9 +116,13 @@ fn send(socket: &OwnedFd, frames: &[Vec<u8>], args: &Blast) -> anyhow::Result<Bl
                 thread::yield_now();
             }
         }
-        let window = &slices[at..slices.len().min(at + batch)];
+        let at = (offered % frames.len() as u64) as usize;
+        let end = frames.len().min(at + batch);
+        let window = &mut frames[at..end];
+        (offered..).zip(window.iter_mut()).for_each(|(index, frame)| renumber(frame, index, args));
+        let slices: Vec<[IoSlice<'_>; 1]> = window.iter().map(|frame| [IoSlice::new(frame)]).collect();
         let sent =
-            match sendmmsg(socket.as_raw_fd(), &mut headers, window, [None; BATCH], [], MsgFlags::empty()) {
+            match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, [None; BATCH], [], MsgFlags::empty()) {
                 Ok(results) => results.count(),
                 // The frame at the head was dropped by the queue of the interface or the peer behind it.
                 Err(Errno::ENOBUFS) => 1,
@@ -126,7 +131,6 @@ fn send(socket: &OwnedFd, frames: &[Vec<u8>], args: &Blast) -> anyhow::Result<Bl
                 }
             };
         offered += sent as u64;
-        at = (at + sent) % slices.len();
     }
     Ok(Blasted { offered, seconds: start.elapsed().as_secs_f64() })
 }
@@ -153,13 +157,24 @@ mod tests {
     #[test]
     fn a_sequence_is_whole_periods_and_at_least_a_batch() {
         assert_eq!(sequence(&blast(Mix::Small)).len(), BATCH);
-        assert_eq!(sequence(&blast(Mix::Imix)).len(), 72);
-        let many = sequence(&Blast { destinations: Some(1000), ..blast(Mix::Small) });
-        assert_eq!(many.len(), 1000);
-        assert_eq!(many[999][..6], frames::numbered_mac(999));
-        assert_eq!(many[999][6..12], [2; 6]);
-        let few = sequence(&Blast { sources: Some(48), number_from: 5, ..blast(Mix::Small) });
-        assert_eq!(few.len(), 96);
-        assert_eq!((&few[0][..6], &few[48][6..12]), (&[4; 6][..], &frames::numbered_mac(5)[..]));
+        let imix = sequence(&blast(Mix::Imix));
+        assert_eq!(imix.len(), 72);
+        assert_eq!(imix[0][..12], [4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn numbered_addresses_come_in_turn() {
+        let addresses = |args: &Blast, index| {
+            let mut frame = sequence(args).swap_remove(0);
+            renumber(&mut frame, index, args);
+            (frame[..6].to_vec(), frame[6..12].to_vec())
+        };
+        let numbered = |index| frames::numbered_mac(index).to_vec();
+        let many = Blast { destinations: Some(1000), ..blast(Mix::Small) };
+        assert_eq!(addresses(&many, 999), (numbered(999), vec![2; 6]));
+        assert_eq!(addresses(&many, 1001), (numbered(1), vec![2; 6]));
+        let few = Blast { sources: Some(48), number_from: 5, ..blast(Mix::Small) };
+        assert_eq!(addresses(&few, 49), (vec![4; 6], numbered(6)));
+        assert_eq!(addresses(&blast(Mix::Small), 7), (vec![4; 6], vec![2; 6]));
     }
 }
