@@ -14,7 +14,7 @@
 //! Learned entries are bounded in all and per place, so that one port or host cannot use up the room of the others; static
 //! ones have a bound of their own. An address that finds no room is counted as refused, not learned, and frames for
 //! it are flooded. An address that moves to a place without room stays where it was. Aged entries hold their room until
-//! the next sweep.
+//! the next sweep. IPv6 tunnel endpoints get numbers, which can run out too (`vteps.rs`).
 //!
 //! # Concurrency
 //! Readers lock nothing (`slots.rs`). Whoever changes entries has the one lock that also protects the counts, so
@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 
 use super::slots::{Key, Slots, Value, Writing};
+use vteps::Vteps;
 
 /// How precisely the time of an entry is kept.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -117,6 +118,7 @@ pub struct Fdb {
     /// What times of entries count from: the first time that was given.
     origin: OnceLock<Instant>,
     entries: Slots<Book>,
+    vteps: Vteps,
     /// Whether the last address that came to a place was refused. Places share these, which costs some of them a chance
     /// to learn while another thread is at the entries.
     full: [AtomicBool; FULL],
@@ -144,6 +146,7 @@ impl Fdb {
             age,
             origin: OnceLock::new(),
             entries: Slots::new(),
+            vteps: Vteps::default(),
             full: [const { AtomicBool::new(false) }; FULL],
             turned_away: AtomicU64::new(0),
         }
@@ -160,7 +163,7 @@ impl Fdb {
             return;
         }
         let (key, now) = (key(vni, mac), self.ticks(now));
-        let known = self.entries.find(key).map(Entry::of);
+        let known = self.entries.find(key).map(|value| self.entry(value));
         if known.is_some_and(|entry| entry.confirms(place, now)) {
             return;
         }
@@ -178,13 +181,15 @@ impl Fdb {
     }
 
     fn note(&self, writing: &mut Writing<'_, Book>, key: Key, place: Place, now: u64) {
-        let (old, mut entry) = (writing.get(key).map(Entry::of), Entry { place, seen: now });
+        let old = writing.get(key).map(|value| self.entry(value));
+        let mut entry = Entry { place, seen: now };
         match old {
             Some(old) if old.is_static() => return,
             // Another worker's clock may be ahead.
             Some(old) => entry.seen = now.max(old.seen),
             None => {}
         }
+        let Some(value) = self.value(entry) else { return writing.stats.refused += 1 };
         if old.is_none_or(|old| old.place != place) {
             let admitted = match old {
                 Some(old) => writing.admit_move(old.place, place, &self.config),
@@ -195,7 +200,7 @@ impl Fdb {
                 return;
             }
         }
-        writing.set(key, entry.value());
+        writing.set(key, value);
     }
 
     fn is_full(&self, place: Place) -> bool {
@@ -211,7 +216,7 @@ impl Fdb {
 
     /// Where a frame for `mac` goes.
     pub fn look_up(&self, vni: Vni, mac: MacAddr, now: Instant) -> Option<Place> {
-        let entry = Entry::of(self.entries.find(key(vni, mac))?);
+        let entry = self.entry(self.entries.find(key(vni, mac))?);
         self.is_current(entry, self.ticks(now)).then_some(entry.place)
     }
 
@@ -231,7 +236,7 @@ impl Fdb {
             return Err(StaticError::NotUnicast(mac));
         }
         let (mut writing, key) = (self.entries.lock(), key(vni, mac));
-        let replaced = writing.get(key).map(Entry::of);
+        let replaced = writing.get(key).map(|value| self.entry(value));
         if replaced.is_none_or(|old| !old.is_static()) {
             if writing.static_len == STATIC_MAX {
                 return Err(StaticError::Full);
@@ -241,14 +246,16 @@ impl Fdb {
                 writing.release(learned);
             }
         }
-        writing.set(key, Entry { place: Place::Port(port), seen: STATIC }.value());
+        let value = self.value(Entry { place: Place::Port(port), seen: STATIC });
+        writing.set(key, value.expect("a port needs no number"));
         Ok(())
     }
 
     /// Removes the entry of one address, static or learned. False if there is none.
     pub fn remove(&self, vni: Vni, mac: MacAddr) -> bool {
         let (mut writing, key) = (self.entries.lock(), key(vni, mac));
-        let Some(entry) = writing.get(key).map(Entry::of) else { return false };
+        let Some(value) = writing.get(key) else { return false };
+        let entry = self.entry(value);
         writing.release(entry);
         writing.remove(key)
     }
@@ -258,7 +265,7 @@ impl Fdb {
         let (now, mut next, mut aged) = (self.ticks(now), Some(0), 0);
         while let Some(from) = next {
             next = self.entries.lock().retain_part(from, |book, _, value| {
-                let entry = Entry::of(value);
+                let entry = self.entry(value);
                 let is_current = self.is_current(entry, now);
                 if !is_current {
                     book.release(entry);
@@ -296,7 +303,7 @@ impl Fdb {
 
     fn remove_where(&self, is_unwanted: impl Fn(Key, Entry) -> bool) -> usize {
         self.entries.retain(|book, key, value| {
-            let entry = Entry::of(value);
+            let entry = self.entry(value);
             let is_unwanted = is_unwanted(key, entry);
             if is_unwanted {
                 book.release(entry);
@@ -309,7 +316,7 @@ impl Fdb {
     pub fn rows(&self, vni: Option<Vni>, now: Instant) -> Vec<FdbRow> {
         let now = self.ticks(now);
         let row = |key, value| {
-            let ((vni, mac), entry) = (address(key), Entry::of(value));
+            let ((vni, mac), entry) = (address(key), self.entry(value));
             let age = (!entry.is_static()).then(|| Duration::from_nanos(now.saturating_sub(entry.seen)));
             self.is_current(entry, now).then_some(FdbRow { vni, mac, place: entry.place, age })
         };
@@ -416,25 +423,34 @@ struct Entry {
     seen: u64,
 }
 
-impl Entry {
-    fn of([kind, high, low, seen]: Value) -> Entry {
-        let place = match kind {
-            0 => Place::Port(PortId(low as u32)),
-            4 => Place::Vtep(Ipv4Addr::from_bits(low as u32).into()),
-            _ => Place::Vtep(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()),
+/// Which kind of place a slot names, above its 32 bits.
+const PORT: u64 = 0;
+const IPV4: u64 = 4;
+const IPV6: u64 = 6;
+
+impl Fdb {
+    fn entry(&self, [place, seen]: Value) -> Entry {
+        let number = place as u32;
+        let place = match place >> u32::BITS {
+            PORT => Place::Port(PortId(number)),
+            IPV4 => Place::Vtep(Ipv4Addr::from_bits(number).into()),
+            _ => Place::Vtep(self.vteps.get(number).into()),
         };
         Entry { place, seen }
     }
 
-    fn value(self) -> Value {
-        let [kind, high, low] = match self.place {
-            Place::Port(port) => [0, 0, port.0.into()],
-            Place::Vtep(IpAddr::V4(vtep)) => [4, 0, vtep.to_bits().into()],
-            Place::Vtep(IpAddr::V6(vtep)) => [6, (vtep.to_bits() >> 64) as u64, vtep.to_bits() as u64],
+    /// `None` if it is behind an IPv6 tunnel endpoint that gets no number any more.
+    fn value(&self, entry: Entry) -> Option<Value> {
+        let (kind, number) = match entry.place {
+            Place::Port(port) => (PORT, port.0),
+            Place::Vtep(IpAddr::V4(vtep)) => (IPV4, vtep.to_bits()),
+            Place::Vtep(IpAddr::V6(vtep)) => (IPV6, self.vteps.number(vtep)?),
         };
-        [kind, high, low, self.seen]
+        Some([kind << u32::BITS | u64::from(number), entry.seen])
     }
+}
 
+impl Entry {
     fn is_static(self) -> bool {
         self.seen == STATIC
     }
@@ -459,3 +475,4 @@ fn address([mac, vni]: Key) -> (Vni, MacAddr) {
 
 #[cfg(test)]
 mod tests;
+mod vteps;

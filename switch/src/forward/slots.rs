@@ -2,7 +2,7 @@
 //! writers exclude each other.
 //!
 //! # Theory of operation
-//! A slot is one line of the cache: a key of two words and a value of four, under a version that is odd while a writer
+//! A slot is half a line of the cache: key and value, packed into three words, under a version that is odd while a writer
 //! is at it (a sequence lock: H.-J. Boehm, "Can seqlocks get along with programming language memory models?", 2012). So a
 //! reader that asks for a key that is there has one miss of the cache, mostly. A key is in the first free slot from its
 //! hash on (linear probing: Knuth, volume 3, section 6.4, algorithm L). The table is at most 5/8 full, then it is
@@ -28,23 +28,27 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use super::keyed::Keyed;
 
-/// Two words, of which the second is never zero.
+/// The second is not zero and has at most 24 bits.
 pub(super) type Key = [u64; 2];
-pub(super) type Value = [u64; 4];
+/// The first has at most [`VALUE_BITS`].
+pub(super) type Value = [u64; 2];
 
-/// Slots of the first table: 16 KiB.
+/// Bits of a slot's second word that belong to the value; the others belong to the key.
+const VALUE_BITS: u32 = 40;
+
+/// Slots of the first table: 8 KiB.
 const FIRST: usize = 256;
 /// Tables there may be, each twice as large as the one before; the last has room for 20 million entries.
 const LEVELS: usize = 18;
 const ATTEMPTS: usize = 64;
-/// Slots that [`Writing::retain_part`] looks at: 256 KiB.
+/// Slots that [`Writing::retain_part`] looks at: 128 KiB.
 const PART: usize = 4096;
 /// Times that [`Slots::retain`] begins anew before it has the lock until it is done.
 const PASSES: usize = 4;
 /// Source and destination of 16 frames.
 const TOUCHED: usize = 32;
 /// 128 KiB of slots.
-const LARGE: usize = 2048;
+const LARGE: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Slots<B> {
@@ -259,7 +263,7 @@ impl<'a, B> Writing<'a, B> {
                 hole = at;
             }
         }
-        level.slots[hole].write(FREE, [0; 4]);
+        level.slots[hole].write(FREE, [0; 2]);
         self.slots.moves.store(moves + 2, Ordering::Release);
         self.guarded.len -= 1;
     }
@@ -319,14 +323,13 @@ impl Level {
 /// The key of a free slot.
 const FREE: Key = [0; 2];
 
-/// A line of the cache.
+/// Half a line of the cache.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(align(32))]
 struct Slot {
     /// Odd while a writer is at it.
     version: AtomicU64,
-    key: [AtomicU64; 2],
-    value: [AtomicU64; 4],
+    words: [AtomicU64; 3],
 }
 
 /// A writer was at the slot.
@@ -337,28 +340,29 @@ impl Slot {
     /// For readers: key and value as they were together.
     fn read(&self) -> Result<(Key, Value), BeingWritten> {
         let before = self.version.load(Ordering::Acquire);
-        let (key, value) = self.words();
+        let entry = self.entry();
         fence(Ordering::Acquire);
         let is_whole = before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before;
-        is_whole.then_some((key, value)).ok_or(BeingWritten)
+        is_whole.then_some(entry).ok_or(BeingWritten)
     }
 
     /// For writers, of which there is one.
     fn peek(&self) -> Option<(Key, Value)> {
-        Some(self.words()).filter(|(key, _)| *key != FREE)
+        Some(self.entry()).filter(|(key, _)| *key != FREE)
     }
 
-    fn words(&self) -> (Key, Value) {
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        (self.key.each_ref().map(load), self.value.each_ref().map(load))
+    fn entry(&self) -> (Key, Value) {
+        let [first, shared, last] = self.words.each_ref().map(|word| word.load(Ordering::Relaxed));
+        ([first, shared >> VALUE_BITS], [shared & ((1 << VALUE_BITS) - 1), last])
     }
 
     fn write(&self, key: Key, value: Value) {
+        debug_assert!(value[0] >> VALUE_BITS == 0 && key[1] >> (u64::BITS - VALUE_BITS) == 0, "it fits");
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        let words = self.key.iter().chain(&self.value);
-        for (word, new) in words.zip(key.into_iter().chain(value)) {
+        let words = [key[0], key[1] << VALUE_BITS | value[0], value[1]];
+        for (word, new) in self.words.iter().zip(words) {
             word.store(new, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);

@@ -143,7 +143,7 @@ fn counts_survive_concurrent_changes() {
         }
     });
     let book = fdb.entries.lock();
-    let learned = book.entries().filter(|(_, value)| !Entry::of(*value).is_static()).count();
+    let learned = book.entries().filter(|(_, value)| !fdb.entry(*value).is_static()).count();
     assert_eq!(book.learned_len, learned);
     assert_eq!(book.static_len, book.entries().count() - learned);
     assert_eq!(book.held.values().sum::<usize>(), learned);
