@@ -41,7 +41,7 @@ const SOURCE_PORTS: Range<u16> = 49_152..65_535;
 pub const BUFFER_BYTES: usize = 8 << 20;
 
 /// Messages that are received at once.
-pub const BATCH_MESSAGES: usize = 16;
+pub const BATCH_MESSAGES: usize = udp::RECEIVED_MAX;
 
 /// As long as the longest message: the kernel puts at most this much together.
 const SLOT_BYTES: usize = 1 << 16;

@@ -7,8 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Messages that one call sends or receives at most.
+/// Messages that one call sends at most.
 pub const MESSAGES_MAX: usize = 64;
+
+/// Messages that one call receives at most. Room for each is cleared in every call.
+pub const RECEIVED_MAX: usize = 16;
 
 /// Where a received message lies and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,18 +204,18 @@ pub fn send_each<'a>(
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// Receives what is there, one message into each slot of `slot_bytes`, until either the slots or the places in
-/// `received` are used up. Does not wait; a message longer than its slot is cut.
+/// Receives what is there, one message into each slot of `slot_bytes`, at most [`RECEIVED_MAX`], until either the slots or
+/// the places in `received` are used up. Does not wait; a message longer than its slot is cut.
 pub fn receive(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],
     slot_bytes: usize,
     received: &mut [Received],
 ) -> io::Result<usize> {
-    let mut names = [Name::zeroed(); MESSAGES_MAX];
-    let mut controls = [Control::zeroed(); MESSAGES_MAX];
-    let mut slices = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MESSAGES_MAX];
-    let mut messages = [libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 }; MESSAGES_MAX];
+    let mut names = [Name::zeroed(); RECEIVED_MAX];
+    let mut controls = [Control::zeroed(); RECEIVED_MAX];
+    let mut slices = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; RECEIVED_MAX];
+    let mut messages = [libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 }; RECEIVED_MAX];
     let slots = buffer.chunks_exact_mut(slot_bytes.max(1)).take(received.len());
     let mut count = 0;
     for (((slot, slice), (name, control)), message) in
