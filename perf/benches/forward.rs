@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use vswitch::forward::fdb::Place;
 use vswitch::forward::tables::{Network, Port, Tables};
@@ -115,6 +115,33 @@ fn receivers_in_turn(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The same as an engine has it that takes several frames at once: what their decisions will ask for is fetched together.
+fn receivers_foreseen(criterion: &mut Criterion) {
+    const BATCH: usize = 16;
+    let now = Instant::now();
+    let tables = tables(std::iter::empty());
+    let mut group = criterion.benchmark_group("forward/receivers in turn, 16 foreseen");
+    for addresses in ADDRESSES {
+        let mut forwarder = Forwarder::new(database(addresses, now), ForwardConfig::default());
+        let raw: Vec<Vec<u8>> = shuffled(addresses).map(|number| raw_frame(mac(number))).collect();
+        let parse = |raw| Frame::parse(raw).expect("the frame is well-formed");
+        let frames: Vec<(&[u8], Frame<'_>)> = raw.iter().map(|raw| (&raw[..], parse(raw))).collect();
+        let mut at = 0;
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(BenchmarkId::from_parameter(addresses), |bencher| {
+            bencher.iter(|| {
+                let batch = || (at..at + BATCH).map(|at| &frames[at % frames.len()]);
+                forwarder.foresee(&tables, batch().map(|&(raw, _)| (A, raw)));
+                for (_, frame) in batch() {
+                    black_box(forwarder.forward(&tables, frame, Ingress::Port(A), now));
+                }
+                at += BATCH;
+            });
+        });
+    }
+    group.finish();
+}
+
 /// The database itself.
 fn fdb(criterion: &mut Criterion) {
     let now = Instant::now();
@@ -147,5 +174,5 @@ fn shuffled(count: u32) -> impl Iterator<Item = u32> {
     (0..u64::from(count)).map(move |at| (at * STEP % u64::from(count)) as u32)
 }
 
-criterion_group!(benches, known_unicast, receivers_in_turn, fdb);
+criterion_group!(benches, known_unicast, receivers_in_turn, receivers_foreseen, fdb);
 criterion_main!(benches);

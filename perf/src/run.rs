@@ -105,7 +105,7 @@ pub fn run(args: &Run) -> anyhow::Result<bool> {
     }
     let cpu_before = CpuTime::now()?;
 
-    let mut field = set_up(args, &setting)?;
+    let mut field = set_up(args, &chosen, &setting)?;
     let mut taking = Taking::new();
     rounds(args, &chosen.rounds, &mut field, &mut taking)?;
     let has_vswitch = field.peers.iter().any(|peer| peer.kind == PeerKind::Vswitch);
@@ -143,10 +143,12 @@ fn bin_dir(args: &Run) -> anyhow::Result<PathBuf> {
     std::path::absolute(&dir).with_context(|| format!("cannot use {}", dir.display()))
 }
 
-fn set_up(args: &Run, setting: &Setting) -> anyhow::Result<Field> {
+fn set_up(args: &Run, chosen: &Chosen, setting: &Setting) -> anyhow::Result<Field> {
     let mut field = Field { peers: Vec::new(), infos: Vec::new(), problems: Vec::new() };
-    let mut kinds = args.peers.clone();
-    kinds.extend(args.peers.iter().filter_map(|kind| kind.counterpart()).chain([PeerKind::Vswitch]));
+    // Nobody else takes part in what is measured of vswitch alone.
+    let mut kinds = if chosen.rounds.is_empty() { Vec::new() } else { args.peers.clone() };
+    let counterparts: Vec<PeerKind> = kinds.iter().filter_map(|kind| kind.counterpart()).collect();
+    kinds.extend(counterparts.into_iter().chain([PeerKind::Vswitch]));
     kinds.sort_unstable();
     kinds.dedup();
     let progress = Progress::new(kinds.len());

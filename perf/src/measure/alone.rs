@@ -18,6 +18,7 @@ use crate::probe::frames::Mix;
 use crate::probe::ping::{FirstAnswer, monotonic_s};
 use crate::progress::Progress;
 use crate::results::{Key, Samples, Suite};
+use crate::stop::Stopped;
 
 const CONNECT_REPEATS: usize = 20;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -178,19 +179,38 @@ struct Stage {
     to: Vec<Station>,
 }
 
-/// Each size in each round, so that what changes on the machine meets all alike.
+/// Each size in each round, so that what changes on the machine meets all alike. A size that fails is left out from then on,
+/// and the first failure is the answer.
 fn in_rounds(
-    stages: &[Stage],
+    stages: impl Iterator<Item = anyhow::Result<Stage>>,
     taking: &mut Taking,
     progress: &Progress,
     measure: impl Fn(&Stage, &mut Samples) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for _ in 0..RATE_REPEATS {
-        for stage in stages {
-            taking.take(progress, |samples| measure(stage, samples))?;
+    let mut failure = None;
+    let mut note = |error: anyhow::Error| {
+        if error.is::<Stopped>() {
+            return Err(error);
+        }
+        failure.get_or_insert(error);
+        Ok(())
+    };
+    let mut left = Vec::new();
+    for stage in stages {
+        match stage {
+            Ok(stage) => left.push(stage),
+            Err(error) => note(error)?,
         }
     }
-    Ok(())
+    for _ in 0..RATE_REPEATS {
+        for stage in std::mem::take(&mut left) {
+            match taking.take(progress, |samples| measure(&stage, samples)) {
+                Ok(()) => left.push(stage),
+                Err(error) => note(error)?,
+            }
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 /// The first port and the second, of so many.
@@ -204,9 +224,8 @@ fn two_of(size: usize, setting: &Setting) -> anyhow::Result<Stage> {
 
 /// Two ports talk, all others are silent.
 fn port_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
-    let stages =
-        PORT_SIZES.map(|size| two_of(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    in_rounds(&stages, taking, progress, |stage, samples| {
+    let stages = PORT_SIZES.iter().map(|&size| two_of(size, setting));
+    in_rounds(stages, taking, progress, |stage, samples| {
         let (rate, cpu) = rate_and_cpu(stage, Vec::new())?;
         add_at(samples, Metric::PortsRate, stage.size, rate);
         add_at(samples, Metric::PortsCpu, stage.size, cpu);
@@ -216,9 +235,8 @@ fn port_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> an
 
 /// Frames to many addresses, as many behind each port as a port may have.
 fn mac_scale(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
-    let stages =
-        MAC_SIZES.map(|size| taught(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    in_rounds(&stages, taking, progress, |stage, samples| {
+    let stages = MAC_SIZES.iter().map(|&size| taught(size, setting));
+    in_rounds(stages, taking, progress, |stage, samples| {
         let extra = vec![String::from("--destinations"), stage.size.to_string()];
         let (rate, cpu) = rate_and_cpu(stage, extra)?;
         add_at(samples, Metric::MacsRate, stage.size, rate);
@@ -277,9 +295,8 @@ fn rate_and_cpu(stage: &Stage, extra: Vec<String>) -> anyhow::Result<(f64, f64)>
 fn flood(setting: &Setting, taking: &mut Taking, progress: &Progress) -> anyhow::Result<()> {
     const FRAMES_PER_S_MAX: f64 = 10_000.0;
     const COPIES_PER_S_MAX: f64 = 200_000.0;
-    let stages =
-        FLOOD_SIZES.map(|size| two_of(size, setting)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    in_rounds(&stages, taking, progress, |stage, samples| {
+    let stages = FLOOD_SIZES.iter().map(|&size| two_of(size, setting));
+    in_rounds(stages, taking, progress, |stage, samples| {
         let to = Station { mac: [0xff; 6], ..stage.bench.station(1)? };
         let copies = (stage.size - 1) as f64;
         let rate = FRAMES_PER_S_MAX.min(COPIES_PER_S_MAX / copies);

@@ -111,24 +111,27 @@ pub fn bounded(peer: &Peer, mix: Mix, samples: &mut Samples) -> anyhow::Result<(
         send(&peer.a, &peer.b, mix, &Load { seconds: STEP_SECONDS, frames_per_s, ..Load::default() })
     };
     let full = attempt(None)?;
-    for (metric, loss_max) in [(half_percent, HALF_PERCENT), (no_loss, 0.0)] {
-        let best = if full.loss() <= loss_max {
+    let mut best = 0.0;
+    // What passed without loss is within any bound.
+    for (metric, loss_max) in [(no_loss, 0.0), (half_percent, HALF_PERCENT)] {
+        best = if full.loss() <= loss_max {
             full.frames_per_s()
         } else {
-            search(full.offered_per_s(), loss_max, |rate| attempt(Some(rate)))?
+            search(best, full.offered_per_s(), loss_max, |rate| attempt(Some(rate)))?
         };
         samples.add(peer.kind, metric, best / 1e6);
     }
     Ok(())
 }
 
-/// The highest rate below `limit` at which no more than `loss_max` is lost, by halving; zero if none was found.
+/// The highest rate below `limit` at which no more than `loss_max` is lost, by halving; `from` if none was found.
 fn search(
+    from: f64,
     limit: f64,
     loss_max: f64,
     mut attempt: impl FnMut(f64) -> anyhow::Result<Arrived>,
 ) -> anyhow::Result<f64> {
-    let (mut low, mut high, mut best) = (0.0, limit, 0.0_f64);
+    let (mut low, mut high, mut best) = (from, limit, from);
     for _ in 0..STEPS {
         let rate = (low + high) / 2.0;
         let arrived = attempt(rate)?;
@@ -153,11 +156,16 @@ mod tests {
 
     #[test]
     fn a_search_ends_just_below_the_capacity() {
-        let found = search(1_000_000.0, 0.0, switch(300_000.0)).unwrap();
+        let found = search(0.0, 1_000_000.0, 0.0, switch(300_000.0)).unwrap();
         assert!((300_000.0 - 1_000_000.0 / 128.0..=300_000.0).contains(&found), "{found}");
-        let found = search(1_000_000.0, HALF_PERCENT, switch(300_000.0)).unwrap();
+        let found = search(0.0, 1_000_000.0, HALF_PERCENT, switch(300_000.0)).unwrap();
         assert!((290_000.0..=302_000.0).contains(&found), "{found}");
-        assert_eq!(search(1_000_000.0, 0.0, switch(0.0)).unwrap(), 0.0);
+        assert_eq!(search(0.0, 1_000_000.0, 0.0, switch(0.0)).unwrap(), 0.0);
+        assert_eq!(
+            search(310_000.0, 1_000_000.0, 0.0, switch(300_000.0)).unwrap(),
+            310_000.0,
+            "known before"
+        );
     }
 
     #[test]

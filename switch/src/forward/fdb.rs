@@ -25,7 +25,7 @@
 //! millisecond or two at 65,536 entries, and so has the last attempt to go through a table that others keep changing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -189,7 +189,10 @@ impl Fdb {
             Some(old) => entry.seen = now.max(old.seen),
             None => {}
         }
-        let Some(value) = self.value(entry) else { return writing.stats.refused += 1 };
+        let Some(value) = self.value(entry) else {
+            self.set_full(place, true);
+            return writing.stats.refused += 1;
+        };
         if old.is_none_or(|old| old.place != place) {
             let admitted = match old {
                 Some(old) => writing.admit_move(old.place, place, &self.config),

@@ -2,7 +2,7 @@
 //!
 //! A number is never given to another address, since a reader may hold it: so these numbers can run out, after
 //! [`VTEPS_MAX`] different addresses in the life of a process. Only endpoints that the tables accept come here, nodes of
-//! the cluster and static ones.
+//! the cluster and static ones, of which there are at most half as many at a time.
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub(super) const VTEPS_MAX: usize = CHUNKS * CHUNK;
 
-const CHUNKS: usize = 64;
+const CHUNKS: usize = 512;
 const CHUNK: usize = 256;
 
 #[derive(Debug)]
@@ -34,8 +34,10 @@ impl Vteps {
             return Some(number);
         }
         let at = numbers.len();
-        let chunk = self.addresses.get(at / CHUNK)?;
-        let chunk = chunk.get_or_init(|| Box::new([const { OnceLock::new() }; CHUNK]));
+        if at == VTEPS_MAX {
+            return None;
+        }
+        let chunk = self.addresses[at / CHUNK].get_or_init(|| Box::new([const { OnceLock::new() }; CHUNK]));
         chunk[at % CHUNK].get_or_init(|| vtep);
         numbers.insert(vtep, at as u32);
         Some(at as u32)
