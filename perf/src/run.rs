@@ -33,7 +33,7 @@ pub struct Run {
     peers: Vec<PeerKind>,
     #[arg(long, value_enum, default_value = "quick")]
     suite: Suite,
-    /// Samples of each figure [default: 5 of vswitch, bridge and bare and of what goals are about, 3 of others]
+    /// Samples of each figure [default: 3; in the full suite 5 of vswitch, bridge and bare and of what goals are about]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: Option<u32>,
     /// Take only the measurements of the suite whose names contain this, as "address scale"; may be repeated
@@ -175,14 +175,15 @@ fn set_up(args: &Run, chosen: &Chosen, setting: &Setting) -> anyhow::Result<Fiel
     Ok(field)
 }
 
-/// In how many rounds a peer is measured so. What a goal is about is measured more often.
+/// In how many rounds a peer is measured so. What a goal is about is measured more often, where there is the time.
 fn repeats(args: &Run, kind: PeerKind, measurement: Measurement) -> u32 {
     const MAIN: u32 = 5;
     const OTHER: u32 = 3;
     if !measurement.concerns(kind, args.suite) {
         return 0;
     }
-    let is_main = kind.is_main() || kind.is_in_goals() && measurement.is_in_goals();
+    let is_main =
+        args.suite == Suite::Full && (kind.is_main() || kind.is_in_goals() && measurement.is_in_goals());
     args.repeats.unwrap_or(if is_main { MAIN } else { OTHER })
 }
 
