@@ -120,6 +120,9 @@ fn partial_checksum(frame: &[u8]) -> Option<VnetHdr> {
 
 /// The same for all frames of a flow, and mostly different for frames of different ones: over addresses, protocol and
 /// ports, for a fragment without the ports, which only the first one has, and over MAC addresses for what is not IP.
+///
+/// So a flow of UDP of which some datagrams are fragmented and others are not has two, as the kernel's own tunnels have it:
+/// a datagram of one kind may overtake one of the other.
 pub fn flow_hash(frame: &[u8]) -> u32 {
     let Some(headers) = Headers::parse(frame) else {
         return mix(0, frame.get(..HEADER_BYTES).unwrap_or(frame));
