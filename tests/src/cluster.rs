@@ -31,10 +31,15 @@ impl Cluster {
 
     /// With further arguments for every daemon.
     pub fn with(count: usize, arguments: &[&str]) -> Cluster {
+        Cluster::on_kernels_without("", count, arguments)
+    }
+
+    /// See [`Lab::on_kernel_without`].
+    pub fn on_kernels_without(missing: &str, count: usize, arguments: &[&str]) -> Cluster {
         let mut cluster = Cluster::without_daemons();
         for index in 0..count {
             let host = cluster.plug(index);
-            cluster.labs.push(daemon(host, index, arguments));
+            cluster.labs.push(daemon_without(missing, host, index, arguments));
         }
         cluster
     }
@@ -140,10 +145,14 @@ impl Cluster {
 
 /// The daemon of a machine on the bridge.
 pub fn daemon(host: Host, index: usize, arguments: &[&str]) -> Lab {
+    daemon_without("", host, index, arguments)
+}
+
+fn daemon_without(missing: &str, host: Host, index: usize, arguments: &[&str]) -> Lab {
     let (listen, name) = (format!("--listen={}:{PORT}", address(index)), format!("--node-name=host{index}"));
     let mut all = vec![listen.as_str(), name.as_str()];
     all.extend(arguments);
-    Lab::with(host, &all)
+    Lab::on_kernel_without(missing, host, &all)
 }
 
 pub fn address(index: usize) -> Ipv4Addr {

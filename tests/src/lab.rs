@@ -24,6 +24,8 @@ pub const SOCKET: &str = "/run/vswitch/vswitchd.sock";
 /// fails.
 pub struct Lab {
     daemon: Option<Process>,
+    /// What the daemon's kernel lacks, for `bin/without.rs`.
+    missing: String,
     arguments: Vec<String>,
     /// Logs of the daemons that have ended.
     past: String,
@@ -40,14 +42,20 @@ impl Lab {
 
     /// On this machine, with these arguments besides `--data-dir`.
     pub fn with(host: Host, arguments: &[&str]) -> Lab {
+        Lab::on_kernel_without("", host, arguments)
+    }
+
+    /// The same as if the kernel lacked something: names that `bin/without.rs` knows, separated by commas.
+    pub fn on_kernel_without(missing: &str, host: Host, arguments: &[&str]) -> Lab {
         let mut lab = Lab::without_daemon(host, arguments);
+        lab.missing = missing.into();
         lab.start();
         lab
     }
 
     fn without_daemon(host: Host, arguments: &[&str]) -> Lab {
         let arguments = arguments.iter().map(|&a| a.into()).collect();
-        Lab { daemon: None, arguments, past: String::new(), passed: None, host }
+        Lab { daemon: None, missing: String::new(), arguments, past: String::new(), passed: None, host }
     }
 
     /// A machine with a socket at this path that each daemon takes over, as from a service manager. So far there is no
@@ -72,7 +80,11 @@ impl Lab {
     /// Starts the daemon (again) and waits until it answers.
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let mut command = vec!["vswitchd", "--data-dir", DATA_DIR];
+        let mut command = match self.missing.as_str() {
+            "" => vec!["vswitchd"],
+            missing => vec!["/mnt/without", missing, "/mnt/vswitchd"],
+        };
+        command.extend(["--data-dir", DATA_DIR]);
         command.extend(self.arguments.iter().map(String::as_str));
         self.daemon = Some(match &self.passed {
             Some(socket) => {

@@ -12,13 +12,14 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::ensure;
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use vswitch::forward::DropReason;
 use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::io::netlink::{GSO_BYTES, LinkConfig, TX_QUEUE_FRAMES, configure};
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{self, Tap, TapConfig};
 use vswitch::io::underlay::{Underlay, UnderlayConfig};
-use vswitch::worker::{Dataplane, EngineKind};
+use vswitch::worker::{Dataplane, DataplaneConfig, EngineKind};
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 use vswitch_proto::wire::vxlan;
 
@@ -77,15 +78,33 @@ pub enum Kind {
 /// What our switch is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offloads {
-    /// Segmentation offloads of the container's TAP.
-    pub tap: bool,
+    /// Segmentation offloads of the container's TAP, for TCP and for UDP.
+    pub tso: bool,
+    pub uso: bool,
+    /// Several datagrams in one send, and in one receipt.
     pub gso: bool,
     pub gro: bool,
+    /// TCP put together again.
+    pub coalesce: bool,
 }
 
 impl Offloads {
-    pub const ALL: Offloads = Offloads { tap: true, gso: true, gro: true };
-    pub const NONE: Offloads = Offloads { tap: false, gso: false, gro: false };
+    pub const ALL: Offloads = Offloads { tso: true, uso: true, gso: true, gro: true, coalesce: true };
+    pub const NONE: Offloads = Offloads { tso: false, uso: false, gso: false, gro: false, coalesce: false };
+
+    /// Every combination there is.
+    pub fn combinations() -> impl Iterator<Item = Offloads> {
+        (0..32).map(|bits| {
+            let [tso, uso, gso, gro, coalesce] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+            Offloads { tso, uso, gso, gro, coalesce }
+        })
+    }
+
+    /// On what is off here, and the other way round.
+    pub fn complement(self) -> Offloads {
+        let Offloads { tso, uso, gso, gro, coalesce } = self;
+        Offloads { tso: !tso, uso: !uso, gso: !gso, gro: !gro, coalesce: !coalesce }
+    }
 }
 
 /// The cable between the hosts.
@@ -185,13 +204,14 @@ impl Pair {
     }
 
     fn ours(&self, host: usize, offloads: Offloads, tables: Tables) -> Dataplane {
-        let dataplane = Dataplane::start(engines::config(self.engine)).expect("it starts");
+        let config = DataplaneConfig { coalesce: offloads.coalesce, ..engines::config(self.engine) };
+        let dataplane = Dataplane::start(config).expect("it starts");
         assert!(self.engine.is_none_or(|engine| engine == dataplane.engine()), "{:?}", self.engine);
         dataplane.publish(tables);
         dataplane.set_underlay(Some(self.underlay(host, offloads))).expect("its sockets can be polled");
         let ns = &self.containers[host];
         let segments =
-            tap::Offloads { no_tso: !offloads.tap, no_uso: !offloads.tap, ..tap::Offloads::default() };
+            tap::Offloads { no_tso: !offloads.tso, no_uso: !offloads.uso, ..tap::Offloads::default() };
         let config = TapConfig { offloads: segments, ..TapConfig::default() };
         let tap = Tap::open(ns, INTERFACE, config).unwrap_or_else(|e| panic!("{e}"));
         let link = LinkConfig {
@@ -315,19 +335,25 @@ impl Pair {
         stream(sender, receiver, bytes, &|| self.drops());
     }
 
-    /// Sends datagrams of these sizes from one container to the other, one at a time, until each has arrived.
+    /// Any port of a container.
+    pub fn udp(&self, container: usize, v6: bool) -> UdpSocket {
+        let open = || UdpSocket::bind(self.socket(container, v6, 0));
+        self.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
+    }
+
+    /// Sends datagrams of these sizes from one container to the other, one at a time, until each has arrived, which very
+    /// few of them may need a second try for.
     pub fn datagrams(&self, from: usize, v6: bool, sizes: impl IntoIterator<Item = usize>) {
-        let bind = |container: usize| {
-            let open = || UdpSocket::bind(self.socket(container, v6, 0));
-            self.containers[container].run(open).expect("a namespace can be entered").expect("a free port")
-        };
-        let (sender, receiver) = (bind(from), bind(1 - from));
+        let (sender, receiver) = (self.udp(from, v6), self.udp(1 - from, v6));
         receiver.set_read_timeout(Some(DEADLINE / 60)).expect("it can be set");
         let to = receiver.local_addr().expect("it is bound");
         let mut buffer = vec![0; 1 << 16];
+        let (mut count, mut tries) = (0, 0);
         for bytes in sizes {
             let payload: Vec<u8> = (0..bytes).map(|i| (i * 31 + bytes) as u8).collect();
+            count += 1;
             eventually(&format!("{bytes} bytes arrive"), || {
+                tries += 1;
                 sender.send_to(&payload, to)?;
                 loop {
                     let got = receiver.recv(&mut buffer)?;
@@ -339,6 +365,33 @@ impl Pair {
                 }
             });
         }
+        assert!(tries <= count + count / 100 + 2, "{tries} tries for {count} datagrams; {}", self.drops());
+    }
+
+    /// Sends datagrams at once that the container's kernel leaves to be cut, if its interface takes them, until all arrive.
+    pub fn segments(&self, from: usize, v6: bool) {
+        const BYTES: usize = 1000;
+        const COUNT: usize = 40;
+        let (sender, receiver) = (self.udp(from, v6), self.udp(1 - from, v6));
+        receiver.set_read_timeout(Some(DEADLINE / 60)).expect("it can be set");
+        setsockopt(&sender, UdpGsoSegment, &(BYTES as i32)).expect("the kernel has UDP_SEGMENT");
+        let to = receiver.local_addr().expect("it is bound");
+        let mut buffer = [0; 2 * BYTES];
+        let mut round = 0;
+        eventually("all segments arrive", || {
+            round += 1;
+            // Of the round before.
+            receiver.set_nonblocking(true)?;
+            while receiver.recv(&mut buffer).is_ok() {}
+            receiver.set_nonblocking(false)?;
+            let payload: Vec<u8> = (0..COUNT * BYTES + 7).map(|i| (i * 7 + i / 256 + round) as u8).collect();
+            sender.send_to(&payload, to)?;
+            for expected in payload.chunks(BYTES) {
+                let got = receiver.recv(&mut buffer)?;
+                ensure!(buffer[..got] == *expected, "it is not what was sent; {}", self.drops());
+            }
+            Ok(())
+        });
     }
 
     /// What our switches have dropped, for messages.

@@ -45,7 +45,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
 fn where_io_uring_is_forbidden_frames_are_moved_by_epoll() {
     let host = Host::new();
     let run = |engine: &str| {
-        Process::spawn(&host, &["/mnt/without-uring", "/mnt/vswitchd", "--data-dir=/tmp/data", engine])
+        Process::spawn(&host, &["/mnt/without", "io_uring", "/mnt/vswitchd", "--data-dir=/tmp/data", engine])
     };
     let mut refused = run("--engine=uring");
     assert_eq!(refused.wait(), 1);

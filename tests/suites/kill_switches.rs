@@ -1,4 +1,4 @@
-//! Every offload can be turned off by itself, through the daemon, and what remains goes on.
+//! Every offload can be turned off by itself, through the daemon, or be lacking in the kernel, and what remains goes on.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -64,7 +64,23 @@ fn stats(lab: &Lab) -> Stats {
 
 /// What both hosts of a cluster count of their tunnels after transfers in both directions.
 fn tunnels_after_transfers(arguments: &[&str]) -> [TunnelStats; 2] {
-    let cluster = Cluster::with(2, arguments);
+    tunnels_of(&Cluster::with(2, arguments))
+}
+
+/// The same where the kernels of both hosts lack something, of which the daemons tell.
+fn tunnels_without(missing: &str) -> [TunnelStats; 2] {
+    let cluster = Cluster::on_kernels_without(missing, 2, &[]);
+    let tunnels = tunnels_of(&cluster);
+    for lab in &cluster.labs {
+        for option in ["udp_segment", "udp_gro"] {
+            let log = lab.log();
+            assert_eq!(log.contains(&option.to_uppercase()), missing.contains(option), "{option}: {log}");
+        }
+    }
+    tunnels
+}
+
+fn tunnels_of(cluster: &Cluster) -> [TunnelStats; 2] {
     cluster.join_all();
     let [one, two] = &cluster.labs[..] else { panic!("there are two") };
     one.ok(&["network", "create", "-d", "overlay", "--subnet=10.9.0.0/24", "net"]);
@@ -105,6 +121,29 @@ fn without_coalescing() {
     }
 }
 
+#[test]
+fn kernels_without_segmentation_of_datagrams() {
+    for tunnel in tunnels_without("udp_segment") {
+        assert_eq!((tunnel.segmented_sends, tunnel.refused_sends), (0, 0), "{tunnel:?}");
+        assert!(tunnel.coalesced_frames > 0, "{tunnel:?}");
+    }
+}
+
+#[test]
+fn kernels_that_do_not_put_datagrams_together() {
+    for tunnel in tunnels_without("udp_gro") {
+        assert!(tunnel.segmented_sends > 0 && tunnel.rx_datagrams > 0, "{tunnel:?}");
+    }
+}
+
+#[test]
+fn kernels_with_neither_and_without_offload_of_udp() {
+    for tunnel in tunnels_without("udp_segment,udp_gro,uso") {
+        assert_eq!((tunnel.segmented_sends, tunnel.refused_sends), (0, 0), "{tunnel:?}");
+        assert!(tunnel.tx_datagrams > 0 && tunnel.rx_datagrams > 0, "{tunnel:?}");
+    }
+}
+
 /// What a container's interface takes longer than a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TakesWhole {
@@ -114,8 +153,8 @@ struct TakesWhole {
 
 /// Containers a and b on one host, between which both protocols arrive. How few frames that takes is told by what the
 /// kernel says that their interfaces take.
-fn check_interfaces(arguments: &[&str]) -> TakesWhole {
-    let lab = Lab::with(Host::new(), arguments);
+fn check_interfaces(missing: &str, arguments: &[&str]) -> TakesWhole {
+    let lab = Lab::on_kernel_without(missing, Host::new(), arguments);
     lab.ok(&["network", "create", "--subnet=10.3.0.0/24", "net"]);
     lab.run_idle("a", &["--net=net"]);
     lab.run_idle("b", &["--net=net"]);
@@ -162,8 +201,9 @@ fn frames_of_segments(from: End<'_>, to: End<'_>) -> u64 {
 
 #[test]
 fn segmentation_of_tcp_and_udp_apart() {
-    let all = check_interfaces(&[]);
+    let all = check_interfaces("", &[]);
     assert!(all.tcp, "{all:?}");
-    assert_eq!(check_interfaces(&["--no-tso"]), TakesWhole { tcp: false, ..all });
-    assert_eq!(check_interfaces(&["--no-uso"]), TakesWhole { udp: false, ..all });
+    assert_eq!(check_interfaces("", &["--no-tso"]), TakesWhole { tcp: false, ..all });
+    assert_eq!(check_interfaces("", &["--no-uso"]), TakesWhole { udp: false, ..all });
+    assert_eq!(check_interfaces("uso", &[]), TakesWhole { udp: false, ..all });
 }

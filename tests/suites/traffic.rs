@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -55,7 +56,12 @@ impl Pattern {
 
 /// Sends `bytes` from one container to another one over TCP and checks each of them.
 fn transfer(lab: &Lab, from: &str, to: &str, v6: bool, bytes: usize) {
-    let listener = made(lab, to, || TcpListener::bind(address(lab, to, v6, 0)));
+    transfer_to(lab, from, to, address(lab, to, v6, 0), bytes);
+}
+
+/// The same to an address that the other container has.
+fn transfer_to(lab: &Lab, from: &str, to: &str, listening: SocketAddr, bytes: usize) {
+    let listener = made(lab, to, || TcpListener::bind(listening));
     let target = listener.local_addr().expect("it is bound");
     let mut sender = made(lab, from, || TcpStream::connect(target));
     let (mut receiver, _) = listener.accept().expect("a client has connected");
@@ -118,6 +124,25 @@ fn each_engine_moves_traffic() {
         transfers(&lab);
         echo(&lab, false, (1..=1472).step_by(61));
         assert_eq!(stats(&lab).engine, engine);
+    }
+}
+
+/// A VXLAN of the containers' own kernels.
+#[test]
+fn tunnels_between_containers_stay_intact() {
+    let lab = two_containers(&["--workers", "2"]);
+    for (container, other, nested) in [("a", "b", "10.77.0.1/24"), ("b", "a", "10.77.0.2/24")] {
+        let (local, remote) = (address(&lab, container, false, 0).ip(), address(&lab, other, false, 0).ip());
+        let tunnel =
+            format!("link add nest type vxlan id 77 local {local} remote {remote} dstport 4789 dev eth0");
+        for arguments in [tunnel.as_str(), &format!("address add {nested} dev nest"), "link set nest up"] {
+            let run = || Command::new("ip").args(arguments.split(' ')).output();
+            let output = made(&lab, container, run);
+            assert!(output.status.success(), "ip {arguments}: {output:?}");
+        }
+    }
+    for (from, to, nested) in [("a", "b", "10.77.0.2:0"), ("b", "a", "10.77.0.1:0")] {
+        transfer_to(&lab, from, to, nested.parse().expect("it is an address"), TRANSFER / 4);
     }
 }
 

@@ -86,6 +86,12 @@ fn open(vtep: Option<IpAddr>, shared: &Shared) -> Result<(), String> {
         gro: shared.config.udp_gro,
     };
     let underlay = Underlay::open(config).map_err(|error| error.to_string())?;
+    if config.gso && !underlay.has_gso() {
+        tracing::warn!("this kernel does not cut datagrams (UDP_SEGMENT): each is sent by itself");
+    }
+    if config.gro && !underlay.has_gro() {
+        tracing::warn!("this kernel does not put datagrams together (UDP_GRO): each is received by itself");
+    }
     dataplane.set_underlay(Some(underlay)).map_err(|error| error.to_string())
 }
 
