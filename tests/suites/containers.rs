@@ -85,7 +85,12 @@ fn what_a_container_sees() {
 #[test]
 fn a_root_directory_of_its_own() {
     let lab = Lab::new();
-    lab.sh("mkdir -p /tmp/root/bin; cp $(command -v busybox) /tmp/root/bin/busybox; chroot /tmp/root /bin/busybox --install -s /bin");
+    // With the libraries that it needs, unless it is static.
+    lab.sh("mkdir -p /tmp/root/bin; cp $(command -v busybox) /tmp/root/bin/busybox
+         for library in $(ldd /tmp/root/bin/busybox 2>/dev/null | grep -o '/[^ ]*' || true); do
+             mkdir -p /tmp/root$(dirname $library); cp -L $library /tmp/root$library
+         done
+         chroot /tmp/root /bin/busybox --install -s /bin");
     lab.ok(&["run", "-itd", "--rootfs=/tmp/root", "--name=c"]);
     lab.run_idle("peer", &[]);
     let root = lab.exec_ok("c", &["ls", "/"]);

@@ -228,7 +228,15 @@ pub(crate) fn busybox_root(at: &Path) -> PathBuf {
     let root = at.join("root");
     fs::create_dir_all(root.join("bin")).unwrap();
     let busybox = root.join("bin/busybox");
-    fs::copy("/bin/busybox", &busybox).expect("needs Debian's busybox-static");
+    fs::copy("/bin/busybox", &busybox).expect("busybox is installed");
+    // Those that it needs, unless it is static.
+    let output = Command::new("ldd").arg(&busybox).output().expect("ldd comes with the C library");
+    let output = String::from_utf8(output.stdout).unwrap();
+    for library in output.split_whitespace().filter(|word| word.starts_with('/')) {
+        let copy = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(library, copy).unwrap();
+    }
     let status = Command::new(&busybox).args(["--install", "-s"]).arg(root.join("bin")).status().unwrap();
     assert!(status.success());
     for link in fs::read_dir(root.join("bin")).unwrap() {

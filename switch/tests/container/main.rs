@@ -1,6 +1,6 @@
 //! Containers as real processes: namespaces, terminals, logs, and what is left after a crash (nothing).
 //!
-//! Needs root, and Debian's busybox-static for the root file system.
+//! Needs root, and busybox for the root file system.
 
 mod files;
 mod lab;
