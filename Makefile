@@ -124,13 +124,16 @@ soak: ## mixed traffic with each engine and the cluster's simulator for SECONDS 
 	SOAK_SECONDS=$(SECONDS) $(CARGO) test --locked --release -p vswitch-tests --test simulator soak_simulator \
 	  -- --ignored --nocapture
 
+# What it finds on its way stays out of the corpus that is kept, which is small on purpose.
 fuzz: ## fuzz each target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	@packaging/setup build
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
 	  echo "fuzzing needs: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
 	@for target in $$(cd tests/fuzz && $(CARGO) +nightly fuzz list --fuzz-dir .); do \
 	  echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
-	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
+	  found="$$CARGO_TARGET_DIR/fuzz-corpus/$$target"; mkdir -p "$$found"; \
+	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . $$target "$$found" corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
 	done
 
 install: build ## install both binaries, the systemd unit, completions and man pages (PREFIX, DESTDIR)
