@@ -90,7 +90,7 @@ audit: ## licences, sources and known vulnerabilities of the dependencies (needs
 	@packaging/setup audit
 	$(CARGO) deny --locked check
 
-bench: ## measure beside the kernel's bridge, a bare forwarder and other switches (8 minutes)
+bench: ## measure beside the kernel's bridge, a bare forwarder and other switches (6 minutes)
 	@packaging/setup bench
 	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf
 	$(LAB) $(RELEASE)/vswitch-perf run --suite quick --out bench-out $(BENCH_ARGS)
