@@ -64,8 +64,20 @@ fn transfers_over_ipv6_without_offloads_of_the_cable() {
     matrix(engine(), CABLES[3], TRANSFER);
 }
 
+/// With all offloads; `make soak` has it for every combination.
 #[test]
-#[ignore = "minutes: make soak"]
+fn long_transfers_over_every_cable() {
+    for cable in CABLES {
+        let pair = Pair::new(cable, [OURS, OURS]);
+        for (from, v6) in WAYS {
+            pair.ping(from, v6);
+            pair.transfer(from, v6, LONG_TRANSFER);
+        }
+    }
+}
+
+#[test]
+#[ignore = "half an hour: make soak"]
 fn soak_transfers() {
     for engine in engines() {
         println!("with {engine}");
@@ -73,9 +85,28 @@ fn soak_transfers() {
     }
 }
 
+/// What fits into an IPv4 packet.
+const LONGEST: usize = 65_507;
+
+/// Over one cable each; `make soak` has it for all.
+fn every_size(cable: Cable, own: Offloads, (from, v6): (usize, bool)) {
+    let pair = Pair::new(cable, [Kind::Ours(own), OURS]);
+    pair.ping(from, v6);
+    pair.datagrams(from, v6, 1..=LONGEST);
+}
+
+#[test]
+fn datagrams_of_every_size_over_ipv4() {
+    every_size(CABLES[0], Offloads::ALL, WAYS[0]);
+}
+
+#[test]
+fn datagrams_of_every_size_over_ipv6_without_offloads() {
+    every_size(CABLES[3], Offloads::NONE, WAYS[3]);
+}
+
 /// UDP up to the longest datagram there is, most of them fragmented by the containers' kernels.
 fn datagrams(engine: EngineKind, step: usize) {
-    const LONGEST: usize = 65_507;
     const OWN: [Offloads; 2] = [Offloads::ALL, Offloads::NONE];
     for (cable, own) in CABLES.into_iter().flat_map(|cable| OWN.map(|own| (cable, own))) {
         let pair = Pair::with_engine(cable, [Kind::Ours(own), OURS], Some(engine));
