@@ -118,9 +118,12 @@ fn a_cluster_grows() {
 }
 
 #[test]
-#[ignore = "200 hosts take minutes without optimisation"]
 fn two_hundred_hosts() {
-    for hosts in [10, 50, 100, 200] {
-        println!("{:?}", grow(hosts, 50).unwrap_or_else(|error| panic!("{error}")));
-    }
+    let small = grow(10, 50).unwrap_or_else(|error| panic!("{error}"));
+    let large = grow(200, 50).unwrap_or_else(|error| panic!("{error}"));
+    println!("{small:?}\n{large:?}");
+    assert_eq!(large.endpoints, 200 * 50 + 50);
+    assert!(large.slowest < SECOND, "simulated time: {large:?}");
+    assert!(large.messages_per_change < 25 * small.messages_per_change);
+    assert!(large.bytes_per_change < 25 * small.bytes_per_change);
 }
