@@ -167,3 +167,22 @@ fn tunnel_endpoints_are_places_like_ports() {
     assert_eq!(place_of(&fdb, 4, t0), Some(six));
     assert_eq!((fdb.forget_vtep(here), fdb.forget_vtep(there), fdb.forget_port(P1)), (1, 1, 1));
 }
+
+/// Numbers for IPv6 tunnel endpoints are used up: nothing is learned behind another one, and what was known stays.
+#[test]
+fn an_endpoint_without_a_number_is_a_place_without_room() {
+    let room = vteps::VTEPS_MAX + 2;
+    let (fdb, t0) = (Fdb::new(FdbConfig { capacity: room, capacity_per_port: room, ..SMALL }), instant());
+    let vtep = |at: usize| Place::Vtep(std::net::Ipv6Addr::from_bits(0xfd00 << 112 | at as u128).into());
+    // One address moves from endpoint to endpoint; each of these keeps its number.
+    (0..vteps::VTEPS_MAX).for_each(|at| fdb.learn(vni(1), mac(0), vtep(at), t0));
+    let (last, numberless) = (vtep(vteps::VTEPS_MAX - 1), vtep(vteps::VTEPS_MAX));
+    assert_eq!((place_of(&fdb, 0, t0), fdb.stats().refused), (Some(last), 0));
+    fdb.learn(vni(1), mac(0), numberless, t0);
+    fdb.learn(vni(1), mac(1), numberless, t0);
+    assert_eq!((place_of(&fdb, 0, t0), place_of(&fdb, 1, t0)), (Some(last), None));
+    assert_eq!((fdb.stats().refused, fdb.len()), (2, 1));
+    assert!(fdb.is_full(numberless), "so nobody waits there");
+    fdb.learn(vni(1), mac(1), vtep(7), t0);
+    assert_eq!(place_of(&fdb, 1, t0), Some(vtep(7)), "a known endpoint has its number");
+}
