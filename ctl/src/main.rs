@@ -23,13 +23,11 @@ mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::Cli;
 use failure::{FAILED, Failure, complain};
 
 fn main() -> ExitCode {
-    let code = match Cli::try_parse() {
+    let code = match args::parse_from(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(error) => usage::report(&error),
     };

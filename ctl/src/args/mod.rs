@@ -4,17 +4,21 @@ mod cluster;
 mod container;
 mod network;
 mod parse;
+mod pflag;
+mod refused;
 mod switch;
 
 pub use cluster::*;
 pub use container::*;
 pub use network::*;
 pub use parse::Socket;
+pub use pflag::flatten;
 pub use switch::*;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Containers and networks of a vswitchd, with docker's verbs and flags.
 #[derive(Debug, Parser)]
@@ -103,6 +107,21 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+/// Parses a command line, its first word being the program's name, with docker's conventions for flags. The definition
+/// without them, [`Cli::command`], is the one that people read: in the help, man pages and completions.
+pub fn parse_from<I>(words: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn command() -> clap::Command {
+    refused::add(pflag::adapt(Cli::command()))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -9,6 +9,7 @@ use vswitch_proto::api::EndpointConfig;
 use vswitch_proto::id::{MacAddr, Name};
 
 use super::parse;
+use super::pflag::{Strings, flatten};
 use crate::filter::NetworkFilter;
 use crate::listing::{ItemFormat, ListFormat};
 
@@ -78,13 +79,13 @@ pub struct NetworkCreateArgs {
     pub driver: String,
     /// Subnet in CIDR notation; several for IPv4 and IPv6
     #[arg(long = "subnet", value_name = "CIDR")]
-    pub subnets: Vec<IpNet>,
+    pub subnets: Vec<Strings<IpNet>>,
     /// Address of the subnet's gateway; the first usable one otherwise
     #[arg(long = "gateway", value_name = "IP")]
-    pub gateways: Vec<IpAddr>,
+    pub gateways: Vec<Strings<IpAddr>>,
     /// Part of the subnet to take containers' addresses from
     #[arg(long = "ip-range", value_name = "CIDR")]
-    pub ip_ranges: Vec<IpNet>,
+    pub ip_ranges: Vec<Strings<IpNet>>,
     /// Address that no container gets
     #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = parse::aux_address)]
     pub aux_addresses: Vec<(String, IpAddr)>,
@@ -134,7 +135,7 @@ pub struct NetworkConnectArgs {
     mac_address: Option<MacAddr>,
     /// Further name of the container in this network
     #[arg(long = "alias", value_name = "NAME")]
-    aliases: Vec<Name>,
+    aliases: Vec<Strings<Name>>,
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub network: String,
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -143,6 +144,11 @@ pub struct NetworkConnectArgs {
 
 impl NetworkConnectArgs {
     pub fn endpoint(&self) -> EndpointConfig {
-        EndpointConfig { ipv4: self.ip, ipv6: self.ip6, mac: self.mac_address, aliases: self.aliases.clone() }
+        EndpointConfig {
+            ipv4: self.ip,
+            ipv6: self.ip6,
+            mac: self.mac_address,
+            aliases: flatten(&self.aliases),
+        }
     }
 }

@@ -81,6 +81,7 @@ pub fn tail(text: &str) -> Result<Tail, String> {
 pub struct Tail(pub Option<u64>);
 
 /// A network with what is asked of it: `NAME`, or `name=NAME,ip=IP,ip6=IP,mac-address=MAC,alias=ALIAS`.
+/// `default` stands for `bridge`, as in docker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkAttachment(pub RunNetwork);
 
@@ -114,6 +115,7 @@ fn named(network: &str, endpoint: EndpointConfig) -> Result<NetworkAttachment, S
     if network.is_empty() {
         return Err("the name of a network is wanted".into());
     }
+    let network = if network == "default" { "bridge" } else { network };
     Ok(NetworkAttachment(RunNetwork { network: network.into(), endpoint }))
 }
 

@@ -7,7 +7,9 @@ use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, P
 
 use super::{inspect, labels_text};
 use crate::age::as_docker;
-use crate::args::{NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkLsArgs, NetworkRmArgs};
+use crate::args::{
+    NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkLsArgs, NetworkRmArgs, flatten,
+};
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, Outcomes, complain, print};
 use crate::filter::network_matches;
@@ -95,9 +97,9 @@ fn row(network: Network, no_trunc: bool) -> Row {
 
 async fn create(client: &Client, args: NetworkCreateArgs) -> Result<u8, Failure> {
     let requested = Requested {
-        subnets: &args.subnets,
-        gateways: &args.gateways,
-        ip_ranges: &args.ip_ranges,
+        subnets: &flatten(&args.subnets),
+        gateways: &flatten(&args.gateways),
+        ip_ranges: &flatten(&args.ip_ranges),
         aux_addresses: &args.aux_addresses,
     };
     let request = NetworkCreate {
