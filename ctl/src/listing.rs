@@ -18,6 +18,8 @@ pub enum ListFormat {
     TableOf(Template),
     /// One object per line.
     Json,
+    /// `key: value` lines.
+    Raw,
     Template(Template),
 }
 
@@ -26,11 +28,12 @@ impl FromStr for ListFormat {
 
     fn from_str(text: &str) -> Result<ListFormat, TemplateError> {
         match text {
-            "table" => Ok(ListFormat::Table),
+            "" | "table" => Ok(ListFormat::Table),
             "json" => Ok(ListFormat::Json),
-            _ => match text.strip_prefix("table ") {
-                Some(columns) => Ok(ListFormat::TableOf(columns.trim_start().parse()?)),
-                None => Ok(ListFormat::Template(text.parse()?)),
+            "raw" => Ok(ListFormat::Raw),
+            _ => match text.strip_prefix("table") {
+                Some(columns) => Ok(ListFormat::TableOf(Template::of_list(columns.trim_matches(' '))?)),
+                None => Ok(ListFormat::Template(Template::of_list(text.trim_matches(' '))?)),
             },
         }
     }
@@ -48,7 +51,11 @@ impl FromStr for ItemFormat {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<ItemFormat, TemplateError> {
-        if text == "json" { Ok(ItemFormat::Json) } else { Ok(ItemFormat::Template(text.parse()?)) }
+        if matches!(text, "" | "json") {
+            Ok(ItemFormat::Json)
+        } else {
+            Ok(ItemFormat::Template(text.parse()?))
+        }
     }
 }
 
@@ -89,13 +96,28 @@ impl Listing {
                 }
                 Ok(table::layout(&cells))
             }
+            ListFormat::Raw => lines(&builtin(&self.raw(quiet)), &values),
             ListFormat::Json => Ok(values.iter().map(json_line).collect()),
             ListFormat::Template(template) => lines(template, &values),
         }
     }
 
+    /// A template with a line for each column, named after its heading, and an empty line; with the quiet column only
+    /// and no empty line.
+    fn raw(&self, quiet: bool) -> String {
+        let line = |(heading, template): &(&str, &str)| {
+            format!("{}: {template}", heading.to_lowercase().replace(' ', "_"))
+        };
+        match self.columns.iter().find(|(_, template)| quiet && *template == self.quiet) {
+            Some(column) => line(column),
+            None => self.columns.iter().map(|column| line(column) + "\n").collect(),
+        }
+    }
+
     fn heading_values(&self) -> Value {
-        Value::Struct(self.headings.iter().map(|(k, h)| ((*k).into(), Value::String((*h).into()))).collect())
+        let label = ("Label".into(), Value::Lookup(Default::default()));
+        let headings = self.headings.iter().map(|(k, h)| ((*k).into(), Value::from(*h)));
+        Value::Struct(headings.chain([label]).collect())
     }
 }
 
@@ -170,6 +192,14 @@ mod tests {
                 false,
                 "{\"ID\":\"7fca4eb8c647\",\"Name\":\"bridge\"}\n{\"ID\":\"9f904ee27bf5\",\"Name\":\"none\"}\n",
             ),
+            ("", true, "7fca4eb8c647\n9f904ee27bf5\n"),
+            (
+                "raw",
+                false,
+                "network_id: 7fca4eb8c647\nname: bridge\n\nnetwork_id: 9f904ee27bf5\nname: none\n\n",
+            ),
+            ("raw", true, "network_id: 7fca4eb8c647\nnetwork_id: 9f904ee27bf5\n"),
+            ("table{{upper .Name}}", false, "NAME\nBRIDGE\nNONE\n"),
             ("{{.Name}}", false, "bridge\nnone\n"),
             ("{{.Name}}: {{upper .Name}}", true, "bridge: BRIDGE\nnone: NONE\n"),
         ] {

@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcomes, complain, print};
 use crate::filter::{asks_for_status, container_matches, wanted_networks};
 use crate::listing::Listing;
 use crate::table::{ellipsis, short_id};
+use crate::template::Lookup;
 
 /// Characters of a command that a table shows.
 const COMMAND_WIDTH: usize = 20;
@@ -29,6 +30,11 @@ const LISTING: Listing = Listing {
     ],
     headings: &[
         ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Ports", "PORTS"),
+        ("Size", "SIZE"),
+        ("Mounts", "MOUNTS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
         ("Names", "NAMES"),
         ("Command", "COMMAND"),
         ("CreatedAt", "CREATED AT"),
@@ -49,10 +55,18 @@ struct Row {
     created_at: String,
     #[serde(rename = "ID")]
     id: String,
+    /// What it runs, as far as there is something like an image.
+    image: String,
+    /// docker's `.Label "key"`.
+    label: Lookup,
     labels: String,
+    local_volumes: String,
+    mounts: String,
     names: String,
     networks: String,
+    ports: String,
     running_for: String,
+    size: String,
     state: String,
     status: String,
 }
@@ -78,10 +92,16 @@ fn row(container: ContainerSummary, no_trunc: bool, now_s: i64) -> Row {
         command: format!("{command:?}"),
         created_at: as_docker(&container.created_at),
         id: if no_trunc { container.id } else { short_id(&container.id) },
+        image: String::new(),
         labels: labels_text(&container.labels),
+        label: Lookup(container.labels),
+        local_volumes: "0".into(),
+        mounts: String::new(),
         names: container.names,
         networks: container.networks.join(","),
+        ports: String::new(),
         running_for: ago(&container.created_at, now_s),
+        size: "0B".into(),
         state: container.state,
         status: container.status,
     }

@@ -16,6 +16,7 @@ use crate::filter::network_matches;
 use crate::listing::Listing;
 use crate::pools::{Requested, assemble};
 use crate::table::short_id;
+use crate::template::Lookup;
 
 const LISTING: Listing = Listing {
     columns: &[
@@ -51,6 +52,8 @@ struct Row {
     #[serde(rename = "IPv6")]
     ipv6: String,
     internal: String,
+    /// docker's `.Label "key"`.
+    label: Lookup,
     labels: String,
     name: String,
     scope: String,
@@ -90,6 +93,7 @@ fn row(network: Network, no_trunc: bool) -> Row {
         ipv6: network.enable_ipv6.to_string(),
         internal: network.internal.to_string(),
         labels: labels_text(&network.labels),
+        label: Lookup(network.labels),
         name: network.name,
         scope: network.scope,
     }
