@@ -127,7 +127,7 @@ pub struct PsArgs {
     /// Do not shorten ids and commands
     #[arg(long)]
     pub no_trunc: bool,
-    /// Only those with KEY=VALUE: name, id, status, network, label
+    /// Only those with KEY=VALUE: name and id (regular expressions), status, network, label, exited, before, since, health
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<ContainerFilter>,
     /// 'table', 'table TEMPLATE', 'json' or a template

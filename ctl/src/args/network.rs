@@ -64,7 +64,8 @@ pub struct NetworkLsArgs {
     /// Do not shorten ids
     #[arg(long)]
     pub no_trunc: bool,
-    /// Only those with KEY=VALUE: name, id, driver, label, scope, type=builtin|custom
+    /// Only those with KEY=VALUE: name and id (regular expressions), driver, label, scope, type=builtin|custom,
+    /// dangling=true|false
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<NetworkFilter>,
     /// 'table', 'table TEMPLATE', 'json' or a template

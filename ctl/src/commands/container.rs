@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use vswitch_proto::api::{Adopt, ContainerSummary, Created, Exit, Network};
+use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Network};
 
 use super::network::print_created;
 use super::{each, labels_text, now_s};
@@ -11,7 +11,7 @@ use crate::age::{ago, as_docker, parse_utc};
 use crate::args::{AdoptArgs, PsArgs, References, StopArgs};
 use crate::client::{ANSWER_TIMEOUT, Call, Client};
 use crate::failure::{Failure, Outcomes, complain, print};
-use crate::filter::{asks_for_status, container_matches, wanted_networks};
+use crate::filter::{ContainerFilter, ContainerKey, Named, asks_for_status, container_matches, references};
 use crate::listing::Listing;
 use crate::table::{ellipsis, short_id};
 use crate::template::Lookup;
@@ -73,11 +73,11 @@ struct Row {
 
 pub async fn ps(client: &Client, args: PsArgs) -> Result<u8, Failure> {
     LISTING.print(&args.format, args.quiet, &[Row::default()])?;
-    let networks = network_names(client, &wanted_networks(&args.filters)).await?;
+    let named = named(client, &args.filters).await?;
     let all = args.all || asks_for_status(&args.filters);
     let call = Call::get(&["containers"]).query("all", &all.to_string());
     let mut containers: Vec<ContainerSummary> = client.fetch(call).await?;
-    containers.retain(|container| container_matches(container, &args.filters, &networks));
+    containers.retain(|container| container_matches(container, &args.filters, &named));
     // The newest first.
     containers.sort_by_key(|container| std::cmp::Reverse(parse_utc(&container.created_at)));
     let now_s = now_s();
@@ -105,6 +105,25 @@ fn row(container: ContainerSummary, no_trunc: bool, now_s: i64) -> Row {
         state: container.state,
         status: container.status,
     }
+}
+
+/// What the filters refer to.
+async fn named(client: &Client, filters: &[ContainerFilter]) -> Result<Named, Failure> {
+    Ok(Named {
+        networks: network_names(client, &references(filters, ContainerKey::Network)).await?,
+        before: created(client, &references(filters, ContainerKey::Before)).await?,
+        since: created(client, &references(filters, ContainerKey::Since)).await?,
+    })
+}
+
+/// When containers were created.
+async fn created(client: &Client, references: &[&str]) -> Result<Vec<String>, Failure> {
+    let mut times = Vec::new();
+    for reference in references {
+        let container: Container = client.fetch(Call::get(&["containers", reference])).await?;
+        times.push(container.created);
+    }
+    Ok(times)
 }
 
 /// The names of networks given by name, id or prefix. One that does not exist has no containers.

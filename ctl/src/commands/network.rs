@@ -12,7 +12,7 @@ use crate::args::{
 };
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, Outcomes, complain, print};
-use crate::filter::network_matches;
+use crate::filter::{check_networks, network_matches};
 use crate::listing::Listing;
 use crate::pools::{Requested, assemble};
 use crate::table::short_id;
@@ -75,6 +75,7 @@ pub async fn execute(client: &Client, command: NetworkCommand) -> Result<u8, Fai
 }
 
 async fn ls(client: &Client, args: NetworkLsArgs) -> Result<u8, Failure> {
+    check_networks(&args.filters).map_err(|error| Failure::usage(format_args!("--filter: {error}")))?;
     LISTING.print(&args.format, args.quiet, &[Row::default()])?;
     let mut networks: Vec<Network> = client.fetch(Call::get(&["networks"])).await?;
     networks.retain(|network| network_matches(network, &args.filters));
