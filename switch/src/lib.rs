@@ -8,6 +8,7 @@
 //! | [`forward`] | yes | the data plane: parse, learn, look up, verdict |
 //! | [`gateway`] | yes | the layer-3 side of a network: ARP, neighbour discovery and ping at its gateway address |
 //! | [`state`] | yes | what is true of networks, containers and endpoints: `apply(Command)` |
+//! | [`problems`] | | faults of this node at present, for everything that reports them |
 //! | [`plan`] | yes | from two states to the actions on the host and the tables of the data plane |
 //! | [`publish`] | | one writer, many workers |
 //! | [`counters`] | | what the workers count, summed when read |
@@ -31,6 +32,7 @@ pub mod frame;
 pub mod gateway;
 pub mod io;
 pub mod plan;
+pub mod problems;
 pub mod publish;
 pub mod state;
 pub mod worker;

@@ -21,10 +21,10 @@ use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use vswitch_proto::api;
+use vswitch_proto::api::{self, Warned};
 
 use crate::args::Socket;
-use crate::failure::{FAILED, Failure, UNREACHABLE};
+use crate::failure::{FAILED, Failure, UNREACHABLE, complain};
 
 /// Largest answer that is read, bytes. A container takes about 1 KiB of a list.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -79,6 +79,17 @@ impl Client {
     /// As [`Client::fetch`].
     pub async fn perform(&self, call: Call) -> Result<(), Failure> {
         self.answer(&call).await.map(drop)
+    }
+
+    /// For calls whose success says everything, save for warnings, which are printed.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub async fn perform_warned(&self, call: Call) -> Result<(), Failure> {
+        let answer = self.answer(&call).await?;
+        let warned: Warned = serde_json::from_slice(&answer).unwrap_or_default();
+        warned.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+        Ok(())
     }
 
     async fn answer(&self, call: &Call) -> Result<Bytes, Failure> {

@@ -71,7 +71,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
 async fn each(client: &Client, names: Vec<String>, call: impl Fn(&str) -> Call) -> Result<u8, Failure> {
     let mut outcomes = Outcomes::default();
     for name in names {
-        match client.perform(call(&name)).await {
+        match client.perform_warned(call(&name)).await {
             Ok(()) => print(format!("{name}\n"))?,
             failed => outcomes.note(failed)?,
         }

@@ -171,5 +171,5 @@ fn confirmed() -> Result<bool, Failure> {
 async fn connect(client: &Client, args: NetworkConnectArgs) -> Result<u8, Failure> {
     let endpoint = args.endpoint();
     let call = Call::post(&["networks", &args.network, "connect"]);
-    client.perform(call.body(&Connect { container: args.container, endpoint })).await.map(|()| 0)
+    client.perform_warned(call.body(&Connect { container: args.container, endpoint })).await.map(|()| 0)
 }

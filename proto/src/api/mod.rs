@@ -8,7 +8,7 @@
 //! | `POST /v1/networks/prune` | | [`Pruned`] |
 //! | `GET /v1/networks/{ref}` | | [`Network`] |
 //! | `DELETE /v1/networks/{ref}?force=true` | | |
-//! | `POST /v1/networks/{ref}/connect` | [`Connect`] | |
+//! | `POST /v1/networks/{ref}/connect` | [`Connect`] | [`Warned`] |
 //! | `POST /v1/networks/{ref}/disconnect` | [`Disconnect`] | |
 //! | `GET /v1/containers?all=true` | | `[`[`ContainerSummary`]`]` |
 //! | `POST /v1/containers` | [`Run`] | [`Created`]; the process is started unless `start` is false |
@@ -27,6 +27,7 @@
 //! | `POST /v1/fdb`, `DELETE /v1/fdb` | [`FdbChange`] | |
 //! | `POST /v1/fdb/flush` | [`FdbFlush`] | [`Flushed`] |
 //! | `GET /v1/stats` | | [`Stats`] |
+//! | `GET /v1/problems` | | `[`[`Problem`]`]` |
 //! | `/v1/cluster...`, `/v1/nodes...` | see [`ClusterStatus`] and its module | |
 //! | `GET /v1/events` | | server-sent events, each with an [`Event`] as its data |
 //!
@@ -47,11 +48,13 @@ use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 mod cluster;
 mod container;
 mod network;
+mod problem;
 pub mod stream;
 
 pub use cluster::*;
 pub use container::*;
 pub use network::*;
+pub use problem::*;
 
 /// Largest request body the daemon reads, bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -71,6 +74,12 @@ pub struct Created {
     /// 64 hexadecimal digits.
     pub id: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// The answer to what was done and will not work as long as something else does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warned {
     pub warnings: Vec<String>,
 }
 

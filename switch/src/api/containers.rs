@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use serde::Deserialize;
 use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run};
 
 use super::failure::{Failure, Forced, Json, invalid, query, request_id};
+use super::networks::warned;
 use super::view;
 use crate::daemon::{Change, Handle};
 use crate::state::Phase;
@@ -63,9 +65,9 @@ pub async fn start(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
     headers: HeaderMap,
-) -> Result<StatusCode, Failure> {
-    handle.change(Change::Start(reference), request_id(&headers)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Failure> {
+    let done = handle.change(Change::Start(reference), request_id(&headers)?).await?;
+    Ok(warned(done.warnings()))
 }
 
 pub async fn remove(

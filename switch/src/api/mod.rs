@@ -94,6 +94,7 @@ fn router(handle: Handle) -> Router {
         .route("/fdb", get(observe::fdb).post(observe::fdb_add).delete(observe::fdb_remove))
         .route("/fdb/flush", post(observe::fdb_flush))
         .route("/stats", get(observe::stats))
+        .route("/problems", get(observe::problems))
         .route("/events", get(feed::events))
         .merge(cluster_routes())
         .with_state(handle);

@@ -3,7 +3,8 @@
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
-use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned};
+use axum::response::{IntoResponse, Response};
+use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned, Warned};
 
 use super::failure::{Failure, Forced, Json, query, request_id};
 use super::view;
@@ -49,14 +50,22 @@ pub async fn prune(State(handle): State<Handle>, headers: HeaderMap) -> Result<A
     Ok(Answer(Pruned { networks }))
 }
 
+/// No content, unless there is something to warn of.
+pub fn warned(warnings: Vec<String>) -> Response {
+    if warnings.is_empty() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    Answer(Warned { warnings }).into_response()
+}
+
 pub async fn connect(
     State(handle): State<Handle>,
     Path(network): Path<String>,
     headers: HeaderMap,
     Json(request): Json<Connect>,
-) -> Result<StatusCode, Failure> {
-    handle.change(Change::Connect { network, request }, request_id(&headers)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Failure> {
+    let done = handle.change(Change::Connect { network, request }, request_id(&headers)?).await?;
+    Ok(warned(done.warnings()))
 }
 
 pub async fn disconnect(

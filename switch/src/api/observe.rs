@@ -1,16 +1,21 @@
-//! What the switch knows and counts: `/v1/version`, `/v1/ports`, `/v1/fdb`, `/v1/stats`.
+//! What the switch knows and counts: `/v1/version`, `/v1/ports`, `/v1/fdb`, `/v1/stats`, `/v1/problems`.
 
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde::Deserialize;
-use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Port, Stats, Version};
+use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Port, Problem, Stats, Version};
 
 use super::failure::{Failure, Json, query};
 use crate::daemon::Handle;
 
 pub async fn version(State(handle): State<Handle>) -> Answer<Version> {
     Answer(handle.version())
+}
+
+/// What does not work on this node at present.
+pub async fn problems(State(handle): State<Handle>) -> Answer<Vec<Problem>> {
+    Answer(handle.shared().problems.list())
 }
 
 pub async fn ports(State(handle): State<Handle>) -> Answer<Vec<Port>> {

@@ -48,7 +48,7 @@ pub const NODE_DAYS: u64 = 90;
 const AUTHORITY_DAYS: u64 = 20 * 365;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Certificates are valid from this long before they are made: clocks of nodes differ.
-const SLACK_MS: u64 = DAY_MS;
+pub(super) const SLACK_MS: u64 = DAY_MS;
 /// Of each file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const VERSION: u8 = 1;

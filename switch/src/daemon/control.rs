@@ -10,6 +10,7 @@ use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, NetworkId, RequestId};
 
 use super::handle::{Shared, error};
+use super::health::HostHealth;
 use super::host::Host;
 use super::overlay::Prepared;
 use super::trouble::{Failure, Trouble};
@@ -36,6 +37,7 @@ pub struct Control {
     /// Containers that have ended, each with a network of the cluster that it was in and that is gone.
     orphans: Vec<(ContainerId, NetworkId)>,
     pub(super) tunnels: Tunnels,
+    health: HostHealth,
     pub(super) shared: Arc<Shared>,
     pub(super) host: Host,
     pub(super) events: mpsc::Sender<Event>,
@@ -57,6 +59,7 @@ impl Control {
             trouble: Trouble::default(),
             orphans: Vec::new(),
             tunnels: Tunnels::default(),
+            health: HostHealth::default(),
             shared,
             host,
             events,
@@ -97,6 +100,8 @@ impl Control {
     pub async fn tick(&mut self) {
         self.shared.fdb.sweep(Instant::now());
         self.check_adopted().await;
+        self.health.look(&self.shared);
+        self.tunnels.look_again(&self.shared).await;
         if self.tunnels.is_wanting() {
             self.follow_cluster().await;
         }

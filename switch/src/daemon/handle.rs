@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
 use crate::plan::Settings;
+use crate::problems::Problems;
 use crate::state::{Container, Network, Phase, Snapshot, State, View};
 use crate::worker::Dataplane;
 
@@ -53,6 +54,7 @@ pub struct Shared {
     /// Wakes who waits for a sign of the Docker engine.
     pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
+    pub problems: Arc<Problems>,
 }
 
 /// What a change answers.
@@ -62,6 +64,8 @@ pub enum Done {
     Created(Created),
     Pruned(Vec<Name>),
     Docker(Answer),
+    /// It was done, and will not work as long as something else does not.
+    Warned(Vec<String>),
 }
 
 impl Done {
@@ -76,6 +80,14 @@ impl Done {
         match self {
             Done::Docker(answer) => answer,
             other => unreachable!("a call is answered as one, not with {other:?}"),
+        }
+    }
+
+    /// What the client is to be warned of.
+    pub fn warnings(self) -> Vec<String> {
+        match self {
+            Done::Warned(warnings) => warnings,
+            _ => Vec::new(),
         }
     }
 
@@ -105,6 +117,7 @@ impl Shared {
             dataplane,
             fdb,
             feed: Feed::new(super::now_ms()),
+            problems: Arc::clone(cluster.problems()),
             cluster,
             started_at: Instant::now(),
             state: ArcSwap::new(state),

@@ -43,6 +43,7 @@ mod control;
 mod docker;
 mod feed;
 mod handle;
+mod health;
 mod host;
 mod join;
 mod leases;

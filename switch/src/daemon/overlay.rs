@@ -199,7 +199,24 @@ impl Handle {
                 self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
             }
         }
-        self.enqueue_leased(Change::Connect { network, request }, id, prepared).await
+        let is_leased = !prepared.leases.is_empty();
+        let done = self.enqueue_leased(Change::Connect { network, request }, id, prepared).await?;
+        Ok(self.warned(done, is_leased))
+    }
+
+    /// Adds what keeps other hosts out of reach at present, for a change that gives a container an overlay network.
+    /// Containers of this host reach each other all the same, and the tunnels are tried again, so it is no error.
+    fn warned(&self, done: Done, is_leased: bool) -> Done {
+        let warnings = if is_leased { self.shared().problems.of_overlays() } else { Vec::new() };
+        match done {
+            _ if warnings.is_empty() => done,
+            Done::Created(mut created) => {
+                created.warnings.extend(warnings);
+                Done::Created(created)
+            }
+            Done::Nothing => Done::Warned(warnings),
+            other => other,
+        }
     }
 
     async fn start(&self, reference: String, id: RequestId) -> Result<Done, Error> {
@@ -217,7 +234,9 @@ impl Handle {
                 self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
             }
         }
-        self.enqueue_leased(Change::Start(reference), id, prepared).await
+        let is_leased = !prepared.leases.is_empty();
+        let done = self.enqueue_leased(Change::Start(reference), id, prepared).await?;
+        Ok(self.warned(done, is_leased))
     }
 
     /// A new container. A name that was made up and is taken meanwhile is another one's: then it gets another.
@@ -235,11 +254,12 @@ impl Handle {
                 None => (self.free_name(), true),
             };
             let prepared = self.prepare(chosen.clone(), networks).await?;
+            let is_leased = !prepared.leases.is_empty();
             let made = self.enqueue_leased(change(), id, prepared).await;
             let is_taken = || self.state().containers().any(|container| container.name == chosen);
             let lost = made.as_ref().is_err_and(|e| e.kind == ErrorKind::Conflict) && is_random && is_taken();
             if !lost {
-                return made;
+                return made.map(|done| self.warned(done, is_leased));
             }
             id = random_request_id();
         }

@@ -31,6 +31,11 @@ use super::sys::tun;
 
 const DEVICE: &str = "/dev/net/tun";
 
+/// Checks that the device that makes interfaces is there and may be used. Makes none.
+pub fn check_device() -> io::Result<()> {
+    OpenOptions::new().read(true).write(true).open(DEVICE).map(drop)
+}
+
 /// For how long a device may be in use by a process that has just ended. A process that read it with io_uring gives it
 /// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured, and nobody promises how many.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(3);

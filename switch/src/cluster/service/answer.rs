@@ -14,7 +14,7 @@ use super::super::identity::PublicKey;
 use super::super::transport::wire::{
     Asked, Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
 };
-use super::super::transport::{Caller, Serve};
+use super::super::transport::{Caller, LinkError, Serve};
 use super::engine::{Input, Proposed};
 use super::member::Member;
 use crate::state::shared::{Applied, Membership};
@@ -66,6 +66,15 @@ impl Serve for Member {
     fn unreachable(&self, node: NodeId) {
         _ = self.engine.offer(Input::Unreachable(node));
     }
+
+    fn connected(&self, node: NodeId) {
+        self.note_clock(node, None);
+    }
+
+    fn not_connected(&self, node: NodeId, error: &LinkError) {
+        let is_clock = matches!(error, LinkError::OutOfTime { .. } | LinkError::FoundOutOfTime(_));
+        self.note_clock(node, is_clock.then(|| error.to_string().into()));
+    }
 }
 
 impl Member {
@@ -78,6 +87,7 @@ impl Member {
             Request::Digest { at_least } => self.digest(at_least).await,
             Request::Progress => self.progress().map_or_else(|| self.not_leader(), Response::Progress),
             Request::Manage(manage) => self.lead(node, manage).await,
+            Request::Facts => Response::Facts(self.facts()),
             Request::Join(_) => Response::Denied(Denied::NotAllowed),
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,7 @@ impl Running {
             refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
             unsettled: Unsettled::default(),
+            clocks: Mutex::default(),
         });
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);

@@ -4,7 +4,7 @@
 //! the time is up. Asking again is harmless: a proposal carries a request id that the state remembers.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(super) struct Member {
     /// Held while the membership is changed in several steps.
     pub(super) managing: tokio::sync::Mutex<()>,
     pub(super) unsettled: Unsettled,
+    /// Nodes to which there is no connection because a clock is outside the time of a certificate, and how.
+    pub(super) clocks: Mutex<BTreeMap<NodeId, Arc<str>>>,
 }
 
 /// Requests that this node gave up on, and when they were first asked, in [`Shared::requests`]: whoever asks again under

@@ -15,7 +15,7 @@
 //! a log that is found is what is left of an attempt.
 //!
 //! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `authority`, `lifecycle`, `report`,
-//! `snapshot`.
+//! `health`, `snapshot`.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,12 +32,14 @@ use super::group::Limits;
 use super::token::hex;
 use super::transport::tls::Clock;
 use super::transport::wire::{Manage, Response, Rotated};
+use crate::problems::Problems;
 use crate::state::shared::{Applied, Shared};
 
 mod answer;
 mod authority;
 mod engine;
 mod error;
+mod health;
 mod lifecycle;
 mod manage;
 mod member;
@@ -82,6 +84,8 @@ pub struct Config {
     pub limits: Limits,
     /// Milliseconds since the Unix epoch.
     pub clock: Clock,
+    /// Faults of this node, told to other nodes that ask.
+    pub problems: Arc<Problems>,
 }
 
 /// Of a node that is alone in its cluster and listens for nobody.
@@ -100,6 +104,7 @@ impl Config {
             tick: TICK,
             limits: Limits::default(),
             clock: Arc::new(now_ms),
+            problems: Arc::default(),
         }
     }
 
@@ -165,6 +170,11 @@ impl ClusterHandle {
     /// Changes whenever [`ClusterHandle::state`] or [`ClusterHandle::in_effect`] does.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.revision.subscribe()
+    }
+
+    /// Faults of this node; the daemon sets them.
+    pub fn problems(&self) -> &Arc<Problems> {
+        &self.0.config.problems
     }
 
     /// This node's number in its cluster.

@@ -1,9 +1,10 @@
 //! Connecting: TCP, TLS, hello, introduction, verdict.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -16,7 +17,7 @@ use vswitch_proto::id::NodeId;
 
 use super::super::identity::dns_name;
 use super::frame::{self, FrameError};
-use super::tls::{Clock, Credentials, CredentialsError, joiner};
+use super::tls::{CURRENT, Clock, Credentials, CredentialsError, joiner};
 use super::wire::{
     Down, FRAME_BYTES_MAX, HELLO_BYTES_MAX, Hello, Introduction, JOIN_BYTES_MAX, Join, PROTOCOL, Refusal,
     Request, Response, Up, Verdict, decode, encode,
@@ -42,6 +43,16 @@ pub enum LinkError {
         "{address} does not accept the certificate of this node: {source}: check the clocks and which cluster it is"
     )]
     NotAccepted { address: SocketAddr, source: std::io::Error },
+    #[error(
+        "the certificate of whoever answers at {address} is {when} by the clock of this host: set the clocks of both \
+         hosts"
+    )]
+    OutOfTime { address: SocketAddr, when: OutOfTime },
+    #[error(
+        "by the clock of the host at {0} the certificate of this node is expired or not valid yet: set the clocks of \
+         both hosts"
+    )]
+    FoundOutOfTime(SocketAddr),
     /// Its own certificate was found good before.
     #[error("{0} does not trust the authority of this node's certificate any more")]
     Distrusted(SocketAddr),
@@ -64,13 +75,48 @@ pub enum LinkError {
     Credentials(#[from] CredentialsError),
 }
 
+/// How a clock and a certificate disagree. Times are in seconds since the Unix epoch, where they are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOfTime {
+    NotYet(Option<(u64, u64)>),
+    Expired(Option<(u64, u64)>),
+}
+
+impl fmt::Display for OutOfTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, times, bound) = match self {
+            OutOfTime::NotYet(times) => ("not valid yet", times, "from"),
+            OutOfTime::Expired(times) => ("expired", times, "until"),
+        };
+        f.write_str(what)?;
+        match times {
+            Some((now, at)) => write!(f, " (it is {}, and valid {bound} {})", utc(*now), utc(*at)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A time of a clock, for people.
+pub(in super::super) fn utc(seconds: u64) -> impl fmt::Display {
+    // The last second that can be shown, at the end of the year 9999.
+    let seconds = seconds.min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 /// A connection to a node that was made, introduced and accepted.
+pub(super) struct Link {
+    pub(super) stream: TlsStream<TcpStream>,
+    /// The other side knows [`CURRENT`].
+    pub(super) is_current: bool,
+}
+
+/// Connects to a node.
 pub(super) async fn to_node(
     address: SocketAddr,
     node: NodeId,
     credentials: &Credentials,
     advertised: SocketAddr,
-) -> Result<TlsStream<TcpStream>, LinkError> {
+) -> Result<Link, LinkError> {
     let identity = &credentials.identity;
     let name =
         ServerName::try_from(dns_name(identity.cluster, node)).expect("made of letters, digits and dots");
@@ -80,7 +126,9 @@ pub(super) async fn to_node(
         address: advertised,
     };
     let work = connect(address, name, credentials.client.clone(), &introduction);
-    timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))
+    let stream = timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))?;
+    let is_current = stream.get_ref().1.alpn_protocol() == Some(CURRENT);
+    Ok(Link { stream, is_current })
 }
 
 /// Asks whoever is at `address`, once it has proved to belong to the cluster of `authority`.
@@ -129,6 +177,7 @@ async fn introduce<T: AsyncRead + AsyncWrite + Unpin>(
     // In TLS 1.3 the other side's opinion of this side's certificate comes with the first bytes that are read.
     let broken = |source| match source {
         FrameError::Io(source) if is_unknown_ca(&source) => LinkError::Distrusted(address),
+        FrameError::Io(source) if is_expired(&source) => LinkError::FoundOutOfTime(address),
         FrameError::Io(source) if is_alert(&source) => LinkError::NotAccepted { address, source },
         source => LinkError::Broken { address, source },
     };
@@ -158,12 +207,34 @@ fn tls_failure(address: SocketAddr, source: std::io::Error) -> LinkError {
             | CertificateError::NotValidForName
             | CertificateError::NotValidForNameContext { .. },
         )) => LinkError::Foreign(address),
+        Some(Error::InvalidCertificate(CertificateError::Expired)) => {
+            LinkError::OutOfTime { address, when: OutOfTime::Expired(None) }
+        }
+        Some(Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+            let when = OutOfTime::Expired(Some((time.as_secs(), not_after.as_secs())));
+            LinkError::OutOfTime { address, when }
+        }
+        Some(Error::InvalidCertificate(CertificateError::NotValidYet)) => {
+            LinkError::OutOfTime { address, when: OutOfTime::NotYet(None) }
+        }
+        Some(Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before })) => {
+            let when = OutOfTime::NotYet(Some((time.as_secs(), not_before.as_secs())));
+            LinkError::OutOfTime { address, when }
+        }
         _ => LinkError::Tls { address, source },
     }
 }
 
 fn is_unknown_ca(error: &std::io::Error) -> bool {
     matches!(rustls_error(error), Some(rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA)))
+}
+
+/// What a node sends whose clock is outside the time of this node's certificate, on either side of it.
+fn is_expired(error: &std::io::Error) -> bool {
+    matches!(
+        rustls_error(error),
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired))
+    )
 }
 
 fn is_alert(error: &std::io::Error) -> bool {

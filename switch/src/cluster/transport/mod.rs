@@ -46,7 +46,8 @@ pub mod tls;
 pub mod wire;
 
 use complaints::Complaints;
-pub use dial::{LinkError, join};
+pub(super) use dial::utc;
+pub use dial::{LinkError, OutOfTime, join};
 use lane::Item;
 use tls::Credentials;
 use wire::{Refusal, Request, Response};
@@ -82,6 +83,12 @@ pub trait Serve: Send + Sync + 'static {
 
     /// A message could not be delivered.
     fn unreachable(&self, node: NodeId);
+
+    /// A connection to the node was made.
+    fn connected(&self, node: NodeId);
+
+    /// No connection to the node could be made.
+    fn not_connected(&self, node: NodeId, error: &LinkError);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +124,8 @@ pub enum CallError {
     Unreachable { node: NodeId, reason: String },
     #[error("node {} did not answer in time", .0.0)]
     TimedOut(NodeId),
+    #[error("node {} runs an older version, which does not know the question: update it", .0.0)]
+    Older(NodeId),
     #[error("the cluster of this node was stopped")]
     Stopped,
 }

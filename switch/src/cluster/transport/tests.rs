@@ -75,6 +75,10 @@ impl Serve for Echo {
     }
 
     fn unreachable(&self, _: NodeId) {}
+
+    fn connected(&self, _: NodeId) {}
+
+    fn not_connected(&self, _: NodeId, _: &LinkError) {}
 }
 
 struct Host {

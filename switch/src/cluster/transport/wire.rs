@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vswitch_proto::api::{PROBLEM_CHARS_MAX, PROBLEMS_MAX, Problem};
 use vswitch_proto::command::{NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{ClusterId, NodeId, RequestId};
 use vswitch_proto::peer::MESSAGE_BYTES_MAX;
@@ -143,6 +144,36 @@ pub enum Request {
     Progress,
     /// By the leader, and but for leaving, in the name of a voter.
     Manage(Manage),
+    /// What the answering node says of itself. Since [`CURRENT`](super::tls::CURRENT), as all that follow.
+    Facts,
+}
+
+impl Request {
+    /// Whether a node that does not know [`CURRENT`](super::tls::CURRENT) understands it.
+    pub fn is_known_to_all(&self) -> bool {
+        !matches!(self, Request::Facts)
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its clock, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub problems: Vec<Problem>,
+}
+
+impl Facts {
+    /// Keeps to the bounds of what one node takes from another.
+    pub fn bounded(mut self) -> Facts {
+        self.problems.truncate(PROBLEMS_MAX);
+        for problem in &mut self.problems {
+            // One line, and nothing that a terminal acts on.
+            let printable = problem.message.chars().filter(|c| !c.is_control());
+            problem.message = printable.take(PROBLEM_CHARS_MAX).collect();
+        }
+        self
+    }
 }
 
 /// Sent to a node that may have been the leader of old; it answers where to go.
@@ -227,6 +258,7 @@ pub enum Response {
     Unsettled,
     Busy,
     Denied(Denied),
+    Facts(Facts),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
