@@ -21,6 +21,8 @@ async fn pair() -> (Vec<Host>, [Arc<AtomicI64>; 2]) {
     let founded = hosts[0].init().await.unwrap();
     hosts[1].join(&join(&hosts[0], &founded.token)).await.unwrap();
     voters(&hosts, 2).await;
+    // A voter renews its own certificate with it.
+    eventually("the key", async || hosts[1].config.dir.join("authority").exists()).await;
     (hosts, ahead)
 }
 
