@@ -54,6 +54,7 @@ use vswitch_proto::id::{MacAddr, PortId};
 use crate::counters::{Counters, Totals};
 use crate::forward::tables::Tables;
 use crate::forward::{Fdb, FdbConfig, ForwardConfig, neighbor};
+use crate::io::netns::NetNsId;
 use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
@@ -331,6 +332,12 @@ impl Dataplane {
                 .map_err(SetUnderlayError::Poll)?;
         }
         Ok(())
+    }
+
+    /// The network namespace that a port's interface is in; `None` if it has none, or the kernel does not tell.
+    pub fn locate(&self, port: PortId) -> Option<NetNsId> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(&port)?.tap.namespace().ok()
     }
 
     /// Tells the container behind a port that `mac` has an address now. Nothing happens if there is none.

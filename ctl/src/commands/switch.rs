@@ -22,7 +22,7 @@ const PORTS: Listing = Listing {
         ("IPV4", "{{if .ipv4}}{{.ipv4}}{{else}}-{{end}}"),
         ("IPV6", "{{if .ipv6}}{{.ipv6}}{{else}}-{{end}}"),
         ("MTU", "{{.mtu}}"),
-        ("STATE", "{{if .up}}up{{else}}down{{end}}"),
+        ("STATE", "{{if .up}}up{{else}}down{{if .problem}}: {{.problem}}{{end}}{{end}}"),
     ],
     headings: &[
         ("id", "PORT"),
@@ -37,6 +37,7 @@ const PORTS: Listing = Listing {
         ("ipv6", "IPV6"),
         ("mtu", "MTU"),
         ("up", "UP"),
+        ("problem", "PROBLEM"),
         ("counters", "COUNTERS"),
     ],
     quiet: "{{.id}}",
@@ -191,6 +192,7 @@ mod tests {
             ipv6: None,
             mtu: 1500,
             up: true,
+            problem: None,
             counters: PortCounters { rx_frames: 5, rx_bytes: 420, ..PortCounters::default() },
         }
     }
@@ -207,6 +209,9 @@ mod tests {
         assert_eq!(print("table {{.mac}}\\t{{.up}}"), "MAC ADDRESS         UP\n02:42:ac:11:00:02   true\n");
         let line = print("json");
         assert_eq!(serde_json::from_str::<Port>(&line).unwrap(), port());
+        let lost = Port { up: false, problem: Some("it was moved".into()), ..port() };
+        let lost = PORTS.print(&"table".parse().unwrap(), false, &[lost]).unwrap();
+        assert!(lost.ends_with("1500      down: it was moved\n"), "{lost}");
     }
 
     #[test]

@@ -143,8 +143,11 @@ pub struct Port {
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     pub mtu: u32,
-    /// The TAP is open and its worker reads it.
+    /// The TAP is open, its worker reads it, and it is where it belongs.
     pub up: bool,
+    /// What is wrong with a port that is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     pub counters: PortCounters,
 }
 

@@ -29,6 +29,9 @@ pub enum LaunchError {
     /// What the shim itself says.
     #[error("{line}")]
     Refused { line: String },
+    /// The same, of a root directory that is none.
+    #[error("{line}")]
+    NoRoot { line: String },
     #[error("the shim ended without a word: look at {}", .0.display())]
     Silent(PathBuf),
 }
@@ -87,6 +90,7 @@ pub async fn create_with(exe: &Path, launch: &Launch) -> Result<Shim, LaunchErro
     match serde_json::from_slice(&report) {
         Ok(Report::Ready(status)) => Ok(Shim { dir: launch.dir.clone(), status }),
         Ok(Report::Failed(line)) => Err(LaunchError::Refused { line }),
+        Ok(Report::NoRoot(line)) => Err(LaunchError::NoRoot { line }),
         Err(_) => Err(LaunchError::Silent(launch.dir.join("shim.err"))),
     }
 }
@@ -104,6 +108,13 @@ pub async fn reconnect(dir: &Path) -> Found {
             }
         },
     }
+}
+
+/// A container whose shim does not answer, as its files say, if its first process still runs.
+pub fn silent(dir: &Path) -> Option<Shim> {
+    let status = files::read_status(dir)?;
+    let is_there = process::start_ticks(status.init_pid) == Some(status.init_start_ticks);
+    is_there.then(|| Shim { dir: dir.into(), status })
 }
 
 impl Shim {

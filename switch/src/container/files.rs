@@ -4,13 +4,14 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use vswitch_proto::api::Exit;
 
 use super::Launch;
 use super::protocol::Status;
 use crate::io::replace;
-pub use crate::io::replace::Written;
+pub use crate::io::replace::{LEASE_WAIT_MAX as HOSTS_PATIENCE, Written};
 
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
@@ -37,10 +38,10 @@ pub fn prepare(launch: &Launch, hosts: &str, resolv_conf: &str) -> io::Result<()
     replace::by_rename(&launch.dir.join("config.json"), &config, PRIVATE)
 }
 
-/// Replaces the content of the hosts file, which the running container sees at once; how, see [`replace`]. May wait
-/// up to [`replace::LEASE_WAIT_MAX`] for readers.
-pub fn write_hosts(dir: &Path, content: &str) -> io::Result<Written> {
-    replace::in_place(&dir.join("hosts"), content.as_bytes())
+/// Replaces the content of the hosts file, which the running container sees at once; how, see [`replace`]. Waits for
+/// readers for up to `patience`.
+pub fn write_hosts(dir: &Path, content: &str, patience: Duration) -> io::Result<Written> {
+    replace::in_place(&dir.join("hosts"), content.as_bytes(), patience)
 }
 
 /// Removes the directory of a container that does not run.
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "kept");
 
         let inode = fs::metadata(dir.join("hosts")).unwrap().ino();
-        write_hosts(&dir, "10.0.0.1 a\n").unwrap();
+        write_hosts(&dir, "10.0.0.1 a\n", HOSTS_PATIENCE).unwrap();
         assert_eq!(fs::metadata(dir.join("hosts")).unwrap().ino(), inode);
         remove(&dir).unwrap();
         remove(&dir).unwrap();

@@ -18,7 +18,7 @@ use vswitch_proto::api::Exit;
 use super::Launch;
 use super::environment::Program;
 use super::mounts;
-use super::protocol::{NOT_EXECUTABLE, NOTE_BYTES_MAX, Note, START};
+use super::protocol::{NO_ROOT, NOT_EXECUTABLE, NOTE_BYTES_MAX, Note, START};
 use crate::io::{process, pty};
 
 /// Of the namespaces that a process joins; that of pids it is born into.
@@ -32,7 +32,10 @@ pub(super) fn run_init(launch: &Launch, stdio: [OwnedFd; 3], channel: OwnedFd) -
     run(stdio, channel, |channel| {
         make_namespaces(launch).map_err(cannot("make the namespaces"))?;
         let mut warn = |line: String| tell(channel, &Note::Warning(one_short_line(&line)), None);
-        mounts::build(launch, &mut warn).map_err(|error| setup_failed(error.to_string()))?;
+        mounts::build(launch, &mut warn).map_err(|error| Exit {
+            exit_code: if error.is_root() { NO_ROOT } else { NOT_EXECUTABLE },
+            error: error.to_string(),
+        })?;
         let terminal = open_terminal(&program, channel)?;
         wait_for_start(channel);
         Err(become_program(&program, terminal))

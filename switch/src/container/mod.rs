@@ -70,7 +70,7 @@ pub use vswitch_proto::api::{Exec, Exit};
 use vswitch_proto::command::LabSpec;
 use vswitch_proto::id::ContainerId;
 
-pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect};
+pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect, silent};
 pub use logs::{LogOptions, logs};
 
 /// Everything that a shim needs to know of its container.

@@ -28,6 +28,13 @@ pub(super) enum MountError {
     Step { step: &'static str, source: io::Error },
 }
 
+impl MountError {
+    /// Whether it is the root directory itself that cannot be used.
+    pub(super) fn is_root(&self) -> bool {
+        matches!(self, MountError::NotADirectory(_))
+    }
+}
+
 trait Step<T> {
     fn step(self, step: &'static str) -> Result<T, MountError>;
 }

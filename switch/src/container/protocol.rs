@@ -53,6 +53,8 @@ pub(super) struct Status {
 pub(super) enum Report {
     Ready(Status),
     Failed(String),
+    /// The root directory that was asked for is none.
+    NoRoot(String),
 }
 
 /// From a forked process to the shim: one datagram each. The end of the channel means that the program runs.
@@ -76,5 +78,7 @@ pub(super) const START: &[u8] = b"start";
 /// How a process ended that could not be found or run.
 pub(super) const NOT_FOUND: i32 = 127;
 pub(super) const NOT_EXECUTABLE: i32 = 126;
+/// How init ends when the root directory is none.
+pub(super) const NO_ROOT: i32 = 125;
 /// 128 + SIGKILL.
 pub(super) const KILLED: i32 = 137;

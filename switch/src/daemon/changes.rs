@@ -43,11 +43,7 @@ impl Control {
         self.state().find_container(reference).map(|container| container.id).map_err(lookup)
     }
 
-    pub(super) async fn create_network(
-        &mut self,
-        request: NetworkCreate,
-        id: RequestId,
-    ) -> Result<Done, Error> {
+    pub(super) async fn create_network(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
         let driver = driver(request.driver.as_deref().unwrap_or("bridge"))?;
         if matches!(driver, Driver::None | Driver::Host) {
             let name = request.driver.unwrap_or_default();
@@ -79,7 +75,7 @@ impl Control {
     }
 
     /// The three that are always there.
-    pub(super) async fn create_builtin(&mut self, name: &str, driver: Driver) -> Result<(), Error> {
+    pub(super) async fn create_builtin(&self, name: &str, driver: Driver) -> Result<(), Error> {
         let command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: name.parse().expect("the names of the default networks are names"),
@@ -96,7 +92,7 @@ impl Control {
     }
 
     pub(super) async fn remove_network(
-        &mut self,
+        &self,
         reference: &str,
         force: bool,
         id: RequestId,
@@ -118,7 +114,7 @@ impl Control {
     }
 
     /// Every network that nobody uses, the default ones aside.
-    pub(super) async fn prune_networks(&mut self) -> Result<Done, Error> {
+    pub(super) async fn prune_networks(&self) -> Result<Done, Error> {
         let state = self.state();
         let unused = |network: &&Network| {
             !network.builtin
@@ -135,7 +131,7 @@ impl Control {
     }
 
     pub(super) async fn connect(
-        &mut self,
+        &self,
         network: &str,
         request: Connect,
         id: RequestId,
@@ -150,7 +146,7 @@ impl Control {
     }
 
     pub(super) async fn disconnect(
-        &mut self,
+        &self,
         network: &str,
         request: &Disconnect,
         id: RequestId,

@@ -18,6 +18,7 @@ use super::docker::planned::Planned;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
+use super::ports::PortProblems;
 use super::tunnels::Tunnels;
 use super::{Change, Event};
 use crate::cluster::service::ClusterHandle;
@@ -55,6 +56,8 @@ pub struct Shared {
     pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
     pub problems: Arc<Problems>,
+    /// What is wrong with ports.
+    pub port_problems: PortProblems,
 }
 
 /// What a change answers.
@@ -128,6 +131,7 @@ impl Shared {
             lacking: Lacking::default(),
             engine_calls: Notify::new(),
             settings,
+            port_problems: PortProblems::default(),
         }
     }
 

@@ -1,18 +1,20 @@
-//! The control loop: one task, one closed [`Event`], every change in its turn.
+//! The control loop: one closed [`Event`], and nothing in it that waits.
 //!
-//! A change goes through these steps, and only here:
+//! The loop begins a task for each change. A change goes through these steps, and only here:
 //!
-//! 1. names become ids, the host is asked what only it knows (its routes, a process's start time);
+//! 1. it takes its turn (`order`), so that changes of one container stay in order and others pass; names become ids, the
+//!    host is asked what only it knows (its routes, a process's start time);
 //! 2. [`Replica::propose`](crate::cluster::Replica::propose): durable, then applied, or rejected with nothing done;
-//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, `host` does it;
+//! 3. [`plan::diff`](crate::plan::diff) tells what that means for the host, which is done in the container's own lane
+//!    (`lanes`), where what hangs hangs alone;
 //! 4. the new state is published to readers, the change to the event stream, the answer to the client.
 //!
-//! What a change needs of the cluster is settled before it comes here (`overlay`), so that the loop never waits for
-//! another node; and when the cluster's state changes, step 3 follows that too.
+//! What a change needs of the cluster is settled before it comes here (`overlay`); and when the cluster's state changes,
+//! step 3 follows that too.
 //!
 //! If step 3 fails for what the change is about, a compensating command takes step 2 back, and the host follows it:
 //! nothing is half done. What fails for others is told, and tried again (`trouble`).
-//! What takes long (a container that is asked to end, a follower of logs) is waited for by the client's own task.
+//! Everything that a change waits for has a deadline. SIGTERM is heard at any time.
 
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,11 +24,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
-use vswitch_proto::api::{self, Error};
+use vswitch_proto::api::{self, Error, Exit};
 use vswitch_proto::command::DockerChange;
 use vswitch_proto::id::{ContainerId, PortId, RequestId};
 
@@ -45,12 +47,16 @@ mod feed;
 mod handle;
 mod health;
 mod host;
+mod host_work;
 mod join;
+mod lanes;
 mod leases;
 mod lifecycle;
 mod names;
 mod observe;
+mod order;
 mod overlay;
+mod ports;
 mod recover;
 mod socket;
 mod trouble;
@@ -77,6 +83,12 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
 /// For handing over to other nodes, at the end.
 const RETIREMENT: Duration = Duration::from_secs(3);
 
+/// For everything between SIGTERM and the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Threads for work that blocks: of each container that hangs there may be two.
+const BLOCKING_THREADS_MAX: usize = 1024;
+
 /// Everything that makes the loop act.
 pub enum Event {
     /// Somebody wants something changed.
@@ -87,7 +99,9 @@ pub enum Event {
         reply: oneshot::Sender<Result<Done, Error>>,
     },
     /// A container's process ended.
-    Exited { container: ContainerId, shim: Arc<Shim> },
+    Exited { container: ContainerId, shim: Arc<Shim>, exit: Exit },
+    /// An adopted namespace was not there, or was another one, when it was looked at.
+    Vanished(ContainerId),
     /// A port's TAP is gone without our doing.
     PortDied(PortId),
 }
@@ -144,10 +158,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("vswitch-control")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    let served = runtime.block_on(serve(config, replica));
+    let served = runtime.block_on(serve_until_signal(config, replica));
     // What still follows a log or an attached terminal is cut here.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
@@ -173,7 +188,29 @@ fn start_log(config: &Config) {
     }
 }
 
-async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
+/// Hears SIGTERM and SIGINT at any time: during the start as well, and whatever the rest waits for.
+async fn serve_until_signal(config: Config, replica: Replica) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let (stop, stopping) = watch::channel(false);
+    let mut serving = tokio::spawn(serve(config, replica, stopping));
+    tokio::select! {
+        served = &mut serving => return served.context("the control task failed")?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; containers go on");
+    stop.send_replace(true);
+    match tokio::time::timeout(STOP_PATIENCE, &mut serving).await {
+        Ok(served) => served.context("the control task failed")?,
+        Err(_) => {
+            tracing::warn!("ending although something is not finished; the next start completes it");
+            Ok(())
+        }
+    }
+}
+
+async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
     let (events, queue) = mpsc::channel(QUEUE_MAX);
     let fdb = Arc::new(Fdb::new(FdbConfig {
         age: Duration::from_secs(config.fdb_ageing_s.into()),
@@ -185,8 +222,14 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
-    let mut control = Control::new(replica, Arc::clone(&shared), events.clone());
-    control.recover().await?;
+    let control = Control::new(replica, Arc::clone(&shared), events.clone());
+    tokio::select! {
+        recovered = control.recover() => recovered?,
+        _ = stopping.wait_for(|stop| *stop) => {
+            remove_socket(&shared.config.socket);
+            return Ok(());
+        }
+    }
     let handle = Handle::new(events, Arc::clone(&shared));
     let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
     let plugin = docker::start(handle).await?;
@@ -202,10 +245,15 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
     let joining = shared.config.cluster_store.clone();
     let joining = joining.map(|store| tokio::spawn(join::keep_joining(cluster.clone(), store)));
     let leases = tokio::spawn(leases::keep(Arc::clone(&shared)));
-    let outcome = turn(&mut control, queue).await;
-    leases.abort();
+    let looping = tokio::spawn(turn(control.clone(), queue));
+    // An error means that whoever would tell has ended.
+    _ = stopping.wait_for(|stop| *stop).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
+    // The loop goes on meanwhile, for what changes wait for.
+    control.finish().await;
+    looping.abort();
+    leases.abort();
     if let Some(joining) = joining {
         joining.abort();
     }
@@ -214,12 +262,10 @@ async fn serve(config: Config, replica: Replica) -> anyhow::Result<()> {
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
-    outcome
+    Ok(())
 }
 
-async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+async fn turn(control: Control, mut queue: mpsc::Receiver<Event>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cluster = control.shared.cluster.watch();
@@ -229,8 +275,6 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
     let mut is_due = false;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
             _ = ticks.tick() => control.tick().await,
             Ok(()) = cluster.changed(), if !is_due => is_due = true,
             () = tokio::time::sleep_until(due), if is_due => {
@@ -239,13 +283,11 @@ async fn turn(control: &mut Control, mut queue: mpsc::Receiver<Event>) -> anyhow
                 (due, is_due) = (tokio::time::Instant::now() + FOLLOW_PAUSE, false);
             }
             event = queue.recv() => match event {
-                Some(event) => control.handle(event).await,
+                Some(event) => control.handle(event),
                 None => break,
             },
         }
     }
-    tracing::info!("stopping; containers go on");
-    Ok(())
 }
 
 fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) -> anyhow::Result<Dataplane> {

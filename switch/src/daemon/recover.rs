@@ -7,13 +7,21 @@
 //! 4. Interfaces are opened again, or made, as for a host on which there is nothing yet; interfaces of ours that the
 //!    state does not know are deleted.
 
-use std::path::Path;
+//!
+//! Nothing here waits for long for a container: a shim that does not answer is watched as it is, and an interface that
+//! somebody else holds is tried again by whoever follows changes.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
 use vswitch_proto::api::Exit;
-use vswitch_proto::command::{ContainerKind, Driver};
+use vswitch_proto::command::Driver;
 use vswitch_proto::id::ContainerId;
 
 use super::control::Control;
+use super::host_work::{HostWork, STUCK};
+use super::lanes::Part;
 use super::overlay::Prepared;
 use super::random_request_id;
 use crate::container::{self, Found};
@@ -22,8 +30,14 @@ use crate::state::Phase;
 const BUILTIN: [(&str, Driver); 3] =
     [("bridge", Driver::Bridge), ("none", Driver::None), ("host", Driver::Host)];
 
+/// How long a shim is waited for. It answers within microseconds, unless it is stopped or the host is overloaded.
+const SHIM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Shims that are asked at once.
+const ASKED_AT_ONCE: usize = 64;
+
 impl Control {
-    pub async fn recover(&mut self) -> anyhow::Result<()> {
+    pub async fn recover(&self) -> anyhow::Result<()> {
         for (name, driver) in BUILTIN {
             if !self.state().networks().any(|network| network.builtin && network.driver == driver) {
                 let made = self.create_builtin(name, driver).await;
@@ -32,45 +46,57 @@ impl Control {
         }
         self.find_shims().await;
         self.remove_unknown().await?;
-        self.check_adopted().await;
-        // One and the same for both: what is left now goes when it is followed that its lease went.
-        let seen = self.snapshot();
-        self.host.remove_unknown_interfaces(seen.view()).await;
-        if let Err(error) = self.follow_from_nothing(seen).await {
-            tracing::warn!(error = %error.message, "part of the host is not as it should be");
+        self.host.remove_unknown_of_docker(&self.state()).await;
+        self.look_after_adopted();
+        self.follow_from_nothing().await;
+        // After the interfaces that are wanted, so that these do not wait for one that somebody holds.
+        for container in self.state().containers().filter(|c| c.is_live() && c.docker().is_none()) {
+            self.lanes.push((container.id, Part::Interfaces), HostWork::Clean);
         }
+        self.lanes.settle(STUCK).await;
         Ok(())
     }
 
-    async fn find_shims(&mut self) {
-        let lab = |kind: &ContainerKind| matches!(kind, ContainerKind::Lab(_));
+    async fn find_shims(&self) {
         let state = self.state();
-        let ids: Vec<_> =
-            state.containers().filter(|c| lab(&c.kind) && self.is_active(&c.id)).map(|c| c.id).collect();
-        for id in ids {
-            match container::reconnect(&self.shared.container_dir(&id)).await {
-                Found::Running(shim) => {
-                    let begun = shim.started();
-                    self.watch(id, shim);
-                    let phase = self.state().container(&id).map(|c| c.phase.clone());
-                    if begun
-                        && phase == Some(Phase::Created)
-                        && let Err(error) =
-                            self.propose(random_request_id(), self.start_command(&id, &Prepared::default()))
-                    {
-                        tracing::warn!(error = %error.message, "cannot note that a container runs");
-                    }
+        let lab = state.containers().filter(|c| c.is_lab() && self.is_active(&c.id));
+        let mut asked = JoinSet::new();
+        for id in lab.map(|container| container.id) {
+            if asked.len() >= ASKED_AT_ONCE {
+                self.take_found(asked.join_next().await).await;
+            }
+            let dir = self.shared.container_dir(&id);
+            asked.spawn(async move { (id, find_shim(dir).await) });
+        }
+        while !asked.is_empty() {
+            self.take_found(asked.join_next().await).await;
+        }
+    }
+
+    async fn take_found(&self, found: Option<Result<(ContainerId, Found), tokio::task::JoinError>>) {
+        let Some(Ok((id, found))) = found else { return };
+        match found {
+            Found::Running(shim) => {
+                let begun = shim.started();
+                self.watch(id, shim);
+                let phase = self.state().container(&id).map(|c| c.phase.clone());
+                if begun
+                    && phase == Some(Phase::Created)
+                    && let Err(error) =
+                        self.propose(random_request_id(), self.start_command(&id, &Prepared::default())).await
+                {
+                    tracing::warn!(error = %error.message, "cannot note that a container runs");
                 }
-                Found::Exited(exit) => self.ended(&id, exit).await,
-                Found::Gone => {
-                    let error = "its process went while vswitchd was away".into();
-                    self.ended(&id, Exit { exit_code: 137, error }).await;
-                }
+            }
+            Found::Exited(exit) => self.ended(&id, exit).await,
+            Found::Gone => {
+                let error = "its process went while vswitchd was away".into();
+                self.ended(&id, Exit { exit_code: 137, error }).await;
             }
         }
     }
 
-    async fn remove_unknown(&mut self) -> anyhow::Result<()> {
+    async fn remove_unknown(&self) -> anyhow::Result<()> {
         let dir = self.shared.config.data_dir.join("containers");
         std::fs::create_dir_all(&dir)?;
         for entry in std::fs::read_dir(&dir)? {
@@ -78,17 +104,32 @@ impl Control {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<ContainerId>().ok());
             let Some(id) = id else { continue };
             if self.state().container(&id).is_none() {
-                end_unknown(&entry.path()).await;
-                self.remove_files(&id);
+                let control = self.clone();
+                tokio::spawn(async move {
+                    end_unknown(entry.path()).await;
+                    control.remove_files(&id);
+                });
             }
         }
         Ok(())
     }
 }
 
+/// One that does not answer is taken as it was left, if its first process still runs.
+async fn find_shim(dir: PathBuf) -> Found {
+    if let Ok(found) = tokio::time::timeout(SHIM_PATIENCE, container::reconnect(&dir)).await {
+        return found;
+    }
+    tracing::warn!(dir = %dir.display(), "the shim of a container does not answer: is it stopped?");
+    match container::silent(&dir) {
+        Some(shim) => Found::Running(shim),
+        None => Found::Gone,
+    }
+}
+
 /// A container whose creation or removal a crash has cut.
-async fn end_unknown(dir: &Path) {
-    if let Found::Running(shim) = container::reconnect(dir).await {
+async fn end_unknown(dir: PathBuf) {
+    if let Found::Running(shim) = container::reconnect(&dir).await {
         tracing::info!(dir = %dir.display(), "ending a container that a crash has left");
         let _ = shim.signal(nix::libc::SIGKILL).await;
         shim.wait().await;

@@ -27,6 +27,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -35,8 +37,8 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{chdir, setsid};
 
 use super::log::{self, Stream};
-use super::protocol::{Note, Report, Status};
-use super::{Launch, files, init};
+use super::protocol::{NO_ROOT, Note, Report, Status};
+use super::{Exit, Launch, files, init};
 use crate::io::process;
 use serve::Supervisor;
 use task::{Forked, Task};
@@ -46,8 +48,10 @@ enum SetupError {
     #[error("cannot {step}: {source}")]
     Step { step: &'static str, source: io::Error },
     /// What init says.
-    #[error("{0}")]
-    Init(String),
+    #[error("{}", .0.error)]
+    Init(Exit),
+    #[error("whoever made the container did not wait for it")]
+    Abandoned,
     #[error("the container's init process ended before it was ready")]
     InitEnded,
 }
@@ -68,18 +72,20 @@ pub fn main(dir: &Path) -> ExitCode {
     match process::fork() {
         Ok(Some(_)) => return ExitCode::SUCCESS,
         Ok(None) => {}
-        Err(error) => return fail(&mut io::stdout(), &format!("cannot fork the shim: {error}")),
+        Err(source) => {
+            return fail(&mut io::stdout(), &SetupError::Step { step: "fork the shim", source });
+        }
     }
     match detach(dir) {
-        Err(error) => fail(&mut io::stdout(), &error.to_string()),
+        Err(error) => fail(&mut io::stdout(), &error),
         Ok(report) => supervise(dir, report),
     }
 }
 
 fn supervise(dir: &Path, mut report: File) -> ExitCode {
-    let supervisor = match set_up(dir) {
+    let supervisor = match set_up(dir, &report) {
         Ok(supervisor) => supervisor,
-        Err(error) => return fail(&mut report, &error.to_string()),
+        Err(error) => return fail(&mut report, &error),
     };
     let ready = Report::Ready(supervisor.status.clone());
     if write_report(&mut report, &ready).is_err() {
@@ -97,9 +103,14 @@ fn supervise(dir: &Path, mut report: File) -> ExitCode {
     }
 }
 
-fn fail(report: &mut dyn Write, line: &str) -> ExitCode {
+fn fail(report: &mut dyn Write, error: &SetupError) -> ExitCode {
+    let line = error.to_string();
+    let failed = match error {
+        SetupError::Init(exit) if exit.exit_code == NO_ROOT => Report::NoRoot(line),
+        _ => Report::Failed(line),
+    };
     // Without a reader of reports there is nobody to tell.
-    let _ = write_report(report, &Report::Failed(line.into()));
+    let _ = write_report(report, &failed);
     ExitCode::FAILURE
 }
 
@@ -124,14 +135,14 @@ fn detach(dir: &Path) -> Result<File, SetupError> {
 }
 
 /// The container up to the point where init waits. Nothing is left over when this fails.
-fn set_up(dir: &Path) -> Result<Supervisor, SetupError> {
+fn set_up(dir: &Path, report: &File) -> Result<Supervisor, SetupError> {
     let launch = files::read_config(dir).step("read config.json")?;
     let mut log = log::Writer::open(dir).step("open the log")?;
     let signals = watch_signals().step("watch for signals")?;
     unshare(CloneFlags::CLONE_NEWPID).step("make a pid namespace")?;
     let listener = UnixListener::bind("shim.sock").step("listen on shim.sock")?;
     listener.set_nonblocking(true).step("listen on shim.sock")?;
-    match fork_init(&launch, &mut log) {
+    match fork_init(&launch, &mut log, report) {
         Ok((init, status)) => Ok(Supervisor::new(launch, status, log, (listener, signals), init)),
         Err(error) => {
             // What cannot be removed now goes with the directory.
@@ -152,14 +163,14 @@ fn watch_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-fn fork_init(launch: &Launch, log: &mut log::Writer) -> Result<(Task, Status), SetupError> {
+fn fork_init(launch: &Launch, log: &mut log::Writer, report: &File) -> Result<(Task, Status), SetupError> {
     let forked =
         Task::fork(launch.spec.tty, launch.spec.open_stdin).step("fork the container's init process")?;
     let mut task = match forked {
         Forked::Shim(task) => *task,
         Forked::Child { stdio, channel } => init::run_init(launch, stdio, channel),
     };
-    match wait_until_ready(&mut task, log).and_then(|()| status_of(&task, launch)) {
+    match wait_until_ready(&mut task, log, report).and_then(|()| status_of(&task, launch)) {
         Ok(status) => Ok((task, status)),
         Err(error) => {
             end(&task);
@@ -168,8 +179,12 @@ fn fork_init(launch: &Launch, log: &mut log::Writer) -> Result<(Task, Status), S
     }
 }
 
-fn wait_until_ready(task: &mut Task, log: &mut log::Writer) -> Result<(), SetupError> {
+/// Init may hang in the file system of its root. Then it is the launcher who gives up, by closing its end of `report`.
+fn wait_until_ready(task: &mut Task, log: &mut log::Writer, report: &File) -> Result<(), SetupError> {
     loop {
+        if !is_awaited(task, report).step("wait for the container's init process")? {
+            return Err(SetupError::Abandoned);
+        }
         match task.next_note().step("hear from the container's init process")? {
             Some(Note::Ready) => {
                 return task.do_not_wait_for_notes().step("hear from the container's init process");
@@ -177,8 +192,25 @@ fn wait_until_ready(task: &mut Task, log: &mut log::Writer) -> Result<(), SetupE
             Some(Note::Warning(line)) => {
                 log.append(Stream::Stderr, format!("vswitch: {line}\n").as_bytes(), SystemTime::now());
             }
-            Some(Note::Failed(exit)) => return Err(SetupError::Init(exit.error)),
+            Some(Note::Failed(exit)) => return Err(SetupError::Init(exit)),
             None => return Err(SetupError::InitEnded),
+        }
+    }
+}
+
+/// Waits for a note of init, or for the end of whoever waits for the report: `false`.
+fn is_awaited(task: &Task, report: &File) -> io::Result<bool> {
+    let Some(channel) = task.channel() else { return Ok(true) };
+    loop {
+        // The reader's end of a pipe is told without being asked for.
+        let mut polled =
+            [PollFd::new(channel, PollFlags::POLLIN), PollFd::new(report.as_fd(), PollFlags::empty())];
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                return Ok(polled[1].revents().is_none_or(|events| !events.contains(PollFlags::POLLERR)));
+            }
         }
     }
 }

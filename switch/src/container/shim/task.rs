@@ -154,6 +154,11 @@ impl Task {
         self.channel.as_ref().map_or(Ok(()), set_nonblocking)
     }
 
+    /// Where notes come from, until its end.
+    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
     /// Whether notes may still come.
     pub(super) fn has_channel(&self) -> bool {
         self.channel.is_some()

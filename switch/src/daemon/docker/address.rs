@@ -101,7 +101,7 @@ pub(super) fn parse_name(name: &str) -> Result<Name, Error> {
 
 impl Control {
     pub(super) async fn docker_request_pool(
-        &mut self,
+        &self,
         request: docker::RequestPool,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -118,7 +118,7 @@ impl Control {
             occupied,
             seed: random_bytes(),
         };
-        match self.propose(id, command(request))? {
+        match self.propose(id, command(request)).await?.0 {
             Applied::PoolGiven { subnet } => {
                 Ok(Answer::Pool(Pool { id: PoolId::Local(subnet).to_string(), subnet }))
             }
@@ -126,20 +126,20 @@ impl Control {
         }
     }
 
-    pub(super) fn docker_release_pool(
-        &mut self,
+    pub(super) async fn docker_release_pool(
+        &self,
         request: &docker::ReleasePool,
         id: RequestId,
     ) -> Result<Answer, Error> {
         let subnet = local(&request.pool)?;
         if self.state().address_pool(&subnet).is_some() {
-            self.propose(id, command(DockerChange::ReleasePool { subnet }))?;
+            self.commit(id, command(DockerChange::ReleasePool { subnet }), None).await?;
         }
         Ok(Answer::NOTHING)
     }
 
-    pub(super) fn docker_request_address(
-        &mut self,
+    pub(super) async fn docker_request_address(
+        &self,
         request: &docker::RequestAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -150,21 +150,21 @@ impl Control {
             None => AddressHolder::Nobody,
         };
         let ask = DockerChange::RequestAddress { subnet, address: request.address, holder };
-        match self.propose(id, command(ask))? {
+        match self.propose(id, command(ask)).await?.0 {
             Applied::AddressGiven { address } => Ok(given(address, subnet)),
             other => Err(unexpected(&other)),
         }
     }
 
-    pub(super) fn docker_release_address(
-        &mut self,
+    pub(super) async fn docker_release_address(
+        &self,
         request: &docker::ReleaseAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
         let subnet = local(&request.pool)?;
         let Some(address) = request.address else { return Ok(Answer::NOTHING) };
         if self.state().address_pool(&subnet).is_some() {
-            self.propose(id, command(DockerChange::ReleaseAddress { subnet, address }))?;
+            self.commit(id, command(DockerChange::ReleaseAddress { subnet, address }), None).await?;
         }
         Ok(Answer::NOTHING)
     }
