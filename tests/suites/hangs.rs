@@ -75,7 +75,6 @@ fn a_root_on_a_file_system_that_does_not_answer() {
 
     let second = run("second");
     wait_for_status(&lab, "second", "created");
-    drop(run);
     assert_eq!(lab.term(), 0, "{}", lab.log());
     drop(second);
     lab.start();
