@@ -38,11 +38,22 @@ pub fn targets(tables: &Tables, ingress: Ingress) -> impl Iterator<Item = PortId
     })
 }
 
-/// Tunnel endpoints that get a flooded frame each: none for what came from one, and none for a tagged frame.
-pub fn vteps<'a>(tables: &'a Tables, frame: &Frame<'_>, ingress: Ingress) -> &'a [IpAddr] {
-    let Ingress::Port(from) = ingress else { return &[] };
-    let overlay = tables.port(from).and_then(|(_, network)| network.overlay.as_ref());
-    overlay.filter(|_| !frame.is_tagged()).map_or(&[], |overlay| &overlay.flood_vteps)
+/// Tunnel endpoints that get a flooded frame each: none for what came from one, and for a tagged frame only those that
+/// take it ([`Tables::takes_tags`]).
+pub fn vteps<'a>(
+    tables: &'a Tables,
+    frame: &Frame<'_>,
+    ingress: Ingress,
+) -> impl Iterator<Item = IpAddr> + Clone + use<'a> {
+    let overlay = match ingress {
+        Ingress::Port(from) => tables.port(from).and_then(|(_, network)| network.overlay.as_ref()),
+        Ingress::Tunnel { .. } => None,
+    };
+    let is_tagged = frame.is_tagged();
+    overlay.into_iter().flat_map(move |overlay| {
+        let vteps = overlay.flood_vteps.iter().copied();
+        vteps.filter(move |&vtep| !is_tagged || tables.takes_tags(overlay, vtep))
+    })
 }
 
 /// How many broadcast, multicast and unknown unicast frames one port, or one tunnel endpoint, may send.

@@ -43,8 +43,8 @@
 //! - Source addresses are learned, not authenticated: within one network, a container may send with any source but the
 //!   gateway's, as on the kernel's bridge. Only registered addresses are safe from being taken over.
 //! - No spanning tree, no multicast snooping: multicast is broadcast. Link-local control frames stop here.
-//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Through a tunnel none
-//!   passes.
+//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Static remotes get and send
+//!   tagged frames only where the network says so ([`Tables::takes_tags`]).
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
@@ -166,8 +166,7 @@ impl Forwarder {
             Some(Place::Port(to)) if ingress == Ingress::Port(to) => Verdict::Drop(DropReason::Hairpin),
             Some(Place::Port(to)) if tables.is_member(vni, to) => Verdict::Port(to),
             Some(Place::Vtep(_)) if ingress.is_tunnel() => Verdict::Drop(DropReason::SplitHorizon),
-            Some(Place::Vtep(_)) if frame.is_tagged() => Verdict::Drop(DropReason::InnerVlan),
-            Some(Place::Vtep(to)) if tables.accepts(network, to) => Verdict::Tunnel(to),
+            Some(Place::Vtep(to)) if tables.accepts(network, to) => tunnel(tables, network, frame, to),
             _ => self.limited(tables, ingress, now, flood(tables, frame, ingress)),
         }
     }
@@ -219,6 +218,9 @@ fn enter<'t>(
             if !tables.accepts(network, vtep) {
                 return Err(DropReason::UnknownVtep);
             }
+            if !may_cross(tables, network, frame, vtep) {
+                return Err(DropReason::InnerVlan);
+            }
             (vni, network, usize::MAX)
         }
     };
@@ -252,9 +254,23 @@ fn own(verdict: Verdict, ingress: Ingress) -> Verdict {
     if ingress.is_tunnel() { Verdict::Drop(DropReason::GatewayUnhandled) } else { verdict }
 }
 
+/// The verdict on a frame for an endpoint behind this tunnel endpoint.
+fn tunnel(tables: &Tables, network: &Network, frame: &Frame<'_>, to: IpAddr) -> Verdict {
+    if may_cross(tables, network, frame, to) {
+        Verdict::Tunnel(to)
+    } else {
+        Verdict::Drop(DropReason::InnerVlan)
+    }
+}
+
+/// Whether the frame has no VLAN tag, or the tunnel endpoint exchanges tagged frames.
+fn may_cross(tables: &Tables, network: &Network, frame: &Frame<'_>, vtep: IpAddr) -> bool {
+    !frame.is_tagged() || network.overlay.as_ref().is_some_and(|overlay| tables.takes_tags(overlay, vtep))
+}
+
 fn flood(tables: &Tables, frame: &Frame<'_>, ingress: Ingress) -> Verdict {
-    let is_heard =
-        flood::targets(tables, ingress).next().is_some() || !flood::vteps(tables, frame, ingress).is_empty();
+    let is_heard = flood::targets(tables, ingress).next().is_some()
+        || flood::vteps(tables, frame, ingress).next().is_some();
     if is_heard { Verdict::Flood } else { Verdict::Drop(DropReason::NoReceiver) }
 }
 

@@ -79,7 +79,7 @@ drop_reasons! {
     UnknownVni = "unknown_vni",
     /// VXLAN from a tunnel endpoint that is of no node and no static remote of the network.
     UnknownVtep = "unknown_vtep",
-    /// From or for a tunnel with a VLAN tag inside (RFC 7348 section 6.1).
+    /// From or for a static remote with a VLAN tag inside (RFC 7348 section 6.1), which the network does not allow.
     InnerVlan = "inner_vlan",
     /// For a tunnel, in segments that cannot be cut: IP fragments (UFO), or unusually long headers.
     TunnelUnsegmentable = "tunnel_unsegmentable",

@@ -63,7 +63,7 @@ impl Path<'_> {
                 flood::targets(self.tables, ingress).for_each(|to| self.egress.pass_on(to, raw));
                 self.encapsulate(&frame, flood::vteps(self.tables, &frame, ingress));
             }
-            Verdict::Tunnel(vtep) => self.encapsulate(&frame, &[vtep]),
+            Verdict::Tunnel(vtep) => self.encapsulate(&frame, std::iter::once(vtep)),
             Verdict::Neighbor(mac) => {
                 let mut reply = [0; neighbor::REPLY_BYTES_MAX];
                 match neighbor::answer(&frame, mac, &mut reply) {
@@ -79,9 +79,9 @@ impl Path<'_> {
         }
     }
 
-    fn encapsulate(&mut self, frame: &Frame<'_>, to: &[IpAddr]) {
+    fn encapsulate(&mut self, frame: &Frame<'_>, to: impl Iterator<Item = IpAddr> + Clone) {
         let network = self.tables.ports.get(&self.port).map(|port| port.vni);
-        if let (Some(vni), false) = (network, to.is_empty()) {
+        if let (Some(vni), true) = (network, to.clone().next().is_some()) {
             encapsulate(self.egress, self.cutter, vni, frame, to);
         }
     }

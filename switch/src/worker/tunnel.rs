@@ -20,16 +20,22 @@ use crate::frame::Frame;
 use crate::io::underlay::Batch;
 
 /// Encapsulates a frame for each of these tunnel endpoints.
-pub(super) fn encapsulate(egress: &Egress, cutter: &mut Cutter, vni: Vni, frame: &Frame<'_>, to: &[IpAddr]) {
+pub(super) fn encapsulate(
+    egress: &Egress,
+    cutter: &mut Cutter,
+    vni: Vni,
+    frame: &Frame<'_>,
+    to: impl Iterator<Item = IpAddr> + Clone,
+) {
     let Some(underlay) = egress.underlay() else {
-        return egress.cells().tunnel_dropped(to.len(), DropReason::UnderlayAbsent);
+        return egress.cells().tunnel_dropped(to.count(), DropReason::UnderlayAbsent);
     };
     let flow = vxlan::flow_hash(frame.bytes());
     let cut = cutter.encapsulate(vni, frame, |datagrams| {
-        to.iter().for_each(|&vtep| egress.send(underlay, flow, vtep, datagrams));
+        to.clone().for_each(|vtep| egress.send(underlay, flow, vtep, datagrams));
     });
     if let Err(reason) = cut {
-        egress.cells().tunnel_dropped(to.len(), reason);
+        egress.cells().tunnel_dropped(to.count(), reason);
     }
 }
 
