@@ -45,11 +45,10 @@ impl Vitals {
     pub async fn watch(self, name: &str, task: impl Future<Output = ()>) {
         let mut task = pin!(task);
         // After a panic the task is not polled again.
-        let ended =
-            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-                Ok(poll) => poll.map(|()| Ok(())),
-                Err(panic) => Poll::Ready(Err(panic)),
-            });
+        let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+            Ok(poll) => poll.map(|()| Ok(())),
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
         if let Err(panic) = ended.await {
             self.report_panic(name, &*panic);
         }

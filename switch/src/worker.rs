@@ -8,6 +8,9 @@
 //! How frames are read and written is the business of the worker's `engine`, of which there are two, for kernels with
 //! and without io_uring. What happens in between is the same code (`fabric`, `path`, `tunnel`).
 //!
+//! Ports and receivers of the underlay share a worker's time by what their frames cost, not by how many these are
+//! (`share`): one that floods or has frames cut into hundreds of datagrams is deferred, and counted, while others go on.
+//!
 //! With epoll, a worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in
 //! turn, and looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a
 //! new event. A frame is written out before the next is read, so one buffer serves a worker. With io_uring, the kernel
@@ -71,7 +74,9 @@ pub use engine::{EngineError, EngineKind};
 mod egress;
 mod engine;
 mod fabric;
+mod intake;
 mod path;
+mod share;
 mod tunnel;
 mod turns;
 

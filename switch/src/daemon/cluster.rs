@@ -13,7 +13,9 @@ use crate::vitals::Vitals;
 
 /// Takes part again in the cluster that this node is in, if any.
 pub async fn start(config: &Config, vitals: Vitals) -> anyhow::Result<ClusterHandle> {
-    ClusterHandle::start(service::Config { vitals, ..settings(config) }).await.context("cannot take part in the cluster")
+    ClusterHandle::start(service::Config { vitals, ..settings(config) })
+        .await
+        .context("cannot take part in the cluster")
 }
 
 fn settings(config: &Config) -> service::Config {

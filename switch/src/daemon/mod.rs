@@ -332,7 +332,7 @@ fn start_dataplane(
         poll: Duration::from_micros(config.poll_us.into()),
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
-        forward: ForwardConfig { storm },
+        forward: ForwardConfig { storm, gateway: storm },
         coalesce: config.coalesce,
         on_port_death: Arc::new(move |port| {
             // A full queue means that the loop is busy; its next tick looks at the namespaces anyway.

@@ -282,9 +282,7 @@ mod tests {
             assert_eq!(vnet, expected);
             assert!(Frame::parse(&[&vnet.to_bytes(), &frame[..]].concat()).is_ok());
         }
-        for (tags, gso_size) in
-            [(&[0x81, 0, 0, 5][..], 1410), (&[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5], 1406)]
-        {
+        for (tags, gso_size) in [(&[0x81, 0, 0, 5][..], 1410), (&[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5], 1406)] {
             let frame = uncut_segment(0x10, 9000);
             let frame = [&frame[..12], tags, &frame[12..]].concat();
             let vnet = unfinished(&Frame::complete(&frame).unwrap(), 1450);

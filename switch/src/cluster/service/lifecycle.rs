@@ -110,7 +110,8 @@ impl Running {
             let _context = runtime.enter();
             send(message);
         };
-        let (engine, thread) = Engine::start(group, config.tick, config.vitals.clone(), send).map_err(ClusterError::Thread)?;
+        let (engine, thread) =
+            Engine::start(group, config.tick, config.vitals.clone(), send).map_err(ClusterError::Thread)?;
         let member = Arc::new(Member {
             config: config.clone(),
             dir: config.dir.clone(),

@@ -63,7 +63,8 @@ pub async fn start(handle: Handle, vitals: &Vitals) -> anyhow::Result<Plugin> {
     let at = listener.local_addr().ok();
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
     tracing::info!(socket = at.unwrap_or_default(), "serving the Docker engine");
-    let census = vitals.clone().watch("the task that follows the Docker engine", census::keep(handle.clone()));
+    let census =
+        vitals.clone().watch("the task that follows the Docker engine", census::keep(handle.clone()));
     plugin.tasks.push(tokio::spawn(census));
     let server =
         vitals.clone().watch("the server of the Docker engine", crate::api::docker::serve(listener, handle));

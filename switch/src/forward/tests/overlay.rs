@@ -158,6 +158,13 @@ fn tags_pass_between_our_hosts_and_to_others_as_the_network_says() {
         assert_eq!(bench.arrive(1, STATIC, &tagged(mac(1), stranger(8))), dropped);
         assert_eq!(bench.unicast(1, mac(1), stranger(8)), Verdict::Flood, "what is dropped is not learned");
 
+        let mut alone = bench.tables.clone();
+        alone.vteps.clear();
+        alone.ports.retain(|port, _| *port == PortId(1));
+        std::mem::swap(&mut bench.tables, &mut alone);
+        assert_eq!(bench.send(1, &everybody), dropped, "only the static remote is left");
+        std::mem::swap(&mut bench.tables, &mut alone);
+
         let network = Arc::make_mut(bench.tables.networks.get_mut(&Vni::new(1).unwrap()).unwrap());
         network.overlay.as_mut().unwrap().inner_vlan = true;
         assert_eq!(bench.send(1, &tagged(stranger(7), mac(1))), Verdict::Tunnel(ip(STATIC)));
@@ -208,8 +215,8 @@ fn storms_from_tunnels_are_limited_by_their_sender() {
     let two = NonZeroU32::new(2).unwrap();
     let mut bench = bench(Some(StormLimit { frames_per_s: two, burst: two }));
     let broadcast = ipv4(MacAddr::BROADCAST, remote(1), 46);
-    assert_eq!(bench.arrive(1, NODE, &broadcast), Verdict::Flood);
-    assert_eq!(bench.arrive(1, NODE, &broadcast), Verdict::Flood);
+    // More than one container there may use up its own limit.
+    (0..8).for_each(|_| assert_eq!(bench.arrive(1, NODE, &broadcast), Verdict::Flood));
     assert_eq!(bench.arrive(1, NODE, &broadcast), Verdict::Drop(DropReason::StormControl));
     assert_eq!(bench.arrive(1, STATIC, &broadcast), Verdict::Flood, "the other has its own limit");
     assert_eq!(bench.arrive(1, NODE, &ipv4(mac(1), remote(1), 46)), Verdict::Port(PortId(1)));

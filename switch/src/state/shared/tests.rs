@@ -5,7 +5,10 @@ use vswitch_proto::command::{Attachment, Driver, NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{MacAddr, NetworkId, NodeId, Vni};
 
 use super::super::testing::{Lab, bridge, pool};
-use super::super::{IPV6_MTU_MIN, MTU_OPTION, SnapshotError, State, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION};
+use super::super::{
+    IPV6_MTU_MIN, MTU_OPTION, SnapshotError, State, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION,
+    VXLAN_REMOTE_OPTION,
+};
 use super::testing::{Fleet, info, into, overlay};
 use super::*;
 

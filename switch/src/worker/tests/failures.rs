@@ -50,7 +50,10 @@ fn a_worker_that_panics_is_reported(engine: EngineKind) {
     let _other = rig.host(2, TapConfig::default());
     assert!(delete_link(&doomed, "eth0").unwrap());
     let failure = failures.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(failure, format!("data plane worker 1 has panicked: nobody expected the end of {}", PortId(1)));
+    assert_eq!(
+        failure,
+        format!("data plane worker 1 has panicked: nobody expected the end of {}", PortId(1))
+    );
     assert!(matches!(rig.dataplane.detach(PortId(1)), Err(DetachError::Worker(WorkerError::Ended(1)))));
     assert!(failures.try_recv().is_err(), "the other worker goes on");
 }
