@@ -77,7 +77,7 @@ fn a_device_is_waited_for_while_its_last_user_ends() {
     std::thread::scope(|scope| {
         let next = scope.spawn(|| Tap::open(&ns, "eth0", persistent()));
         // It has to wait, or it would have failed.
-        std::thread::sleep(RELEASE_PATIENCE / 30);
+        std::thread::sleep(10 * RELEASE_PAUSE);
         drop(last);
         next.join().unwrap().unwrap().delete().unwrap();
     });
