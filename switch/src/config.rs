@@ -117,7 +117,8 @@ struct Raw {
     /// Most addresses that are learned, in all networks together [default: 65536]
     #[arg(long, value_name = "N", env = "VSWITCH_FDB_CAPACITY")]
     fdb_capacity: Option<u32>,
-    /// Broadcast, unknown and multicast frames per second and port; 0 for no limit [default: 20000]
+    /// Broadcast, unknown and multicast frames per second and port, and as many questions to the gateway; 0 for no limit
+    /// [default: 20000]
     #[arg(long, value_name = "FRAMES", env = "VSWITCH_STORM_LIMIT")]
     storm_limit: Option<u32>,
     /// Do not offer TCP segmentation offload to containers

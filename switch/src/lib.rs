@@ -12,6 +12,7 @@
 //! | [`plan`] | yes | from two states to the actions on the host and the tables of the data plane |
 //! | [`publish`] | | one writer, many workers |
 //! | [`counters`] | | what the workers count, summed when read |
+//! | [`vitals`] | | threads and tasks whose failure ends the daemon |
 //! | [`worker`] | | the data loop, one thread per worker |
 //! | [`cluster`] | | the durable log in front of `state` |
 //! | [`container`] | | the lab runner: namespaces, processes, terminals |
@@ -35,4 +36,5 @@ pub mod plan;
 pub mod problems;
 pub mod publish;
 pub mod state;
+pub mod vitals;
 pub mod worker;

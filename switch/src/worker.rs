@@ -8,6 +8,9 @@
 //! How frames are read and written is the business of the worker's `engine`, of which there are two, for kernels with
 //! and without io_uring. What happens in between is the same code (`fabric`, `path`, `tunnel`).
 //!
+//! Ports and receivers of the underlay share a worker's time by what their frames cost, not by how many these are
+//! (`share`): one that floods or has frames cut into hundreds of datagrams is deferred, and counted, while others go on.
+//!
 //! With epoll, a worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in
 //! turn, and looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a
 //! new event. A frame is written out before the next is read, so one buffer serves a worker. With io_uring, the kernel
@@ -32,6 +35,8 @@
 //! [`DataplaneConfig::on_port_death`] and not polled any more. It stays attached until the control side detaches it;
 //! frames for it are counted as [`DropReason::TapGone`]. That a namespace is deserted is nothing a worker can see: its
 //! TAPs keep it (see [`crate::io::tap`]).
+//!
+//! A worker that panics, or whose engine fails beyond repair, is reported to [`DataplaneConfig::vitals`].
 //!
 //! [`Forwarder::forward`]: crate::forward::Forwarder::forward
 //! [`DropReason::TapGone`]: crate::forward::DropReason::TapGone
@@ -58,6 +63,7 @@ use crate::io::netns::NetNsId;
 use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
+use crate::vitals::Vitals;
 use egress::Link;
 use engine::{Engine, Wake};
 use fabric::Fabric;
@@ -68,7 +74,9 @@ pub use engine::{EngineError, EngineKind};
 mod egress;
 mod engine;
 mod fabric;
+mod intake;
 mod path;
+mod share;
 mod tunnel;
 mod turns;
 
@@ -91,6 +99,8 @@ pub struct DataplaneConfig {
     pub fdb: Arc<Fdb>,
     /// Called by a worker, at most once per attachment. It must not block.
     pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
+    /// Told of a worker that panics or cannot go on.
+    pub vitals: Vitals,
 }
 
 impl DataplaneConfig {
@@ -110,6 +120,7 @@ impl Default for DataplaneConfig {
             coalesce: true,
             fdb: Arc::new(Fdb::new(FdbConfig::default())),
             on_port_death: Arc::new(|port| tracing::error!(?port, "the interface of a port is gone")),
+            vitals: Vitals::default(),
         }
     }
 }
@@ -237,10 +248,12 @@ impl Dataplane {
             burst_frames: config.burst_frames.get(),
             wake: Arc::clone(&wake),
             fabric,
+            vitals: config.vitals.clone(),
         };
         let (started, start) = mpsc::sync_channel(1);
         let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
-        let spawn = || builder.spawn(move || turns.run(&started));
+        let (vitals, name) = (config.vitals.clone(), format!("data plane worker {index}"));
+        let spawn = || builder.spawn(move || vitals.run(&name, || turns.run(&started)));
         let thread = match config.pin_cpus.get(index) {
             Some(&cpu) => pinned(cpu, spawn)?,
             None => spawn()?,
@@ -419,9 +432,8 @@ impl Drop for Dataplane {
             }
         }
         for worker in &mut self.workers {
-            if worker.thread.take().is_some_and(|thread| thread.join().is_err()) {
-                tracing::error!("a data plane worker had panicked");
-            }
+            // A panic was reported when it happened.
+            let _ = worker.thread.take().map(JoinHandle::join);
         }
     }
 }

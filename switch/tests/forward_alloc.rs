@@ -108,6 +108,7 @@ fn tunnels_cost_no_allocation() {
         remotes: [(MacAddr([2; 6]), vtep())].into_iter().collect(),
         flood_vteps: vec![vtep()],
         static_vteps: vec![vtep()],
+        inner_vlan: false,
         neighbors: Default::default(),
     };
     let own = MacAddr([2, 0, 0, 0, 0, 1]);

@@ -82,7 +82,7 @@ proptest! {
             prop_assert_eq!(added.is_ok(), mac.is_unicast());
         }
         let tables = tables(&lies);
-        let mut forwarder = Forwarder::new(fdb, ForwardConfig { storm: None });
+        let mut forwarder = Forwarder::new(fdb, ForwardConfig { storm: None, gateway: None });
         let now = Instant::now();
         for (port, destination, source, rest) in frames {
             let raw = [&[0; 12][..], &destination.0, &source.0, &rest].concat();

@@ -258,7 +258,7 @@ impl Real {
         let positive = |n| NonZeroU32::new(n).unwrap();
         let frames_per_s = positive(1000 / STORM_INTERVAL_MS as u32);
         let storm = Some(StormLimit { frames_per_s, burst: positive(STORM_BURST as u32) });
-        let worker = || Forwarder::new(fdb.clone(), ForwardConfig { storm });
+        let worker = || Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: None });
         Real { workers: [worker(), worker()], fdb, t0: Instant::now() }
     }
 }

@@ -108,6 +108,7 @@ fn tables(ports: &[u32], remote: Option<u32>, addresses: Addresses) -> Tables {
         remotes: is_registered.then(|| (mac(remote), vtep(remote))).into_iter().collect(),
         flood_vteps: vec![vtep(remote)],
         static_vteps: if is_registered { vec![] } else { vec![vtep(remote)] },
+        inner_vlan: false,
         neighbors: is_registered.then(|| (ip(remote).into(), mac(remote))).into_iter().collect(),
     });
     tables.vteps.extend(remote.filter(|_| is_registered).map(vtep));

@@ -17,6 +17,7 @@
 //! | [`engines`] | the engines of the data plane that work here |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`attack`] | a container at full power |
 //! | [`capture`] | what tshark says of frames |
 //! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
 //! | [`ovs`] | Open vSwitch as such another |
@@ -28,6 +29,7 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod attack;
 pub mod capture;
 pub mod cluster;
 pub mod ctl;

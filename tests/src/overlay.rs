@@ -190,6 +190,7 @@ impl Pair {
                 remotes: (!is_static).then(|| (mac(other), self.cable.vtep(other))).into_iter().collect(),
                 flood_vteps: vec![self.cable.vtep(other)],
                 static_vteps: is_static.then(|| self.cable.vtep(other)).into_iter().collect(),
+                inner_vlan: false,
                 neighbors: [host, other]
                     .into_iter()
                     .filter(|&n| n == host || !is_static)

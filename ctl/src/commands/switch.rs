@@ -139,6 +139,7 @@ fn tables(report: &Report) -> String {
         row(&[&"received", &stats.tunnel.rx_datagrams, &stats.tunnel.rx_bytes]),
         row(&[&"sent", &stats.tunnel.tx_datagrams, &stats.tunnel.tx_bytes]),
         row(&[&"lost before they were read", &stats.tunnel.rx_overflows, &"-"]),
+        row(&[&"times that reading was deferred", &stats.tunnel.rx_deferred, &"-"]),
     ]);
     let mut drops = vec![row(&[&"DROPPED BECAUSE", &"FRAMES"])];
     drops.extend(stats.drops.iter().map(|(reason, frames)| row(&[reason, frames])));
@@ -152,6 +153,8 @@ fn tables(report: &Report) -> String {
         &"TX BYTES",
         &"RX DROPPED",
         &"TX DROPPED",
+        &"OUTPUTS",
+        &"DEFERRED",
     ])];
     by_port.extend(ports.iter().map(|port| {
         let c = &port.counters;
@@ -165,6 +168,8 @@ fn tables(report: &Report) -> String {
             &c.tx_bytes,
             &c.rx_dropped,
             &c.tx_dropped,
+            &c.rx_outputs,
+            &c.rx_deferred,
         ])
     }));
     [facts, totals, tunnels, layout(&drops), layout(&by_port)].join("\n")

@@ -162,6 +162,12 @@ pub struct PortCounters {
     pub rx_dropped: u64,
     /// Frames for this port that its TAP did not take.
     pub tx_dropped: u64,
+    /// What frames from this port became: copies, datagrams for other hosts, answers.
+    #[serde(default)]
+    pub rx_outputs: u64,
+    /// Times that the port had to wait because its frames had cost more than its share of a worker's time.
+    #[serde(default)]
+    pub rx_deferred: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +267,9 @@ pub struct TunnelStats {
     pub refused_sends: u64,
     /// Frames that were put together from more than one segment.
     pub coalesced_frames: u64,
+    /// Times that reading had to wait because what was read had cost more than its share of a worker's time.
+    #[serde(default)]
+    pub rx_deferred: u64,
     /// Packets for which the receiving sockets had no room.
     pub rx_overflows: u64,
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -37,6 +37,7 @@ use crate::config::{Config, Engine, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
+use crate::vitals::Vitals;
 use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
 mod changes;
@@ -212,13 +213,14 @@ async fn serve_until_signal(config: Config, replica: Replica) -> anyhow::Result<
 
 async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
     let (events, queue) = mpsc::channel(QUEUE_MAX);
+    let (vitals, mut failures) = vitals();
     let fdb = Arc::new(Fdb::new(FdbConfig {
         age: Duration::from_secs(config.fdb_ageing_s.into()),
         capacity: config.fdb_capacity as usize,
         ..FdbConfig::default()
     }));
-    let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone())?;
-    let cluster = cluster::start(&config).await?;
+    let dataplane = start_dataplane(&config, Arc::clone(&fdb), events.clone(), vitals.clone())?;
+    let cluster = cluster::start(&config, vitals.clone()).await?;
     let shared = Arc::new(Shared::new(config, dataplane, fdb, Arc::clone(replica.state()), cluster.clone()));
     let listener = socket::listen(&shared.config.socket, shared.config.socket_group.as_deref()).await?;
 
@@ -231,8 +233,10 @@ async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<b
         }
     }
     let handle = Handle::new(events, Arc::clone(&shared));
-    let server = tokio::spawn(crate::api::serve(listener, handle.clone()));
-    let plugin = docker::start(handle).await?;
+    let watch_server = vitals.clone();
+    let server = crate::api::serve(listener, handle.clone());
+    let server = tokio::spawn(watch_server.watch("the API server", server));
+    let plugin = docker::start(handle, &vitals).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %shared.config.socket.display(),
@@ -243,15 +247,23 @@ async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<b
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let joining = shared.config.cluster_store.clone();
-    let joining = joining.map(|store| tokio::spawn(join::keep_joining(cluster.clone(), store)));
-    let leases = tokio::spawn(leases::keep(Arc::clone(&shared)));
-    let looping = tokio::spawn(turn(control.clone(), queue));
-    // An error means that whoever would tell has ended.
-    _ = stopping.wait_for(|stop| *stop).await;
+    let joining = joining.map(|store| join::keep_joining(cluster.clone(), store));
+    let joining = joining.map(|task| tokio::spawn(vitals.clone().watch("the task that joins", task)));
+    let leases = leases::keep(Arc::clone(&shared));
+    let leases = tokio::spawn(vitals.clone().watch("the task that keeps leases", leases));
+    let looping = turn(control.clone(), queue);
+    let looping = tokio::spawn(vitals.clone().watch("the control loop", looping));
+    let outcome = tokio::select! {
+        // An error means that whoever would tell has ended.
+        _ = stopping.wait_for(|stop| *stop) => Ok(()),
+        Some(failure) = failures.recv() => Err(anyhow!("{failure}; containers go on, start vswitchd again")),
+    };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
     // The loop goes on meanwhile, for what changes wait for.
-    control.finish().await;
+    if tokio::time::timeout(STOP_PATIENCE, control.finish()).await.is_err() {
+        tracing::warn!("something is not finished; the next start completes it");
+    }
     looping.abort();
     leases.abort();
     if let Some(joining) = joining {
@@ -262,7 +274,18 @@ async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<b
         tracing::warn!("the other nodes were not told of the end of this one; they will notice");
     }
     remove_socket(&shared.config.socket);
-    Ok(())
+    outcome
+}
+
+/// Where the failure of a vital thread or task ends up: the first one ends the daemon.
+fn vitals() -> (Vitals, mpsc::Receiver<String>) {
+    let (sender, failures) = mpsc::channel(1);
+    let vitals = Vitals::new(move |failure| {
+        tracing::error!("{failure}");
+        // When there is one already, that ends the daemon.
+        let _ = sender.try_send(failure);
+    });
+    (vitals, failures)
 }
 
 async fn turn(control: Control, mut queue: mpsc::Receiver<Event>) {
@@ -290,7 +313,12 @@ async fn turn(control: Control, mut queue: mpsc::Receiver<Event>) {
     }
 }
 
-fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) -> anyhow::Result<Dataplane> {
+fn start_dataplane(
+    config: &Config,
+    fdb: Arc<Fdb>,
+    events: mpsc::Sender<Event>,
+    vitals: Vitals,
+) -> anyhow::Result<Dataplane> {
     let limit = config.storm_limit.and_then(NonZeroU32::new);
     let storm = limit.map(|limit| StormLimit { frames_per_s: limit, burst: limit });
     let config = DataplaneConfig {
@@ -304,12 +332,13 @@ fn start_dataplane(config: &Config, fdb: Arc<Fdb>, events: mpsc::Sender<Event>) 
         poll: Duration::from_micros(config.poll_us.into()),
         burst_frames: DataplaneConfig::BURST_FRAMES,
         fdb,
-        forward: ForwardConfig { storm },
+        forward: ForwardConfig { storm, gateway: storm },
         coalesce: config.coalesce,
         on_port_death: Arc::new(move |port| {
             // A full queue means that the loop is busy; its next tick looks at the namespaces anyway.
             let _ = events.try_send(Event::PortDied(port));
         }),
+        vitals,
     };
     Dataplane::start(config).context("cannot start the workers")
 }

@@ -151,6 +151,7 @@ impl Handle {
                 segmented_sends: totals.tunnel.segmented_sends,
                 refused_sends: totals.tunnel.refused_sends,
                 coalesced_frames: totals.tunnel.coalesced_frames,
+                rx_deferred: totals.tunnel.rx_deferred,
                 rx_overflows: totals.tunnel.rx_overflows,
             },
             drops: DropReason::ALL

@@ -37,14 +37,15 @@
 //! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written, but for
 //!    the time of each learned address once per second.
 //! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports and tunnel
-//!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
+//!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`],
+//!    [`DropReason::GatewayLimit`].
 //!
 //! # Limits
 //! - Source addresses are learned, not authenticated: within one network, a container may send with any source but the
 //!   gateway's, as on the kernel's bridge. Only registered addresses are safe from being taken over.
 //! - No spanning tree, no multicast snooping: multicast is broadcast. Link-local control frames stop here.
-//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Through a tunnel none
-//!   passes.
+//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Static remotes get and send
+//!   tagged frames only where the network says so ([`Tables::takes_tags`]).
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
@@ -118,13 +119,15 @@ impl Ingress {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForwardConfig {
-    /// Per port and per tunnel endpoint; `None` for no limit.
+    /// Of flooded frames and questions for neighbours, per port and per tunnel endpoint of a network; `None` for no limit.
     pub storm: Option<StormLimit>,
+    /// Of frames for the gateway, per port; `None` for no limit.
+    pub gateway: Option<StormLimit>,
 }
 
 impl Default for ForwardConfig {
     fn default() -> ForwardConfig {
-        ForwardConfig { storm: Some(StormLimit::default()) }
+        ForwardConfig { storm: Some(StormLimit::default()), gateway: Some(StormLimit::default()) }
     }
 }
 
@@ -133,11 +136,13 @@ impl Default for ForwardConfig {
 pub struct Forwarder {
     fdb: Arc<Fdb>,
     storm: StormControl,
+    gateway: StormControl,
 }
 
 impl Forwarder {
     pub fn new(fdb: Arc<Fdb>, config: ForwardConfig) -> Forwarder {
-        Forwarder { fdb, storm: StormControl::new(config.storm) }
+        let (storm, gateway) = (StormControl::new(config.storm), StormControl::new(config.gateway));
+        Forwarder { fdb, storm, gateway }
     }
 
     /// The whole path. `now` must not go back.
@@ -154,11 +159,11 @@ impl Forwarder {
 
         let destination = frame.ethernet().destination();
         if network.gateway.is_some_and(|gateway| gateway.mac == destination) {
-            return own(Verdict::Gateway, ingress);
+            return self.limited(tables, (vni, ingress), now, own(Verdict::Gateway, ingress));
         }
         if destination.is_multicast() {
             let verdict = ask(network, frame, ingress).unwrap_or_else(|| flood(tables, frame, ingress));
-            return self.limited(tables, ingress, now, verdict);
+            return self.limited(tables, (vni, ingress), now, verdict);
         }
         let place = network.place(destination);
         let place = place.or_else(|| self.fdb.look_up(vni, destination, now));
@@ -166,9 +171,8 @@ impl Forwarder {
             Some(Place::Port(to)) if ingress == Ingress::Port(to) => Verdict::Drop(DropReason::Hairpin),
             Some(Place::Port(to)) if tables.is_member(vni, to) => Verdict::Port(to),
             Some(Place::Vtep(_)) if ingress.is_tunnel() => Verdict::Drop(DropReason::SplitHorizon),
-            Some(Place::Vtep(_)) if frame.is_tagged() => Verdict::Drop(DropReason::InnerVlan),
-            Some(Place::Vtep(to)) if tables.accepts(network, to) => Verdict::Tunnel(to),
-            _ => self.limited(tables, ingress, now, flood(tables, frame, ingress)),
+            Some(Place::Vtep(to)) if tables.accepts(network, to) => tunnel(tables, network, frame, to),
+            _ => self.limited(tables, (vni, ingress), now, flood(tables, frame, ingress)),
         }
     }
 
@@ -190,13 +194,19 @@ impl Forwarder {
     }
 
     /// `verdict`, if whoever sent the frame has a token left for it.
-    fn limited(&mut self, tables: &Tables, from: Ingress, now: Instant, verdict: Verdict) -> Verdict {
-        let is_free = matches!(verdict, Verdict::Drop(_));
-        if is_free || self.storm.admit(tables, from.place(), now) {
-            verdict
-        } else {
-            Verdict::Drop(DropReason::StormControl)
-        }
+    fn limited(
+        &mut self,
+        tables: &Tables,
+        (vni, ingress): (Vni, Ingress),
+        now: Instant,
+        verdict: Verdict,
+    ) -> Verdict {
+        let (limit, reason) = match verdict {
+            Verdict::Drop(_) => return verdict,
+            Verdict::Gateway => (&mut self.gateway, DropReason::GatewayLimit),
+            _ => (&mut self.storm, DropReason::StormControl),
+        };
+        if limit.admit(tables, (vni, ingress.place()), now) { verdict } else { Verdict::Drop(reason) }
     }
 }
 
@@ -218,6 +228,9 @@ fn enter<'t>(
             }
             if !tables.accepts(network, vtep) {
                 return Err(DropReason::UnknownVtep);
+            }
+            if !may_cross(tables, network, frame, vtep) {
+                return Err(DropReason::InnerVlan);
             }
             (vni, network, usize::MAX)
         }
@@ -252,10 +265,30 @@ fn own(verdict: Verdict, ingress: Ingress) -> Verdict {
     if ingress.is_tunnel() { Verdict::Drop(DropReason::GatewayUnhandled) } else { verdict }
 }
 
+/// The verdict on a frame for an endpoint behind this tunnel endpoint.
+fn tunnel(tables: &Tables, network: &Network, frame: &Frame<'_>, to: IpAddr) -> Verdict {
+    if may_cross(tables, network, frame, to) {
+        Verdict::Tunnel(to)
+    } else {
+        Verdict::Drop(DropReason::InnerVlan)
+    }
+}
+
+/// Whether the frame has no VLAN tag, or the tunnel endpoint exchanges tagged frames.
+fn may_cross(tables: &Tables, network: &Network, frame: &Frame<'_>, vtep: IpAddr) -> bool {
+    !frame.is_tagged() || network.overlay.as_ref().is_some_and(|overlay| tables.takes_tags(overlay, vtep))
+}
+
 fn flood(tables: &Tables, frame: &Frame<'_>, ingress: Ingress) -> Verdict {
-    let is_heard =
-        flood::targets(tables, ingress).next().is_some() || !flood::vteps(tables, frame, ingress).is_empty();
-    if is_heard { Verdict::Flood } else { Verdict::Drop(DropReason::NoReceiver) }
+    let is_heard = flood::targets(tables, ingress).next().is_some()
+        || flood::vteps(tables, frame, ingress).next().is_some();
+    if is_heard {
+        Verdict::Flood
+    } else if frame.is_tagged() && flood::may_leave(tables, ingress) {
+        Verdict::Drop(DropReason::InnerVlan)
+    } else {
+        Verdict::Drop(DropReason::NoReceiver)
+    }
 }
 
 /// 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1).

@@ -49,6 +49,14 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Whether frames with a VLAN tag pass to and from this tunnel endpoint. The cluster's own always exchange them; a
+    /// static remote is another implementation, which has to drop them unless it was told otherwise (RFC 7348 section 6.1).
+    pub fn takes_tags(&self, overlay: &Overlay, vtep: IpAddr) -> bool {
+        overlay.inner_vlan || self.vteps.contains(&vtep)
+    }
+}
+
 /// One broadcast domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
@@ -85,6 +93,8 @@ pub struct Overlay {
     pub flood_vteps: Vec<IpAddr>,
     /// Tunnel endpoints that are not of this cluster, ascending.
     pub static_vteps: Vec<IpAddr>,
+    /// Frames with a VLAN tag pass to and from `static_vteps` too, see [`Tables::takes_tags`].
+    pub inner_vlan: bool,
     /// Registered endpoints on all hosts, by address: what ARP and neighbour discovery ask for. The gateway is not
     /// among them.
     pub neighbors: Map<IpAddr, MacAddr>,

@@ -73,7 +73,7 @@ impl Bench {
         let fdb = Arc::new(Fdb::new(FdbConfig::default()));
         Bench {
             tables: tables(&[network(1, &[1, 2, 3]), network(2, &[4, 5])]),
-            forwarder: Forwarder::new(fdb.clone(), ForwardConfig { storm }),
+            forwarder: Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: storm }),
             fdb,
             now: instant(),
         }
@@ -203,15 +203,13 @@ fn nobody_else_is_there() {
 }
 
 #[test]
-fn storm_control_counts_what_is_flooded_and_questions_for_the_gateway() {
+fn storm_control_counts_what_is_flooded() {
     let two = NonZeroU32::new(2).unwrap();
     let storm = Verdict::Drop(DropReason::StormControl);
-    let question = arp_request(GATEWAY.ipv4.unwrap());
     for frame in [
         ipv4(MacAddr::BROADCAST, mac(1), 46),
         ipv4(MacAddr([1, 0, 0x5e, 0, 0, 1]), mac(1), 46),
         ipv4(stranger(7), mac(1), 46),
-        question,
     ] {
         let mut bench = Bench::new(Some(StormLimit { frames_per_s: two, burst: two }));
         assert_ne!(bench.send(1, &frame), storm);
@@ -222,9 +220,24 @@ fn storm_control_counts_what_is_flooded_and_questions_for_the_gateway() {
             Verdict::Port(PortId(2)),
             "known receivers are not limited"
         );
-        assert_eq!(bench.unicast(1, mac(1), GATEWAY.mac), Verdict::Gateway);
+        assert_eq!(bench.unicast(1, mac(1), GATEWAY.mac), Verdict::Gateway, "it is asked on another account");
         bench.now += Duration::from_millis(500);
         assert_ne!(bench.send(1, &frame), storm);
+    }
+}
+
+#[test]
+fn questions_for_the_gateway_have_a_limit_of_their_own() {
+    let two = NonZeroU32::new(2).unwrap();
+    let limit = Verdict::Drop(DropReason::GatewayLimit);
+    // By its IP address, and by its MAC address as questions for names are.
+    for frame in [arp_request(GATEWAY.ipv4.unwrap()), ipv4(GATEWAY.mac, mac(1), 46)] {
+        let mut bench = Bench::new(Some(StormLimit { frames_per_s: two, burst: two }));
+        assert_eq!([(); 3].map(|()| bench.send(1, &frame)), [Verdict::Gateway, Verdict::Gateway, limit]);
+        assert_eq!(bench.unicast(2, mac(2), GATEWAY.mac), Verdict::Gateway, "another port");
+        assert_eq!(bench.unicast(1, mac(1), MacAddr::BROADCAST), Verdict::Flood, "what is flooded");
+        bench.now += Duration::from_millis(500);
+        assert_eq!(bench.send(1, &frame), Verdict::Gateway);
     }
 }
 

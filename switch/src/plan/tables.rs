@@ -140,5 +140,12 @@ fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {
     let mut static_vteps = network.static_vteps();
     static_vteps.retain(|vtep| *vtep != mine);
     flood_vteps.extend(&static_vteps);
-    Overlay { vtep: mine, remotes, flood_vteps: flood_vteps.into_iter().collect(), static_vteps, neighbors }
+    Overlay {
+        vtep: mine,
+        remotes,
+        flood_vteps: flood_vteps.into_iter().collect(),
+        static_vteps,
+        inner_vlan: network.inner_vlan(),
+        neighbors,
+    }
 }

@@ -102,6 +102,8 @@ pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 pub const VXLAN_ID_OPTION: &str = "vxlan.id";
 /// Driver option of overlay networks: tunnel endpoints that are not of the cluster, with commas between.
 pub const VXLAN_REMOTE_OPTION: &str = "vxlan.remote";
+/// Driver option of overlay networks: whether these tunnel endpoints exchange frames with VLAN tags.
+pub const VXLAN_INNER_VLAN_OPTION: &str = "vxlan.inner-vlan";
 /// RFC 791 section 3.2.
 pub const MTU_MIN: u32 = 68;
 /// RFC 8200 section 5.

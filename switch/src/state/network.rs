@@ -13,7 +13,7 @@ use super::ipam::{self, Pool};
 use super::rejected::Holder;
 use super::{
     Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, Rejected, State, VXLAN_ID_OPTION,
-    VXLAN_REMOTE_OPTION,
+    VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,11 @@ impl Network {
     /// Tunnel endpoints that are not of the cluster, ascending, each once.
     pub fn static_vteps(&self) -> Vec<IpAddr> {
         self.options.get(VXLAN_REMOTE_OPTION).and_then(|value| remotes(value)).unwrap_or_default()
+    }
+
+    /// Whether frames with VLAN tags pass to and from tunnel endpoints that are not of the cluster.
+    pub fn inner_vlan(&self) -> bool {
+        self.options.get(VXLAN_INNER_VLAN_OPTION).is_some_and(|value| value == "true")
     }
 
     /// What can be said about the addresses asked for without knowing who else has some.
@@ -228,7 +233,10 @@ pub(super) fn check_options(request: &CreateNetwork) -> Result<(), Rejected> {
             (VXLAN_REMOTE_OPTION, Driver::Overlay) if remotes(value).is_none() => {
                 return Err(Rejected::InvalidRemotes(value.clone()));
             }
-            (VXLAN_ID_OPTION | VXLAN_REMOTE_OPTION, Driver::Overlay) => {}
+            (VXLAN_INNER_VLAN_OPTION, Driver::Overlay) if value.parse::<bool>().is_err() => {
+                return Err(Rejected::InvalidInnerVlan(value.clone()));
+            }
+            (VXLAN_ID_OPTION | VXLAN_REMOTE_OPTION | VXLAN_INNER_VLAN_OPTION, Driver::Overlay) => {}
             _ => return Err(Rejected::UnknownOption { option: key.clone(), driver: request.driver }),
         }
     }

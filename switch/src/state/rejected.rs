@@ -15,7 +15,7 @@ use super::docker::POOLS_MAX;
 use super::shared::{BINDINGS_MAX, LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
-    MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION,
+    MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 /// Why a command changed nothing.
@@ -165,6 +165,8 @@ pub enum Rejected {
         "invalid {VXLAN_REMOTE_OPTION} {0:?}: give up to {REMOTES_MAX} IP addresses of tunnel endpoints with commas between"
     )]
     InvalidRemotes(String),
+    #[error("invalid {VXLAN_INNER_VLAN_OPTION} {0:?}: give true or false")]
+    InvalidInnerVlan(String),
     #[error("container {container} needs a lease of the cluster for its network {}: reserve one first", network.short())]
     LeaseMissing { container: Name, network: NetworkId },
     #[error("network {network} of this node takes no lease of the cluster: leave it out")]
@@ -382,7 +384,11 @@ fn driver_name(driver: Driver) -> &'static str {
 /// Those that the driver knows.
 fn options(driver: Driver) -> String {
     match driver {
-        Driver::Overlay => format!("there are {MTU_OPTION}, {VXLAN_ID_OPTION} and {VXLAN_REMOTE_OPTION}"),
+        Driver::Overlay => {
+            format!(
+                "there are {MTU_OPTION}, {VXLAN_ID_OPTION}, {VXLAN_REMOTE_OPTION} and {VXLAN_INNER_VLAN_OPTION}"
+            )
+        }
         Driver::Bridge | Driver::None | Driver::Host => format!("the only one is {MTU_OPTION}"),
     }
 }

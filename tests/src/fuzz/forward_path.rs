@@ -94,8 +94,8 @@ impl World {
         World {
             up,
             tables: tables(up),
-            warm: [(); 2].map(|()| Forwarder::new(fdb.clone(), ForwardConfig { storm: None })),
-            limited: Forwarder::new(fdb.clone(), ForwardConfig { storm }),
+            warm: [(); 2].map(|()| Forwarder::new(fdb.clone(), ForwardConfig { storm: None, gateway: None })),
+            limited: Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: storm }),
             fdb,
             now: Instant::now(),
         }
@@ -145,7 +145,7 @@ impl World {
         self.check_verdict(verdict, port, &frame);
 
         // A forwarder that remembers nothing decides the same.
-        let mut cold = Forwarder::new(self.fdb.clone(), ForwardConfig { storm: None });
+        let mut cold = Forwarder::new(self.fdb.clone(), ForwardConfig { storm: None, gateway: None });
         assert_eq!(cold.forward(&self.tables, &frame, ingress, self.now), verdict);
 
         let limited = self.limited.forward(&self.tables, &frame, ingress, self.now);

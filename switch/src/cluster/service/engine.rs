@@ -21,6 +21,7 @@ use super::super::membership::NotChanged;
 use super::super::status::Status;
 use crate::state::Rejected;
 use crate::state::shared::{Applied, Shared};
+use crate::vitals::Vitals;
 
 /// Waiting for the thread.
 const INPUTS_MAX: usize = 8192;
@@ -98,6 +99,7 @@ impl Engine {
     pub(super) fn start(
         group: Group<Shared>,
         tick: Duration,
+        vitals: Vitals,
         send: impl FnMut(Message) + Send + 'static,
     ) -> std::io::Result<(Engine, Thread)> {
         let (inputs, received) = sync_channel(INPUTS_MAX);
@@ -122,7 +124,7 @@ impl Engine {
             publish_leader,
             is_published: true,
         };
-        let run = move || turner.run(&received, tick);
+        let run = move || vitals.run("the cluster thread", || turner.run(&received, tick));
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(run)?;
         Ok((Engine { inputs, view, leader }, thread))
     }

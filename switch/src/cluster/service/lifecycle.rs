@@ -110,7 +110,8 @@ impl Running {
             let _context = runtime.enter();
             send(message);
         };
-        let (engine, thread) = Engine::start(group, config.tick, send).map_err(ClusterError::Thread)?;
+        let (engine, thread) =
+            Engine::start(group, config.tick, config.vitals.clone(), send).map_err(ClusterError::Thread)?;
         let member = Arc::new(Member {
             config: config.clone(),
             dir: config.dir.clone(),
@@ -128,9 +129,10 @@ impl Running {
         let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
         let mut tasks = JoinSet::new();
-        tasks.spawn(steward::follow(member.clone(), revision));
-        tasks.spawn(steward::keep_group(member.clone()));
-        tasks.spawn(steward::keep_house(member.clone()));
+        let vitals = || config.vitals.clone();
+        tasks.spawn(vitals().watch("a cluster task", steward::follow(member.clone(), revision)));
+        tasks.spawn(vitals().watch("a cluster task", steward::keep_group(member.clone())));
+        tasks.spawn(vitals().watch("a cluster task", steward::keep_house(member.clone())));
         Ok(Running { member, thread: Some(thread), transport: Some(going), tasks })
     }
 

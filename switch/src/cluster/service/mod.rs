@@ -34,6 +34,7 @@ use super::transport::tls::Clock;
 use super::transport::wire::{Manage, Response, Rotated};
 use crate::problems::Problems;
 use crate::state::shared::{Applied, Shared};
+use crate::vitals::Vitals;
 
 mod answer;
 mod authority;
@@ -86,6 +87,8 @@ pub struct Config {
     pub clock: Clock,
     /// Faults of this node, told to other nodes that ask.
     pub problems: Arc<Problems>,
+    /// Told when a part of a member panics.
+    pub vitals: Vitals,
 }
 
 /// Of a node that is alone in its cluster and listens for nobody.
@@ -105,6 +108,7 @@ impl Config {
             limits: Limits::default(),
             clock: Arc::new(now_ms),
             problems: Arc::default(),
+            vitals: Vitals::default(),
         }
     }
 

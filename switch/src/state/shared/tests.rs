@@ -5,7 +5,10 @@ use vswitch_proto::command::{Attachment, Driver, NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{MacAddr, NetworkId, NodeId, Vni};
 
 use super::super::testing::{Lab, bridge, pool};
-use super::super::{IPV6_MTU_MIN, MTU_OPTION, SnapshotError, State, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION};
+use super::super::{
+    IPV6_MTU_MIN, MTU_OPTION, SnapshotError, State, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION,
+    VXLAN_REMOTE_OPTION,
+};
 use super::testing::{Fleet, info, into, overlay};
 use super::*;
 
@@ -240,8 +243,11 @@ fn options_of_overlay_networks() {
     assert_eq!(with(MTU_OPTION, "67"), Err(Rejected::InvalidMtu("67".into())));
     assert!(
         line(with("encrypted", ""))
-            .contains("there are com.docker.network.driver.mtu, vxlan.id and vxlan.remote")
+            .contains("there are com.docker.network.driver.mtu, vxlan.id, vxlan.remote and vxlan.inner-vlan")
     );
+    assert!(with(VXLAN_INNER_VLAN_OPTION, "true").unwrap().inner_vlan());
+    assert!(!with(VXLAN_INNER_VLAN_OPTION, "false").unwrap().inner_vlan());
+    assert!(line(with(VXLAN_INNER_VLAN_OPTION, "yes")).contains("give true or false"));
     let low = (IPV6_MTU_MIN - 1).to_string();
     let refused = fleet.create("n", |r| {
         r.ipv6 = true;
