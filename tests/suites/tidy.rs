@@ -34,7 +34,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("worker", &["frame", "forward", "gateway", "publish", "counters", "io"]),
     ("cluster", &["problems", "state"]),
     ("container", &["io"]),
-    ("api", &["state", "container", "cluster::service", "daemon::Change", "daemon::Handle"]),
+    (
+        "api",
+        &["state", "container", "cluster::service", "daemon::Change", "daemon::Client", "daemon::Handle"],
+    ),
     (
         "daemon",
         &[

@@ -13,6 +13,7 @@ use vswitch_proto::command::ContainerKind;
 use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
+use super::client::{Client, Turnstile, WAITING_MAX};
 use super::docker::leftovers::Lacking;
 use super::docker::planned::Planned;
 use super::feed::Feed;
@@ -25,6 +26,7 @@ use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
+use crate::io::process;
 use crate::plan::Settings;
 use crate::problems::Problems;
 use crate::state::{Container, Network, Phase, Snapshot, State, View};
@@ -35,6 +37,7 @@ use crate::worker::Dataplane;
 pub struct Handle {
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
+    client: Client,
 }
 
 /// Written by the control loop, read by everybody.
@@ -58,6 +61,7 @@ pub struct Shared {
     pub problems: Arc<Problems>,
     /// What is wrong with ports.
     pub port_problems: PortProblems,
+    pub turnstile: Arc<Turnstile>,
 }
 
 /// What a change answers.
@@ -132,6 +136,7 @@ impl Shared {
             engine_calls: Notify::new(),
             settings,
             port_problems: PortProblems::default(),
+            turnstile: Arc::default(),
         }
     }
 
@@ -188,7 +193,12 @@ impl Shared {
 
 impl Handle {
     pub fn new(events: mpsc::Sender<Event>, shared: Arc<Shared>) -> Handle {
-        Handle { events, shared }
+        Handle { events, shared, client: Client::DAEMON }
+    }
+
+    /// The same for what a client asks for.
+    pub fn of(self, client: Client) -> Handle {
+        Handle { client, ..self }
     }
 
     /// Has the control loop do it, in its turn.
@@ -200,7 +210,10 @@ impl Handle {
     ) -> Result<Done, Error> {
         let (reply, answer) = oneshot::channel();
         let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
-        let event = Event::Change { change: Box::new(change), id, prepared, reply };
+        let crowded =
+            || error(ErrorKind::Busy, format!("{WAITING_MAX} changes wait already; try again in a while"));
+        let turn = self.shared.turnstile.enter(self.client).await.map_err(|_| crowded())?;
+        let event = Event::Change { change: Box::new(change), id, prepared, turn, reply };
         self.events.send(event).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -236,6 +249,11 @@ impl Handle {
 
     pub fn find_container<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Container, Error> {
         state.find_container(reference).map_err(|e| error(e.kind(), e.to_string()))
+    }
+
+    /// How many descriptors the daemon may have open.
+    pub fn descriptors_max(&self) -> u64 {
+        process::descriptors_max()
     }
 
     /// 0 for a container that does not run, and for one that was adopted by path.
