@@ -16,6 +16,7 @@ use vswitch_proto::id::{ContainerId, Name, RequestId};
 use super::client::{Client, Turnstile, WAITING_MAX};
 use super::docker::leftovers::Lacking;
 use super::docker::planned::Planned;
+use super::docker::sandbox::FirstProcesses;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
@@ -55,6 +56,7 @@ pub struct Shared {
     pub planned: Planned,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
+    pub first_processes: FirstProcesses,
     /// Wakes who waits for a sign of the Docker engine.
     pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
@@ -133,6 +135,7 @@ impl Shared {
             planned: Planned::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
+            first_processes: FirstProcesses::default(),
             engine_calls: Notify::new(),
             settings,
             port_problems: PortProblems::default(),
