@@ -132,6 +132,7 @@ pub struct Dataplane {
     engine: EngineKind,
     /// A worker had to go over to epoll.
     has_failed: Arc<AtomicBool>,
+    why_not_uring: Option<String>,
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
@@ -195,7 +196,9 @@ impl Dataplane {
         match Dataplane::start_with(&config, config.engine) {
             Err(why) if config.engine.is_none() => {
                 tracing::info!("frames are moved with epoll: {why}");
-                Dataplane::start_with(&config, Some(EngineKind::Epoll))
+                let mut dataplane = Dataplane::start_with(&config, Some(EngineKind::Epoll))?;
+                dataplane.why_not_uring = Some(why.to_string());
+                Ok(dataplane)
             }
             started => started,
         }
@@ -204,8 +207,11 @@ impl Dataplane {
     fn start_with(config: &DataplaneConfig, engine: Option<EngineKind>) -> Result<Dataplane, EngineError> {
         let count = config.workers.get();
         let wakes = (0..count).map(|_| engine::new_wake()).collect::<io::Result<Vec<Wake>>>()?;
-        let (engine, engines) = engine::choose(engine, config.burst_frames.get(), &wakes)?;
-        Dataplane::with_engines(config, engine, engines.into_iter().zip(wakes).collect())
+        let chosen = engine::choose(engine, config.burst_frames.get(), &wakes)?;
+        let engines = chosen.engines.into_iter().zip(wakes).collect();
+        let mut dataplane = Dataplane::with_engines(config, chosen.kind, engines)?;
+        dataplane.why_not_uring = chosen.why_not;
+        Ok(dataplane)
     }
 
     /// One for each worker, with what ends its wait.
@@ -220,6 +226,7 @@ impl Dataplane {
             // The last ones are the control side's.
             counters: Arc::new(Counters::new(count + 1)),
             engine,
+            why_not_uring: None,
             has_failed: Arc::default(),
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
@@ -265,6 +272,14 @@ impl Dataplane {
     /// The engine in use; epoll if one worker had to go over to it.
     pub fn engine(&self) -> EngineKind {
         if self.has_failed.load(Ordering::Relaxed) { EngineKind::Epoll } else { self.engine }
+    }
+
+    /// Why it is not io_uring, where that was not ruled out.
+    pub fn why_not_uring(&self) -> Option<&str> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return Some("io_uring failed at work; the log says how");
+        }
+        self.why_not_uring.as_deref()
     }
 
     /// From the next burst on, workers forward by these tables.

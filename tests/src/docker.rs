@@ -53,6 +53,8 @@ pub struct Docker {
     past: String,
     lab: Lab,
     group: ControlGroup,
+    /// Whether the engine's mounts are seen by nobody else.
+    has_own_mounts: bool,
 }
 
 impl Docker {
@@ -74,7 +76,18 @@ impl Docker {
 
     /// With an engine beside this daemon.
     pub fn beside(lab: Lab) -> Docker {
-        let mut docker = Docker { engine: None, past: String::new(), lab, group: ControlGroup::new() };
+        Docker::apart(lab, false)
+    }
+
+    /// With an engine that has a mount namespace of its own, as a service with `PrivateMounts=`.
+    pub fn with_own_mounts(arguments: &[&str]) -> Docker {
+        let lab = Lab::with(Host::new(), &[&["--docker-plugin", "--log-level=debug"], arguments].concat());
+        Docker::apart(lab, true)
+    }
+
+    fn apart(lab: Lab, has_own_mounts: bool) -> Docker {
+        let (engine, past, group) = (None, String::new(), ControlGroup::new());
+        let mut docker = Docker { engine, past, lab, group, has_own_mounts };
         docker.sh(OWN_CLIENT);
         docker.start_engine();
         docker.imports_image();
@@ -95,6 +108,7 @@ impl Docker {
     pub fn spawn_engine(&mut self) {
         assert!(self.engine.is_none(), "the engine runs already");
         let group = format!("--cgroup-parent=/{}", self.group.name);
+        let apart = ["unshare", "--mount", "--propagation=private"];
         let command = [
             "dockerd",
             "--data-root=/tmp/docker",
@@ -107,7 +121,8 @@ impl Docker {
             "--userland-proxy=false",
             &group,
         ];
-        self.engine = Some(Process::spawn(&self.lab, &command));
+        let apart = if self.has_own_mounts { &apart[..] } else { &[] };
+        self.engine = Some(Process::spawn(&self.lab, &[apart, &command].concat()));
     }
 
     pub fn wait_for_engine(&mut self) {

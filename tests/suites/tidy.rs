@@ -35,7 +35,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("worker", &["frame", "forward", "gateway", "publish", "counters", "io", "vitals"]),
     ("cluster", &["problems", "state", "vitals"]),
     ("container", &["io"]),
-    ("api", &["state", "container", "cluster::service", "daemon::Change", "daemon::Handle"]),
+    (
+        "api",
+        &["state", "container", "cluster::service", "daemon::Change", "daemon::Client", "daemon::Handle"],
+    ),
     (
         "daemon",
         &[

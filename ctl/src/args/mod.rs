@@ -92,6 +92,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Follow every change of networks and containers
     Events(EventsArgs),
+    /// Show the daemon and its host at a glance
+    Info(InfoArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example: vswitchctl completion bash > /etc/bash_completion.d/vswitchctl")]
     Completion {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod container;
+mod info;
 mod inspect;
 mod local;
 mod network;
@@ -61,6 +62,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Fdb(command) => switch::fdb(&client, command).await,
         Command::Stats(args) => switch::stats(&client, args).await,
         Command::Events(args) => stream::events(&client, args).await,
+        Command::Info(args) => info::info(&client, args).await,
         Command::Completion { shell } => local::completion(shell),
         Command::Version(args) => local::version(&client, args).await,
         Command::Man { out } => local::man(&out),

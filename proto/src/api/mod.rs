@@ -3,6 +3,7 @@
 //! | method and path | request | answer |
 //! | --- | --- | --- |
 //! | `GET /v1/version` | | [`Version`] |
+//! | `GET /v1/info` | | [`Info`] |
 //! | `GET /v1/networks` | | `[`[`Network`]`]` |
 //! | `POST /v1/networks` | [`NetworkCreate`] | [`Created`] |
 //! | `POST /v1/networks/prune` | | [`Pruned`] |
@@ -47,12 +48,14 @@ use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
 mod cluster;
 mod container;
+mod info;
 mod network;
 mod problem;
 pub mod stream;
 
 pub use cluster::*;
 pub use container::*;
+pub use info::*;
 pub use network::*;
 pub use problem::*;
 
@@ -104,6 +107,8 @@ pub enum ErrorKind {
     /// In use, exists already, overlaps, exhausted.
     Conflict,
     NoQuorum,
+    /// A bound is reached, of one client or of all together; the same request may succeed later.
+    Busy,
 }
 
 impl ErrorKind {
@@ -114,12 +119,13 @@ impl ErrorKind {
             ErrorKind::NotFound => 404,
             ErrorKind::Conflict => 409,
             ErrorKind::NoQuorum => 503,
+            ErrorKind::Busy => 429,
         }
     }
 
     pub const fn exit_code(self) -> u8 {
         match self {
-            ErrorKind::Failed => 1,
+            ErrorKind::Failed | ErrorKind::Busy => 1,
             ErrorKind::Invalid => 2,
             ErrorKind::NotFound => 3,
             ErrorKind::Conflict => 4,
@@ -285,8 +291,8 @@ pub struct Event {
     /// `network`, `container`, `node` or `stream`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; of nodes `create`, `update`, `remove`; `resync` for
-    /// the stream itself.
+    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; of nodes `create`, `update`, `remove`; of the stream
+    /// itself `resync`, and `drop` as the last event for a client that reads too slowly.
     pub action: String,
     pub id: String,
     pub name: String,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run};
 
-use super::failure::{Failure, Forced, Json, invalid, query, request_id};
+use super::failure::{Caller, Failure, Forced, Json, invalid, query, request_id};
 use super::networks::warned;
 use super::view;
 use crate::daemon::{Change, Handle};
@@ -44,7 +44,7 @@ pub async fn inspect(
 }
 
 pub async fn run(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<Run>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -53,7 +53,7 @@ pub async fn run(
 }
 
 pub async fn adopt(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<Adopt>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -62,7 +62,7 @@ pub async fn adopt(
 }
 
 pub async fn start(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -71,7 +71,7 @@ pub async fn start(
 }
 
 pub async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     uri: Uri,
     headers: HeaderMap,

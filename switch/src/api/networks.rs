@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned, Warned};
 
-use super::failure::{Failure, Forced, Json, query, request_id};
+use super::failure::{Caller, Failure, Forced, Json, query, request_id};
 use super::view;
 use crate::daemon::{Change, Handle};
 
@@ -26,7 +26,7 @@ pub async fn inspect(
 }
 
 pub async fn create(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<NetworkCreate>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -35,7 +35,7 @@ pub async fn create(
 }
 
 pub async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -45,7 +45,7 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn prune(State(handle): State<Handle>, headers: HeaderMap) -> Result<Answer<Pruned>, Failure> {
+pub async fn prune(Caller(handle): Caller, headers: HeaderMap) -> Result<Answer<Pruned>, Failure> {
     let networks = handle.change(Change::PruneNetworks, request_id(&headers)?).await?.pruned();
     Ok(Answer(Pruned { networks }))
 }
@@ -59,7 +59,7 @@ pub fn warned(warnings: Vec<String>) -> Response {
 }
 
 pub async fn connect(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(network): Path<String>,
     headers: HeaderMap,
     Json(request): Json<Connect>,
@@ -69,7 +69,7 @@ pub async fn connect(
 }
 
 pub async fn disconnect(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(network): Path<String>,
     headers: HeaderMap,
     Json(request): Json<Disconnect>,

@@ -111,7 +111,7 @@ impl Control {
     pub fn handle(&self, event: Event) {
         let control = self.clone();
         match event {
-            Event::Change { change, id, prepared, reply } => {
+            Event::Change { change, id, prepared, turn, reply } => {
                 let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
                     let message = format!("{CHANGES_MAX} changes are under way already: try again later");
                     // A client that went away need not be told.
@@ -124,7 +124,7 @@ impl Control {
                     drop(prepared);
                     // A client that went away has its change all the same.
                     let _ = reply.send(answer);
-                    drop(place);
+                    drop((place, turn));
                 });
             }
             Event::Exited { container, shim, exit } => {

@@ -13,8 +13,10 @@ use vswitch_proto::command::ContainerKind;
 use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
+use super::client::{Client, Turnstile, WAITING_MAX};
 use super::docker::leftovers::Lacking;
 use super::docker::planned::Planned;
+use super::docker::sandbox::FirstProcesses;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
@@ -25,6 +27,7 @@ use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
+use crate::io::process;
 use crate::plan::Settings;
 use crate::problems::Problems;
 use crate::state::{Container, Network, Phase, Snapshot, State, View};
@@ -35,6 +38,7 @@ use crate::worker::Dataplane;
 pub struct Handle {
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
+    client: Client,
 }
 
 /// Written by the control loop, read by everybody.
@@ -52,12 +56,14 @@ pub struct Shared {
     pub planned: Planned,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
+    pub first_processes: FirstProcesses,
     /// Wakes who waits for a sign of the Docker engine.
     pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
     pub problems: Arc<Problems>,
     /// What is wrong with ports.
     pub port_problems: PortProblems,
+    pub turnstile: Arc<Turnstile>,
 }
 
 /// What a change answers.
@@ -129,9 +135,11 @@ impl Shared {
             planned: Planned::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
+            first_processes: FirstProcesses::default(),
             engine_calls: Notify::new(),
             settings,
             port_problems: PortProblems::default(),
+            turnstile: Arc::default(),
         }
     }
 
@@ -188,7 +196,12 @@ impl Shared {
 
 impl Handle {
     pub fn new(events: mpsc::Sender<Event>, shared: Arc<Shared>) -> Handle {
-        Handle { events, shared }
+        Handle { events, shared, client: Client::DAEMON }
+    }
+
+    /// The same for what a client asks for.
+    pub fn of(self, client: Client) -> Handle {
+        Handle { client, ..self }
     }
 
     /// Has the control loop do it, in its turn.
@@ -200,7 +213,10 @@ impl Handle {
     ) -> Result<Done, Error> {
         let (reply, answer) = oneshot::channel();
         let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
-        let event = Event::Change { change: Box::new(change), id, prepared, reply };
+        let crowded =
+            || error(ErrorKind::Busy, format!("{WAITING_MAX} changes wait already; try again in a while"));
+        let turn = self.shared.turnstile.enter(self.client).await.map_err(|_| crowded())?;
+        let event = Event::Change { change: Box::new(change), id, prepared, turn, reply };
         self.events.send(event).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -236,6 +252,11 @@ impl Handle {
 
     pub fn find_container<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Container, Error> {
         state.find_container(reference).map_err(|e| error(e.kind(), e.to_string()))
+    }
+
+    /// How many descriptors the daemon may have open.
+    pub fn descriptors_max(&self) -> u64 {
+        process::descriptors_max()
     }
 
     /// 0 for a container that does not run, and for one that was adopted by path.

@@ -129,7 +129,9 @@ impl Host {
         let give = move |tap| shared.dataplane.attach(port, tap).map_err(|e| e.to_string());
         let attached = match container.docker() {
             Some(spec) => {
-                let (mac, mtu, sandbox) = (attach.mac, attach.mtu, spec.sandbox.clone());
+                let sandbox = spec.sandbox.clone();
+                let sandbox = sandbox.map(|path| self.shared.first_processes.sandbox(&container.id, path));
+                let (mac, mtu) = (attach.mac, attach.mtu);
                 let gso_bytes = gso_bytes(&attach);
                 let wanted = interface::Wanted { endpoint: container.id, mac, mtu, gso_bytes, sandbox };
                 blocking(move || interface::open(&wanted, config).and_then(give)).await

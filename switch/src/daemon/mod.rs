@@ -41,6 +41,7 @@ use crate::vitals::Vitals;
 use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
 mod changes;
+mod client;
 mod cluster;
 mod control;
 mod docker;
@@ -49,6 +50,7 @@ mod handle;
 mod health;
 mod host;
 mod host_work;
+mod info;
 mod join;
 mod lanes;
 mod leases;
@@ -63,15 +65,17 @@ mod socket;
 mod trouble;
 mod tunnels;
 
+pub use client::Client;
 pub use cluster::recover_cluster;
 pub use feed::Feed;
 pub use handle::{Done, Handle};
 
+use client::Turn;
 use control::Control;
 use handle::Shared;
 use overlay::Prepared;
 
-/// Changes that wait for the loop; a client beyond them waits to be let in.
+/// Events that wait for the loop. How many changes are among them is up to [`client`].
 const QUEUE_MAX: usize = 256;
 
 /// How often addresses are aged and adopted namespaces are looked at.
@@ -97,6 +101,8 @@ pub enum Event {
         change: Box<Change>,
         id: RequestId,
         prepared: Prepared,
+        /// Until the change is answered.
+        turn: Turn,
         reply: oneshot::Sender<Result<Done, Error>>,
     },
     /// A container's process ended.

@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
 
 /// For keys that no frame can insert. Make one with `Map::default()` or `collect()`.
@@ -70,7 +71,7 @@ pub struct Network {
     pub names: Names,
 }
 
-/// What the gateway's resolver knows. In lower case, since names are compared without regard to it.
+/// What the gateway's resolver knows. Keys are in lower case, since names are compared without regard to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// Of the network itself, which may follow any of the others after a dot.
@@ -79,6 +80,10 @@ pub struct Names {
     pub docker: Vec<Box<str>>,
     /// Names of one container may be of several; of one name may be several containers.
     pub addresses: HashMap<Box<str>, Vec<IpAddr>>,
+    /// Name of the container with the address, and the network's after a dot, as they are written.
+    pub containers: HashMap<IpAddr, Box<str>>,
+    /// Subnets of the network, whose addresses nobody else knows the names of.
+    pub subnets: Vec<IpNet>,
 }
 
 /// The part of a broadcast domain that is on other hosts.

@@ -235,7 +235,8 @@ fn resolve(network: &Network, query: &Query<'_>, datagram: &[u8]) -> Option<(Vec
     let own = [gateway.ipv4.map(IpAddress::from), gateway.ipv6.map(IpAddress::from)];
     let server =
         if own.contains(&Some(query.ends.1)) { dns::Server::Gateway } else { dns::Server::Elsewhere };
-    let answer = dns::answer(&network.names, server, datagram.payload())?;
+    let query = dns::Query { server, source_port: udp.src_port, message: datagram.payload() };
+    let answer = dns::answer(&network.names, query)?;
     Some((answer, UdpRepr { src_port: udp.dst_port, dst_port: udp.src_port }))
 }
 

@@ -7,9 +7,10 @@
 //! 5. [`ring`]: reads and writes in batches, by io_uring.
 //! 6. [`process`], [`mount`], [`pty`]: what a container is made of.
 //! 7. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 8. [`listeners`]: sockets of the service manager.
+//! 8. [`listeners`]: sockets of the service manager; [`features`]: what the host has.
 //! 9. [`sys`]: what needs `unsafe`; the only place that has any.
 
+pub mod features;
 pub mod listeners;
 pub mod mount;
 pub mod netlink;

@@ -116,9 +116,14 @@ fn names(view: View<'_>, network: &Network, docker: &BTreeSet<(NetworkId, &Name)
     let mut names = Names { network: network.name.as_str().to_ascii_lowercase().into(), ..Names::default() };
     let docker = docker.iter().filter(|(bound, _)| *bound == network.id);
     names.docker = docker.map(|(_, name)| name.as_str().to_ascii_lowercase().into()).collect();
-    for (name, addresses) in resolvable(view, &network.id) {
-        let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
-        of_name.extend(addresses.ips());
+    names.subnets = network.pools.iter().map(|pool| pool.subnet).collect();
+    for member in resolvable(view, &network.id) {
+        for name in &member.names {
+            let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
+            of_name.extend(member.addresses.ips());
+        }
+        let name = format!("{}.{}", member.name, network.name);
+        names.containers.extend(member.addresses.ips().map(|ip| (ip, name.as_str().into())));
     }
     names
 }

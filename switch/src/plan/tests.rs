@@ -116,7 +116,8 @@ fn the_story_of_the_guide() {
     assert_eq!((attach.interface.as_str(), attach.mtu), ("eth0", 1500));
     assert_eq!(attach.addresses, ["172.17.0.2/16".parse::<IpNet>().unwrap()]);
     assert_eq!(attach.gateways, ["172.17.0.1".parse::<IpAddr>().unwrap()]);
-    assert!(content.ends_with("172.17.0.2\tcontainer1.bridge\n"), "before it starts");
+    let names = format!("172.17.0.2\tcontainer1.bridge\n172.17.0.2\t{}\n", c1.short());
+    assert!(content.ends_with(&names), "before it starts");
     let (_, started) = step(&mut lab, |lab| lab.start(c1));
     assert!(started.is_empty(), "its own file has its name already: {started:?}");
 

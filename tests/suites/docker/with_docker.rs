@@ -9,9 +9,13 @@ mod faults;
 mod guide;
 #[path = "hosts.rs"]
 mod hosts;
+#[path = "mounts.rs"]
+mod mounts;
 #[path = "names.rs"]
 mod names;
 #[path = "options.rs"]
 mod options;
+#[path = "pools.rs"]
+mod pools;
 #[path = "protocol.rs"]
 mod protocol;

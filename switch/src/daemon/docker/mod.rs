@@ -32,6 +32,7 @@ pub(super) mod leftovers;
 mod network;
 pub(super) mod planned;
 mod plugin;
+pub(super) mod sandbox;
 
 pub use plugin::start;
 
