@@ -173,8 +173,10 @@ impl Model {
         if packet_bytes > MTU as usize {
             return Verdict::Drop(DropReason::Oversized);
         }
-        if self.registered(network, source).is_none() {
-            self.learn(network, source, port);
+        match self.registered(network, source) {
+            None => self.learn(network, source, port),
+            Some(owner) if owner != port => return Verdict::Drop(DropReason::GuardMac),
+            Some(_) => {}
         }
         let broadcast = destination == MACS + 1;
         let found = if broadcast { None } else { self.look_up(network, destination) };
@@ -215,7 +217,10 @@ impl Model {
         let mut ports = self.ports.clone();
         ports.sort_unstable();
         for (id, n) in ports {
-            tables.ports.insert(PortId(id), Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU });
+            tables.ports.insert(
+                PortId(id),
+                Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU, ipv4: None, ipv6: None },
+            );
             Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).ports.push(PortId(id));
         }
         for (n, m, port) in &self.endpoints {
