@@ -42,6 +42,7 @@ use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 mod container;
+pub mod default_pools;
 pub mod docker;
 mod endpoint;
 mod ipam;
