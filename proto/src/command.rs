@@ -83,6 +83,12 @@ pub enum Command {
         restart: RestartPolicy,
         limits: Limits,
     },
+    /// What a network of the cluster is called, before a container is attached to it: it may be gone by the time that
+    /// somebody asks.
+    NoteNetwork {
+        network: NetworkId,
+        name: Name,
+    },
 }
 
 /// Why a container's process is started.

@@ -46,6 +46,7 @@ impl Control {
             None => self.attachments(&request.networks, prepared)?,
         };
         self.check_host_network(&attachments, &request)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         let kind = ContainerKind::Lab(lab_spec(request, network_of));
         let create = CreateContainer { id: container, name, kind, attachments };
@@ -339,6 +340,7 @@ impl Control {
     ) -> Result<Done, Error> {
         let (source, namespace) = self.host.netns_source(request.pid, request.netns).await?;
         let attachments = self.attachments(&request.networks, prepared)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         self.host.remember_namespace(container, namespace);
         let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });

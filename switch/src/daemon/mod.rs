@@ -65,6 +65,7 @@ mod recover;
 mod restart;
 mod run_settings;
 mod socket;
+mod subnets;
 mod trouble;
 mod tunnels;
 

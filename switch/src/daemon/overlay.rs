@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
 use vswitch_proto::command::{
-    Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
+    Addresses, Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
@@ -21,7 +21,7 @@ use super::docker::leftovers::Listed;
 use super::handle::{Done, Handle, error};
 use super::leases::{self, Held};
 use super::names::random_name;
-use super::{Change, host, random_bytes, random_request_id};
+use super::{Change, random_bytes, random_request_id, subnets};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
 use crate::state::{Network, Rejected, Snapshot};
@@ -104,10 +104,9 @@ impl Handle {
         if seen.local.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
-        let mut occupied = host::routes().await?;
         cluster.found_alone().await.map_err(failed)?;
-        occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let network = CreateNetwork {
+        let seen = self.snapshot();
+        let mut network = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
             driver: Driver::Overlay,
@@ -116,12 +115,13 @@ impl Handle {
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied,
+            occupied: Vec::new(),
             builtin: false,
         };
+        let mut warnings = subnets::complete_overlay(&mut network, &seen).await?;
         match cluster.propose(SharedChange::CreateNetwork(network), id).await.map_err(failed)? {
             Applied::NetworkCreated { network } => {
-                let warnings = self.warnings_of(&network);
+                warnings.extend(self.warnings_of(&network));
                 Ok(Done::Created(Created { id: network.to_string(), warnings }))
             }
             _ => Err(failed(ClusterError::Unexpected)),
@@ -237,10 +237,11 @@ impl Handle {
             });
             for wanted in needed.cloned() {
                 if seen.shared.network(&wanted.network).is_none() {
-                    let (container, network) = (container.name.clone(), wanted.network);
-                    return Err(rejected(&Rejected::NetworkGone { container, network }));
+                    return Err(rejected(&seen.local.network_gone(&container.name, &wanted.network)));
                 }
-                self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
+                let who = (container.id, container.name.clone());
+                let before = seen.local.remembered_addresses(&container.id, &wanted.network);
+                self.lease_as_before(&mut prepared, who, wanted, before).await?;
             }
         }
         let is_leased = !prepared.leases.is_empty();
@@ -294,6 +295,29 @@ impl Handle {
             }
         }
         Ok(prepared)
+    }
+
+    /// With the addresses that the container had, unless somebody else has one of them by now.
+    async fn lease_as_before(
+        &self,
+        prepared: &mut Prepared,
+        who: (ContainerId, Name),
+        wanted: Attachment,
+        before: Option<Addresses>,
+    ) -> Result<(), Error> {
+        let fits = |before: &Addresses| {
+            wanted.ipv4.is_none_or(|ip| before.ipv4 == Some(ip))
+                && wanted.ipv6.is_none_or(|ip| before.ipv6 == Some(ip))
+                && wanted.mac.is_none_or(|mac| before.mac == mac)
+        };
+        if let Some(Addresses { mac, ipv4, ipv6 }) = before.filter(fits) {
+            let again = Attachment { ipv4, ipv6, mac: Some(mac), ..wanted.clone() };
+            match self.lease(prepared, who.clone(), again).await {
+                Err(taken) if taken.kind == ErrorKind::Conflict => {}
+                leased => return leased,
+            }
+        }
+        self.lease(prepared, who, wanted).await
     }
 
     async fn lease(

@@ -42,11 +42,13 @@ use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 mod container;
+pub mod default_pools;
 pub mod docker;
 mod endpoint;
 mod ipam;
 mod ledger;
 mod lookup;
+mod memory;
 #[cfg(test)]
 mod model;
 pub mod names;
@@ -75,6 +77,7 @@ pub use view::{Snapshot, View};
 
 use docker::Docker;
 use ledger::Ledger;
+use memory::Memory;
 use requests::Requests;
 use sharded::Sharded;
 
@@ -123,6 +126,7 @@ pub struct State {
     /// One per network, and one per network of the cluster that has endpoints here.
     ledgers: Sharded<NetworkId, Arc<Ledger<Endpoint>>>,
     docker: Arc<Docker>,
+    memory: Arc<Memory>,
     next_port: u32,
     next_vni: u32,
     requests: Requests<Applied, GENERATION>,
@@ -172,6 +176,9 @@ pub enum Applied {
     ContainerChanged {
         container: ContainerId,
     },
+    NetworkNoted {
+        network: NetworkId,
+    },
 }
 
 impl State {
@@ -218,6 +225,7 @@ impl State {
             Command::UpdateContainer { container, restart, limits } => {
                 self.update_container(container, *restart, *limits)
             }
+            Command::NoteNetwork { network, name } => self.note_network(network, name),
         }
     }
 

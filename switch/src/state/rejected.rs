@@ -282,6 +282,12 @@ pub enum Rejected {
     NetworkNotShared(Name),
     #[error("container {0} shares the network of another one: connect that one instead")]
     SharesNetwork(Name),
+
+    #[error(
+        "network {network} that container {container} was connected to is gone: `vswitchctl network disconnect \
+         {network} {container}`, or remove the container and create it again"
+    )]
+    NetworkLost { container: Name, network: Name },
 }
 
 /// Who stands in the way.
@@ -354,6 +360,7 @@ impl Rejected {
             | UnknownPool(_)
             | UnknownLease(_)
             | NetworkGone { .. }
+            | NetworkLost { .. }
             | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)

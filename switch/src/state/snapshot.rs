@@ -17,6 +17,7 @@ use vswitch_proto::id::{ContainerId, NetworkId};
 use super::docker::Docker;
 use super::endpoint::Endpoint;
 use super::ledger::{Cursors, Ledger, Member};
+use super::memory::Memory;
 use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Applied, Container, GENERATION, NETWORKS_MAX, Network, State};
@@ -36,8 +37,8 @@ impl Kind {
         }
     }
 
-    /// The byte behind the magic. A node's own state has the settings of containers since version 3, the cluster's
-    /// state the Docker networks that its networks are since version 2.
+    /// The byte behind the magic. A node's own state has the settings of containers and what is remembered of endpoints
+    /// that are gone since version 3, the cluster's state the Docker networks that its networks are since version 2.
     const fn version(self) -> u8 {
         match self {
             Kind::Local => 3,
@@ -77,11 +78,13 @@ pub(super) fn write(kind: Kind, state: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(state, bytes).expect("plain data into memory can always be encoded")
 }
 
-/// `A` since version 2.
-pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
-    kind: Kind,
-    bytes: &[u8],
-) -> Result<(T, A), SnapshotError> {
+/// `A` since version 2, `B` since version 3.
+pub(super) fn read<T, A, B>(kind: Kind, bytes: &[u8]) -> Result<(T, A, B), SnapshotError>
+where
+    T: DeserializeOwned,
+    A: DeserializeOwned + Default,
+    B: DeserializeOwned + Default,
+{
     let (magic, rest) = bytes.split_first_chunk().ok_or(SnapshotError::Malformed)?;
     if *magic != kind.magic() {
         return Err(SnapshotError::Foreign);
@@ -93,11 +96,15 @@ pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
         _ => return Err(SnapshotError::Malformed),
     };
     let (state, rest) = postcard::take_from_bytes(body).map_err(|_| SnapshotError::Malformed)?;
-    let (added, rest) = match version {
+    let (second, rest) = match version {
         1 => (A::default(), rest),
         _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
     };
-    if rest.is_empty() { Ok((state, added)) } else { Err(SnapshotError::Malformed) }
+    let (third, rest) = match version {
+        1 | 2 => (B::default(), rest),
+        _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
+    };
+    if rest.is_empty() { Ok((state, second, third)) } else { Err(SnapshotError::Malformed) }
 }
 
 pub(super) fn digest(snapshot: &[u8]) -> [u8; 32] {
@@ -134,12 +141,12 @@ impl State {
             next_vni: self.next_vni,
             requests: &self.requests,
         };
-        write(Kind::Local, &(written, &*self.docker))
+        write(Kind::Local, &(written, &*self.docker, self.memory()))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<State, SnapshotError> {
-        let (state, docker) = read(Kind::Local, bytes)?;
-        rebuild(state, docker)
+        let (state, docker, memory) = read(Kind::Local, bytes)?;
+        rebuild(state, docker, memory)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -155,7 +162,7 @@ pub(super) fn with_cursors<'a, M: Member>(
     networks.map(|n| (n, ledgers.get(&n.id).map(|ledger| ledger.cursors).unwrap_or_default())).collect()
 }
 
-fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
+fn rebuild(read: Read, docker: Docker, memory: Memory) -> Result<State, SnapshotError> {
     let (networks, mut ledgers) = rebuild_networks(read.networks)?;
     let mut state = State {
         networks,
@@ -186,7 +193,11 @@ fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
     if let Some(what) = docker.contradiction(&state) {
         return Err(SnapshotError::Inconsistent(what));
     }
+    if let Some(what) = memory.contradiction(&state) {
+        return Err(SnapshotError::Inconsistent(what));
+    }
     state.docker = Arc::new(docker);
+    state.memory = Arc::new(memory);
     Ok(state)
 }
 
@@ -344,7 +355,7 @@ mod tests {
         for lab in [&mut lab, &mut read] {
             let bridge = lab.named("bridge");
             let e = lab.run("e", vec![to(bridge)]).unwrap();
-            assert_eq!(lab.ipv4(e, bridge), "172.17.0.5", "the cursor was kept");
+            assert_eq!(lab.ipv4(e, bridge), "172.17.0.4", "the cursor was kept");
         }
         assert_eq!(lab.state.digest(), read.state.digest());
         let other = sample();
