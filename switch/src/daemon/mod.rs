@@ -44,6 +44,7 @@ mod amend;
 mod changes;
 mod client;
 mod cluster;
+mod configuration;
 mod control;
 mod docker;
 mod feed;
@@ -126,7 +127,7 @@ pub enum Change {
         reference: String,
         force: bool,
     },
-    PruneNetworks,
+    PruneNetworks(api::NetworkPrune),
     Connect {
         network: String,
         request: api::Connect,

@@ -10,6 +10,7 @@ use vswitch_proto::command::{Attachment, CreateNetwork, Driver};
 use vswitch_proto::id::{MacAddr, Name, NetworkId, Vni};
 use vswitch_proto::security::{PortSecurity, Servers};
 
+use super::configuration::{ATTACHABLE_OPTION, CONFIG_FROM_OPTION, CONFIG_ONLY_OPTION};
 use super::ipam::{self, Pool};
 use super::rejected::Holder;
 use super::{
@@ -208,13 +209,18 @@ impl State {
         Ok(Applied::NetworkRemoved { network: *id })
     }
 
-    /// There is one null and one host network, and neither has anything to set.
+    /// There is one null and one host network, and neither has anything to set. Configurations have the driver null and
+    /// are as many as there is room for.
     fn check_single(&self, request: &CreateNetwork) -> Result<(), Rejected> {
-        if let Some(existing) = self.networks().find(|n| n.driver == request.driver) {
+        let is_config = request.options.contains_key(CONFIG_ONLY_OPTION);
+        let is_single = |n: &&Network| n.driver == request.driver && !n.is_config_only();
+        if let Some(existing) = self.networks().find(is_single).filter(|_| !is_config) {
             return Err(Rejected::OneInstance { driver: request.driver, existing: existing.name.clone() });
         }
-        let plain =
-            request.pools.is_empty() && request.options.is_empty() && !request.internal && !request.ipv6;
+        let plain = request.pools.is_empty()
+            && (request.options.is_empty() || is_config)
+            && !request.internal
+            && !request.ipv6;
         if plain { Ok(()) } else { Err(Rejected::DriverTakesNothing(request.driver)) }
     }
 
@@ -238,6 +244,7 @@ pub(super) fn subnets<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<(I
 pub(super) fn check_options(request: &CreateNetwork) -> Result<(), Rejected> {
     for (key, value) in &request.options {
         match (key.as_str(), request.driver) {
+            (ATTACHABLE_OPTION | CONFIG_FROM_OPTION, Driver::Bridge) => {}
             (MTU_OPTION, _) => check_mtu(value, request.ipv6)?,
             (PORT_SECURITY_OPTION, _) if value.parse::<PortSecurity>().is_err() => {
                 return Err(Rejected::InvalidPortSecurity(value.clone()));
