@@ -15,7 +15,7 @@ use super::control::{Control, done, rejected};
 use super::docker::leftovers::Listed;
 use super::handle::error;
 use super::overlay::Prepared;
-use super::{Done, host, random_bytes, random_request_id, subnets};
+use super::{Done, random_bytes, random_request_id, subnets};
 use crate::state::configuration::CONFIG_ONLY_OPTION;
 use crate::state::default_pools;
 use crate::state::{LookupError, Network, Rejected};
