@@ -112,7 +112,7 @@ async fn answer(
 /// What a request counts as, and whether its answer may be read as slowly as the reader likes.
 fn class_of<B>(request: &Request<B>) -> (Option<Class>, bool) {
     let mut segments = request.uri().path().split('/').skip(2);
-    let path = [segments.next(), segments.next(), segments.next()].map(|segment| segment.unwrap_or_default());
+    let path = [segments.next(), segments.next(), segments.next()].map(Option::unwrap_or_default);
     match path {
         ["events", "", ""] => return (Some(Class::Stream), false),
         ["containers", _, "logs" | "attach" | "exec"] => return (Some(Class::Stream), true),
