@@ -27,6 +27,8 @@ use crate::io::underlay::{BATCH_MESSAGES, Fill, Message};
 
 const SLOTS: usize = 64;
 
+const WHOLE: u64 = 1 << 16;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pressure {
     None,
@@ -140,7 +142,7 @@ struct Slots {
     arrivals: [u64; SLOTS],
     /// What each may have of it.
     level: u64,
-    /// What those above the level have left.
+    /// What those above the level have left, in parts of which a unit of cost has [`WHOLE`].
     credits: [u64; SLOTS],
 }
 
@@ -168,11 +170,11 @@ impl Slots {
     /// True for as many of the messages of a slot as its level allows.
     fn thin_out(&mut self, slot: usize, weight: u64) -> bool {
         let (credit, arrived) = (&mut self.credits[slot], self.arrivals[slot].max(1));
-        let share = u128::from(weight) * u128::from(self.level.min(arrived)) / u128::from(arrived);
-        *credit += share as u64;
-        let is_passed_on = *credit >= weight;
+        let share = u128::from(self.level.min(arrived)) * u128::from(WHOLE) / u128::from(arrived);
+        *credit += weight * share as u64;
+        let is_passed_on = *credit >= weight * WHOLE;
         if is_passed_on {
-            *credit -= weight;
+            *credit -= weight * WHOLE;
         }
         is_passed_on
     }
