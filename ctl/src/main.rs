@@ -3,7 +3,7 @@
 //! [`args`] says what may be typed, [`commands`] what is done about it, [`client`] speaks HTTP over the daemon's
 //! socket, [`session`] and [`terminal`] carry an attached stream. What can be wrong without a daemon (a template, a
 //! filter, a subnet) is found before the daemon is asked. Pure, and tested as such: [`template`], [`listing`],
-//! [`table`], [`filter`], [`pools`], [`detach`], [`age`].
+//! [`table`], [`filter`], [`pools`], [`prune`], [`detach`], [`age`].
 
 mod age;
 mod args;
@@ -15,6 +15,7 @@ mod filter;
 mod listing;
 mod pools;
 mod private_file;
+mod prune;
 mod session;
 mod table;
 mod template;

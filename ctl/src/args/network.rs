@@ -12,6 +12,7 @@ use super::parse;
 use super::pflag::{Strings, flatten};
 use crate::filter::NetworkFilter;
 use crate::listing::{ItemFormat, ListFormat};
+use crate::prune::PruneFilter;
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
@@ -40,6 +41,9 @@ Example: vswitchctl network create --subnet 10.1.0.0/16 --gateway 10.1.0.254 --i
         /// Do not ask
         #[arg(short, long)]
         force: bool,
+        /// Only those created before until=24h|TIME, with label=KEY[=VALUE], or without label!=KEY[=VALUE]
+        #[arg(long = "filter", value_name = "KEY=VALUE")]
+        filters: Vec<PruneFilter>,
     },
     /// Connect a container to a network
     #[command(after_help = "Example: vswitchctl network connect --ip 10.1.0.9 --alias db web container2")]
@@ -99,6 +103,18 @@ pub struct NetworkCreateArgs {
     /// Metadata that filters find
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub labels: Vec<(String, String)>,
+    /// Kept and shown: containers can be connected to any network
+    #[arg(long)]
+    pub attachable: bool,
+    /// Make no network but a configuration, for --config-from
+    #[arg(long)]
+    pub config_only: bool,
+    /// Configuration that has the subnets, options and labels
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+    pub config_from: Option<String>,
+    /// As the driver has it: local, and global or swarm for overlay networks
+    #[arg(long)]
+    pub scope: Option<String>,
     /// Option of the driver
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub options: Vec<(String, String)>,
@@ -110,6 +126,9 @@ pub struct NetworkInspectArgs {
     /// 'json' or a template
     #[arg(short, long, value_name = "FORMAT", default_value = "json", hide_default_value = true)]
     pub format: ItemFormat,
+    /// As without: all is shown
+    #[arg(short, long)]
+    verbose: bool,
     #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub networks: Vec<String>,
 }

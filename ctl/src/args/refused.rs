@@ -135,16 +135,33 @@ const RUN: &[Refused] = &[
     value("volumes-from", "volumes are directories of the host; give the same --volume to both containers"),
 ];
 
-const NETWORK_CREATE: &[Refused] = &[boolean("ingress", "there is no swarm, so no routing mesh")];
+const NETWORK_CREATE: &[Refused] = &[
+    boolean("ingress", "there is no swarm, so no routing mesh"),
+    neutral(
+        "ipam-driver",
+        &["default", "vswitch"],
+        "addresses are always assigned by vswitchd; --subnet and --ip-range say which",
+    ),
+    value("ipam-opt", "the assignment of addresses has no options; --subnet and --ip-range say which"),
+    Refused {
+        long: "ipv4",
+        short: None,
+        kind: Kind::Boolean(true),
+        reason: "every network has IPv4; --ipv6 adds IPv6",
+    },
+];
 
-const NETWORK_CONNECT: &[Refused] = &[value("link", NO_LINKS), value("link-local-ip", NO_LINK_LOCAL)];
-
-const NETWORK_LS: &[Refused] = &[];
+const NETWORK_CONNECT: &[Refused] = &[
+    value("driver-opt", "an endpoint has no options; those of the network are given to network create"),
+    neutral("gw-priority", &["0"], "the default route is that of the container's first network"),
+    value("link", NO_LINKS),
+    value("link-local-ip", NO_LINK_LOCAL),
+];
 
 /// Gives each command the flags that it refuses. They are not in its help.
 pub fn add(command: Command) -> Command {
     let command = NEW_CONTAINER.iter().fold(command, |command, name| add_below(command, &[name], RUN));
-    [("create", NETWORK_CREATE), ("connect", NETWORK_CONNECT), ("ls", NETWORK_LS)]
+    [("create", NETWORK_CREATE), ("connect", NETWORK_CONNECT)]
         .into_iter()
         .fold(command, |command, (verb, flags)| add_below(command, &["network", verb], flags))
 }
@@ -231,7 +248,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_one_short_line() {
-        for flag in RUN.iter().chain(NETWORK_CREATE).chain(NETWORK_CONNECT).chain(NETWORK_LS) {
+        for flag in RUN.iter().chain(NETWORK_CREATE).chain(NETWORK_CONNECT) {
             let reason = flag.reason;
             assert!(!reason.is_empty() && reason.len() < 120, "--{}: {reason}", flag.long);
             assert!(!reason.contains('\n') && !reason.ends_with('.'), "--{}: {reason}", flag.long);

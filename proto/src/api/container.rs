@@ -129,6 +129,24 @@ pub struct Container {
     pub path: String,
     pub args: Vec<String>,
     pub state: ContainerState,
+    /// The root directory of `--rootfs`, in the place of Docker's image; empty without one.
+    #[serde(default)]
+    pub image: String,
+    /// Always `linux`.
+    #[serde(default)]
+    pub platform: String,
+    /// Of Docker's storage: always empty, as are the labels of security modules below.
+    #[serde(default)]
+    pub driver: String,
+    #[serde(default)]
+    pub mount_label: String,
+    #[serde(default)]
+    pub process_label: String,
+    #[serde(default)]
+    pub app_armor_profile: String,
+    /// Always null: commands of `exec` have no ids.
+    #[serde(default, rename = "ExecIDs")]
+    pub exec_ids: Option<Vec<String>>,
     /// `lab` or `adopted`.
     pub kind: String,
     pub hostname_path: String,
@@ -146,6 +164,13 @@ pub struct ContainerState {
     /// `created`, `running` or `exited`.
     pub status: String,
     pub running: bool,
+    /// Always false, as are the next two: containers are not paused, and the kernel's choice is not told.
+    #[serde(default)]
+    pub paused: bool,
+    #[serde(default, rename = "OOMKilled")]
+    pub oom_killed: bool,
+    #[serde(default)]
+    pub dead: bool,
     /// 0 when it does not run.
     pub pid: u32,
     pub exit_code: i32,
@@ -158,6 +183,24 @@ pub struct ContainerState {
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
     pub hostname: String,
+    /// The root directory of `--rootfs`, in the place of Docker's image; empty without one.
+    #[serde(default)]
+    pub image: String,
+    /// Always null: there are no ports to expose, no volumes of images and no triggers of builds.
+    #[serde(default)]
+    pub exposed_ports: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub volumes: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub on_build: Option<Vec<String>>,
+    #[serde(default)]
+    pub attach_stdin: bool,
+    #[serde(default)]
+    pub attach_stdout: bool,
+    #[serde(default)]
+    pub attach_stderr: bool,
+    #[serde(default)]
+    pub stdin_once: bool,
     pub tty: bool,
     pub open_stdin: bool,
     pub env: Vec<String>,
@@ -179,12 +222,61 @@ pub struct HostConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NetworkSettings {
+    /// Always empty: the container's interfaces are TAPs, no ports of a kernel's bridge.
+    #[serde(default)]
+    pub bridge: String,
+    /// Always empty, as for published ports there are none.
+    #[serde(default)]
+    pub ports: BTreeMap<String, String>,
+    #[serde(default, rename = "SandboxID")]
+    pub sandbox_id: String,
+    /// Path of the network namespace of a container that runs.
+    #[serde(default)]
+    pub sandbox_key: String,
+    /// From here on what the endpoint in the network `bridge` has.
+    #[serde(default, rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(default)]
+    pub gateway: String,
+    #[serde(default, rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(default, rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
+    #[serde(default, rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(default, rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    #[serde(default, rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    #[serde(default)]
+    pub mac_address: String,
     /// By network name.
     pub networks: BTreeMap<String, EndpointSettings>,
 }
 
+/// The addresses that were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointIpamConfig {
+    #[serde(rename = "IPv4Address", default, skip_serializing_if = "String::is_empty")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address", default, skip_serializing_if = "String::is_empty")]
+    pub ipv6_address: String,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSettings {
+    /// Null when no address was asked for.
+    #[serde(rename = "IPAMConfig", default)]
+    pub ipam_config: Option<EndpointIpamConfig>,
+    /// Always null: there are no links.
+    #[serde(rename = "Links", default)]
+    pub links: Option<Vec<String>>,
+    /// Always null: an endpoint has no options.
+    #[serde(rename = "DriverOpts", default)]
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    /// Always 0: the first network has the default route.
+    #[serde(rename = "GwPriority", default)]
+    pub gw_priority: i32,
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(rename = "EndpointID")]
@@ -207,4 +299,7 @@ pub struct EndpointSettings {
     pub ipv6_gateway: String,
     #[serde(rename = "Aliases")]
     pub aliases: Vec<String>,
+    /// The names under which the container is found in this network.
+    #[serde(rename = "DNSNames", default)]
+    pub dns_names: Vec<String>,
 }

@@ -6,7 +6,7 @@
 //! | `GET /v1/info` | | [`Info`] |
 //! | `GET /v1/networks` | | `[`[`Network`]`]` |
 //! | `POST /v1/networks` | [`NetworkCreate`] | [`Created`] |
-//! | `POST /v1/networks/prune` | | [`Pruned`] |
+//! | `POST /v1/networks/prune` | [`NetworkPrune`] | [`Pruned`] |
 //! | `GET /v1/networks/{ref}` | | [`Network`] |
 //! | `DELETE /v1/networks/{ref}?force=true` | | |
 //! | `POST /v1/networks/{ref}/connect` | [`Connect`] | [`Warned`] |

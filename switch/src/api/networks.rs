@@ -4,7 +4,9 @@ use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned, Warned};
+use vswitch_proto::api::{
+    Connect, Created, Disconnect, Network, NetworkCreate, NetworkPrune, Pruned, Warned,
+};
 
 use super::failure::{Caller, Failure, Forced, Json, query, request_id};
 use super::view;
@@ -45,8 +47,12 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn prune(Caller(handle): Caller, headers: HeaderMap) -> Result<Answer<Pruned>, Failure> {
-    let networks = handle.change(Change::PruneNetworks, request_id(&headers)?).await?.pruned();
+pub async fn prune(
+    Caller(handle): Caller,
+    headers: HeaderMap,
+    Json(filter): Json<NetworkPrune>,
+) -> Result<Answer<Pruned>, Failure> {
+    let networks = handle.change(Change::PruneNetworks(filter), request_id(&headers)?).await?.pruned();
     Ok(Answer(Pruned { networks }))
 }
 

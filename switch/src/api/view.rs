@@ -17,6 +17,10 @@ use crate::state::{Container, Endpoint, Network, Phase, State, View, Wire};
 pub fn network(view: View<'_>, network: &Network) -> api::Network {
     let is_shared = network.driver == Driver::Overlay;
     let containers = if is_shared { leased(view, network) } else { running(view.local, network) };
+    let configuration = network.configuration();
+    if let Some(configuration) = configuration {
+        return config_only(network, configuration);
+    }
     api::Network {
         name: network.name.to_string(),
         id: network.id.to_string(),
@@ -27,9 +31,41 @@ pub fn network(view: View<'_>, network: &Network) -> api::Network {
         enable_ipv6: network.ipv6,
         ipam: ipam(network),
         internal: network.internal,
+        attachable: is_shared || network.is_attachable(),
+        ingress: false,
+        config_from: api::ConfigFrom { network: network.config_from().unwrap_or_default().into() },
+        config_only: false,
         containers,
-        options: network.options.clone(),
+        options: network.driver_options(),
         labels: network.labels.clone(),
+    }
+}
+
+/// A network that is only a configuration, with what networks made from it will have.
+fn config_only(network: &Network, configuration: api::NetworkCreate) -> api::Network {
+    let config = configuration.pools.iter().map(|pool| api::IpamConfig {
+        subnet: pool.subnet.to_string(),
+        ip_range: pool.ip_range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        auxiliary_addresses: pool.aux_addresses.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
+    });
+    api::Network {
+        name: network.name.to_string(),
+        id: network.id.to_string(),
+        created: rfc3339(network.created_at_ms),
+        scope: "local".into(),
+        driver: driver_name(network.driver).into(),
+        enable_ipv4: true,
+        enable_ipv6: configuration.ipv6,
+        ipam: api::Ipam { driver: "default".into(), options: BTreeMap::new(), config: config.collect() },
+        internal: false,
+        attachable: false,
+        ingress: false,
+        config_from: api::ConfigFrom::default(),
+        config_only: true,
+        containers: BTreeMap::new(),
+        options: configuration.options,
+        labels: configuration.labels,
     }
 }
 
@@ -200,6 +236,13 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         path: words.next().unwrap_or_default(),
         args: words.collect(),
         state: container_state(container, pid),
+        image: rootfs(container),
+        platform: "linux".into(),
+        driver: String::new(),
+        mount_label: String::new(),
+        process_label: String::new(),
+        app_armor_profile: String::new(),
+        exec_ids: None,
         kind: kind_name(&container.kind).into(),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
@@ -207,7 +250,15 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         log_path: file("log"),
         config: container_config(container),
         host_config: host_config(view, container),
-        network_settings: network_settings(view, container),
+        network_settings: network_settings(view, container, pid),
+    }
+}
+
+/// The directory that a container has for its root, where Docker has an image.
+fn rootfs(container: &Container) -> String {
+    match &container.kind {
+        ContainerKind::Lab(spec) => spec.rootfs.clone().unwrap_or_default(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     }
 }
 
@@ -219,6 +270,9 @@ fn container_state(container: &Container, pid: u32) -> api::ContainerState {
     api::ContainerState {
         status: phase_name(&container.phase).into(),
         running: container.phase == Phase::Running,
+        paused: false,
+        oom_killed: false,
+        dead: false,
         pid,
         exit_code,
         error,
@@ -232,12 +286,17 @@ fn container_config(container: &Container) -> api::ContainerConfig {
     match &container.kind {
         ContainerKind::Lab(spec) => api::ContainerConfig {
             hostname: container.hostname(),
+            image: rootfs(container),
+            attach_stdin: spec.open_stdin,
+            attach_stdout: true,
+            attach_stderr: true,
             tty: spec.tty,
             open_stdin: spec.open_stdin,
             env: spec.env.clone(),
             cmd: spec.command.clone(),
             working_dir: spec.workdir.clone().unwrap_or_default(),
             labels: spec.labels.clone(),
+            ..api::ContainerConfig::default()
         },
         ContainerKind::Adopted(spec) => {
             api::ContainerConfig { labels: spec.labels.clone(), ..api::ContainerConfig::default() }
@@ -273,22 +332,72 @@ fn netns_path(source: &NetnsSource) -> String {
     }
 }
 
-fn network_settings(view: View<'_>, container: &Container) -> api::NetworkSettings {
-    let networks = attachments(view.local, container).filter_map(|(holder, attachment)| {
-        let network = view.network(&attachment.network)?;
-        let endpoint = view.local.endpoint_at(&holder.id, &network.id);
-        let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
-        let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
-        Some((network.name.to_string(), endpoint_settings(network, endpoint, wire, aliases)))
-    });
-    api::NetworkSettings { networks: networks.collect() }
+fn network_settings(view: View<'_>, container: &Container, pid: u32) -> api::NetworkSettings {
+    let networks: BTreeMap<String, api::EndpointSettings> = attachments(view.local, container)
+        .filter_map(|(holder, attachment)| {
+            let network = view.network(&attachment.network)?;
+            let endpoint = view.local.endpoint_at(&holder.id, &network.id);
+            let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
+            let settings = endpoint_settings(network, endpoint, wire);
+            Some((network.name.to_string(), asked(settings, container, attachment)))
+        })
+        .collect();
+    let bridge = networks.get("bridge").cloned().unwrap_or_default();
+    let sandbox_key = sandbox(container, pid);
+    api::NetworkSettings {
+        bridge: String::new(),
+        ports: BTreeMap::new(),
+        sandbox_id: if sandbox_key.is_empty() { String::new() } else { container.shown_id().to_string() },
+        sandbox_key,
+        endpoint_id: bridge.endpoint_id,
+        gateway: bridge.gateway,
+        global_ipv6_address: bridge.global_ipv6_address,
+        global_ipv6_prefix_len: bridge.global_ipv6_prefix_len,
+        ip_address: bridge.ip_address,
+        ip_prefix_len: bridge.ip_prefix_len,
+        ipv6_gateway: bridge.ipv6_gateway,
+        mac_address: bridge.mac_address,
+        networks,
+    }
+}
+
+/// Path of the network namespace of a container that runs.
+fn sandbox(container: &Container, pid: u32) -> String {
+    match &container.kind {
+        _ if container.phase != Phase::Running => String::new(),
+        ContainerKind::Lab(_) if pid > 0 => format!("/proc/{pid}/ns/net"),
+        ContainerKind::Lab(_) => String::new(),
+        ContainerKind::Adopted(spec) => netns_path(&spec.source),
+        ContainerKind::Docker(spec) => spec.sandbox.clone().unwrap_or_default(),
+    }
+}
+
+/// The settings with what was asked of the attachment.
+fn asked(
+    settings: api::EndpointSettings,
+    container: &Container,
+    attachment: &Attachment,
+) -> api::EndpointSettings {
+    let aliases: Vec<String> = attachment.aliases.iter().map(ToString::to_string).collect();
+    let text = |address: Option<String>| address.unwrap_or_default();
+    let ipam_config = api::EndpointIpamConfig {
+        ipv4_address: text(attachment.ipv4.map(|ip| ip.to_string())),
+        ipv6_address: text(attachment.ipv6.map(|ip| ip.to_string())),
+    };
+    let short = container.shown_id().to_string().chars().take(12).collect();
+    let names = [container.name.to_string()].into_iter().chain(aliases.clone()).chain([short]);
+    api::EndpointSettings {
+        ipam_config: Some(ipam_config).filter(|config| *config != api::EndpointIpamConfig::default()),
+        dns_names: names.collect(),
+        aliases,
+        ..settings
+    }
 }
 
 fn endpoint_settings(
     network: &Network,
     endpoint: Option<&Endpoint>,
     wire: Option<&Wire>,
-    aliases: Vec<String>,
 ) -> api::EndpointSettings {
     let gateway = |v6: bool| {
         let pool = network.pools.iter().find(|pool| pool.gateway.is_ipv6() == v6);
@@ -307,7 +416,7 @@ fn endpoint_settings(
         global_ipv6_address: ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         global_ipv6_prefix_len: ipv6.and(prefix_len(network, true)).unwrap_or(0),
         ipv6_gateway: gateway(true),
-        aliases,
+        ..api::EndpointSettings::default()
     }
 }
 

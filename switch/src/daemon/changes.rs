@@ -3,15 +3,19 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
+use vswitch_proto::api::{
+    Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, NetworkPrune, Pool,
+};
 use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
+use super::configuration::{check_connection, check_removal, may_prune};
 use super::control::{Control, done, rejected};
 use super::docker::leftovers::Listed;
 use super::handle::error;
 use super::overlay::Prepared;
 use super::{Done, host, random_bytes, random_request_id};
+use crate::state::configuration::CONFIG_ONLY_OPTION;
 use crate::state::{LookupError, Network, Rejected};
 
 fn lookup(failed: LookupError) -> Error {
@@ -32,6 +36,7 @@ impl Control {
         prepared: &Prepared,
     ) -> Result<(Attachment, NewEndpoint), Error> {
         let network = self.network_id(reference)?;
+        self.state().network(&network).map_or(Ok(()), check_connection)?;
         let is_local = self.state().network(&network).is_some();
         let scope = if is_local { Scope::Local } else { Scope::Cluster };
         let leased = prepared.leases.get(&network).copied();
@@ -45,7 +50,8 @@ impl Control {
 
     pub(super) async fn create_network(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
         let driver = driver(request.driver.as_deref().unwrap_or("bridge"))?;
-        if matches!(driver, Driver::None | Driver::Host) {
+        let is_config = request.options.contains_key(CONFIG_ONLY_OPTION);
+        if matches!(driver, Driver::None | Driver::Host) && !is_config {
             let name = request.driver.unwrap_or_default();
             let message =
                 format!("only one network of the driver {name} exists, and it is there already; use bridge");
@@ -109,15 +115,19 @@ impl Control {
                 }
             }
         }
+        if let Some(found) = self.state().network(&network) {
+            check_removal(found, self.state())?;
+        }
         self.commit(id, Command::RemoveNetwork { network }, None).await?;
         Ok(Done::Nothing)
     }
 
-    /// Every network that nobody uses, the default ones aside.
-    pub(super) async fn prune_networks(&self) -> Result<Done, Error> {
+    /// Removes every network that nobody uses and that the filter lets through, the default ones aside.
+    pub(super) async fn prune_networks(&self, filter: &NetworkPrune) -> Result<Done, Error> {
         let state = self.state();
         let unused = |network: &&Network| {
             !network.builtin
+                && may_prune(network, filter)
                 && !state.belongs_to_docker(&network.id)
                 && state.endpoints_in(&network.id).next().is_none()
         };

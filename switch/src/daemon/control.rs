@@ -250,7 +250,7 @@ impl Control {
         match change {
             Change::CreateNetwork(request) => self.create_network(request, id).await,
             Change::RemoveNetwork { reference, force } => self.remove_network(&reference, force, id).await,
-            Change::PruneNetworks => self.prune_networks().await,
+            Change::PruneNetworks(filter) => self.prune_networks(&filter).await,
             Change::Connect { network, request } => self.connect(&network, request, id, prepared).await,
             Change::Disconnect { network, request } => self.disconnect(&network, &request, id).await,
             Change::Run(request) => self.run(request, id, prepared).await,

@@ -43,6 +43,7 @@ use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 mod changes;
 mod client;
 mod cluster;
+mod configuration;
 mod control;
 mod docker;
 mod feed;
@@ -122,7 +123,7 @@ pub enum Change {
         reference: String,
         force: bool,
     },
-    PruneNetworks,
+    PruneNetworks(api::NetworkPrune),
     Connect {
         network: String,
         request: api::Connect,

@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
+use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, NetworkPrune, RunNetwork};
 use vswitch_proto::command::{
     Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
 use super::changes::{attachment, engine_unasked, pool};
+use super::configuration::{self, may_prune};
 use super::control::rejected;
 use super::docker::leftovers::Listed;
 use super::handle::{Done, Handle, error};
@@ -53,6 +54,12 @@ impl Handle {
         if self.state().outcome(&id).is_some() {
             return self.enqueue(change, id, Prepared::default()).await;
         }
+        let change = match change {
+            Change::CreateNetwork(request) => {
+                Change::CreateNetwork(configuration::resolve(request, &self.state())?)
+            }
+            change => change,
+        };
         match change {
             Change::CreateNetwork(request) if request.driver.as_deref() == Some("overlay") => {
                 self.create_overlay(request, id).await
@@ -67,7 +74,7 @@ impl Handle {
                     None => self.enqueue(change, id, Prepared::default()).await,
                 }
             }
-            Change::PruneNetworks => self.prune(id).await,
+            Change::PruneNetworks(filter) => self.prune(filter, id).await,
             Change::Connect { network, request } => self.connect(network, request, id).await,
             Change::Run(request) => {
                 let (name, networks) = (request.name.clone(), request.networks.clone());
@@ -167,10 +174,11 @@ impl Handle {
 
     /// Those of the cluster first: if it cannot be asked, nothing was done. One that a Docker network of this node is stays,
     /// also while it has no containers.
-    async fn prune(&self, id: RequestId) -> Result<Done, Error> {
+    async fn prune(&self, filter: NetworkPrune, id: RequestId) -> Result<Done, Error> {
         let seen = self.snapshot();
         let is_unused = |network: &&Network| {
-            seen.shared.leases_in(&network.id).next().is_none()
+            may_prune(network, &filter)
+                && seen.shared.leases_in(&network.id).next().is_none()
                 && !seen.local.docker_networks().any(|docker| docker.network == network.id)
         };
         let mut names = Vec::new();
@@ -183,7 +191,8 @@ impl Handle {
                 Err(other) => return Err(failed(other)),
             }
         }
-        names.extend(self.enqueue(Change::PruneNetworks, id, Prepared::default()).await?.pruned());
+        let prune = Change::PruneNetworks(filter.clone());
+        names.extend(self.enqueue(prune, id, Prepared::default()).await?.pruned());
         Ok(Done::Pruned(names))
     }
 

@@ -41,6 +41,7 @@ use ipnet::IpNet;
 use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
+pub mod configuration;
 mod container;
 pub mod docker;
 mod endpoint;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vswitch_proto::command::{Attachment, CreateNetwork, Driver};
 use vswitch_proto::id::{MacAddr, Name, NetworkId, Vni};
 
+use super::configuration::{ATTACHABLE_OPTION, CONFIG_FROM_OPTION, CONFIG_ONLY_OPTION};
 use super::ipam::{self, Pool};
 use super::rejected::Holder;
 use super::{
@@ -196,13 +197,18 @@ impl State {
         Ok(Applied::NetworkRemoved { network: *id })
     }
 
-    /// There is one null and one host network, and neither has anything to set.
+    /// There is one null and one host network, and neither has anything to set. Configurations have the driver null and
+    /// are as many as there is room for.
     fn check_single(&self, request: &CreateNetwork) -> Result<(), Rejected> {
-        if let Some(existing) = self.networks().find(|n| n.driver == request.driver) {
+        let is_config = request.options.contains_key(CONFIG_ONLY_OPTION);
+        let is_single = |n: &&Network| n.driver == request.driver && !n.is_config_only();
+        if let Some(existing) = self.networks().find(is_single).filter(|_| !is_config) {
             return Err(Rejected::OneInstance { driver: request.driver, existing: existing.name.clone() });
         }
-        let plain =
-            request.pools.is_empty() && request.options.is_empty() && !request.internal && !request.ipv6;
+        let plain = request.pools.is_empty()
+            && (request.options.is_empty() || is_config)
+            && !request.internal
+            && !request.ipv6;
         if plain { Ok(()) } else { Err(Rejected::DriverTakesNothing(request.driver)) }
     }
 
@@ -226,6 +232,7 @@ pub(super) fn subnets<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<(I
 pub(super) fn check_options(request: &CreateNetwork) -> Result<(), Rejected> {
     for (key, value) in &request.options {
         match (key.as_str(), request.driver) {
+            (ATTACHABLE_OPTION | CONFIG_FROM_OPTION, Driver::Bridge) => {}
             (MTU_OPTION, _) => check_mtu(value, request.ipv6)?,
             (VXLAN_ID_OPTION, Driver::Overlay) if overlay_vni(value).is_none() => {
                 return Err(Rejected::InvalidVni(value.clone()));
