@@ -73,7 +73,7 @@ impl Asker {
         let answer = self.ask(&reverse(address), PTR);
         let Some(mut data) = answer.records.first().map(Vec::as_slice) else { return Err(answer.code) };
         let mut labels = Vec::new();
-        while let [length @ 1.., rest @ ..] = data {
+        while let Some((length, rest)) = data.split_first().filter(|(length, _)| **length > 0) {
             let (label, rest) = rest.split_at(usize::from(*length));
             labels.push(String::from_utf8_lossy(label).into_owned());
             data = rest;

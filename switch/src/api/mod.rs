@@ -8,11 +8,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
@@ -21,6 +23,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
+use vswitch_proto::api::BODY_BYTES_MAX;
 
 use crate::daemon::Handle;
 use admission::{Bounds, Class, Connection, Gate, HEAD_TIMEOUT, Refusal, Socket};
@@ -39,6 +42,9 @@ mod observe;
 mod settings;
 mod stream;
 pub mod view;
+
+/// How long a body that nobody wants is read.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, handle: Handle) {
@@ -92,7 +98,10 @@ async fn answer(
     let (class, is_patient) = class_of(&request);
     let working = match connection.begin(class, is_patient) {
         Ok(working) => working,
-        Err(refused) => return Ok(Failure::from(refused).into_response()),
+        Err(refused) => {
+            discard(request.into_body()).await;
+            return Ok(Failure::from(refused).into_response());
+        }
     };
     request.extensions_mut().insert(Arc::clone(&connection));
     let is_read = request.method() == Method::GET && class.is_none();
@@ -105,7 +114,7 @@ async fn answer(
 /// What a request counts as, and whether its answer may be read as slowly as the reader likes.
 fn class_of<B>(request: &Request<B>) -> (Option<Class>, bool) {
     let mut segments = request.uri().path().split('/').skip(2);
-    let path = [segments.next(), segments.next(), segments.next()].map(|segment| segment.unwrap_or_default());
+    let path = [segments.next(), segments.next(), segments.next()].map(Option::unwrap_or_default);
     match path {
         ["events", "", ""] => return (Some(Class::Stream), false),
         ["containers", _, "logs" | "attach" | "exec"] => return (Some(Class::Stream), true),
@@ -122,9 +131,19 @@ fn class_of<B>(request: &Request<B>) -> (Option<Class>, bool) {
     (is_large.then_some(Class::Body), false)
 }
 
+/// Reads a body, for a while, that nobody wants: a client that is still sending when its connection is closed would not
+/// see the answer.
+async fn discard(body: Incoming) {
+    let mut body = Limited::new(body, BODY_BYTES_MAX);
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // One that takes longer is not told.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
+}
+
 /// Answers one request of a connection that has no place.
 async fn refuse(stream: UnixStream, refused: Refusal) {
-    let service = service_fn(move |_: Request<Incoming>| async move {
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        discard(request.into_body()).await;
         let mut response: Response<Body> = Failure::from(refused).into_response();
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         Ok::<_, Infallible>(response)

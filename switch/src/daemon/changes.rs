@@ -161,7 +161,7 @@ impl Control {
             }
         }
         if let Some(found) = self.state().network(&network) {
-            check_removal(found, self.state())?;
+            check_removal(found, &self.state())?;
         }
         self.commit(id, Command::RemoveNetwork { network }, None).await?;
         Ok(Done::Nothing)

@@ -165,7 +165,7 @@ impl Control {
             state.find_container(reference).ok().map(|container| Subject::Container(container.id))
         };
         match change {
-            Change::CreateNetwork(_) | Change::PruneNetworks => Some(Subject::Subnets),
+            Change::CreateNetwork(_) | Change::PruneNetworks(_) => Some(Subject::Subnets),
             Change::RemoveNetwork { reference, .. } => {
                 state.find_network(reference).ok().map(|network| Subject::Network(network.id))
             }

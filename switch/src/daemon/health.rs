@@ -20,7 +20,7 @@ pub struct HostHealth {
 impl HostHealth {
     /// Looks, if it is time to. To be called once a second.
     pub fn look(&mut self, shared: &Shared) {
-        if self.ticks % LOOK_TICKS == 0 {
+        if self.ticks.is_multiple_of(LOOK_TICKS) {
             shared.problems.set(ProblemArea::Devices, device());
             shared.problems.set(ProblemArea::Engine, engine(shared));
         }

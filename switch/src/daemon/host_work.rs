@@ -99,7 +99,7 @@ impl Work for HostWork {
         match (self, earlier) {
             (HostWork::Act { action, .. }, HostWork::Act { action: earlier, .. }) => {
                 let detaches = |action: &Action| matches!(action, Action::Detach { .. });
-                target(action) == target(earlier) && !(detaches(earlier) && !detaches(action))
+                target(action) == target(earlier) && (detaches(action) || !detaches(earlier))
             }
             (one, other) => (one.is_clean() && other.is_clean()) || (one.is_look() && other.is_look()),
         }

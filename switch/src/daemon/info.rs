@@ -114,7 +114,8 @@ impl Handle {
     }
 
     fn warnings(&self, info: &Info, ports: &[Port]) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let problems = self.shared().problems.list().into_iter();
+        let mut warnings: Vec<String> = problems.map(|problem| problem.message).collect();
         if let Some(down) = ports.iter().find(|port| !port.up) {
             warnings.push(format!(
                 "{} of {} ports are down, among them {} of container {}; see vswitchctl port ls",

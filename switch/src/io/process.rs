@@ -87,7 +87,7 @@ mod tests {
     fn this_process_has_a_session_and_a_limit() {
         assert_eq!(
             session(std::process::id() as i32),
-            nix::unistd::getsid(None).ok().map(|pid| pid.as_raw())
+            nix::unistd::getsid(None).ok().map(nix::unistd::Pid::as_raw)
         );
         assert_eq!(session(-1), None);
         assert!(descriptors_max() > 10 && descriptors() > 0);

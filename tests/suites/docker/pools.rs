@@ -13,9 +13,9 @@ fn a_subnet_is_free_as_soon_as_its_network_is_gone() {
     for subnet in ["10.99.0.0/16", "10.99.0.0/24", "10.99.0.0/16"] {
         let created = create(&docker, &["--subnet", subnet]);
         assert_eq!(created.code, 0, "{subnet}: {created:?}");
-        docker.starts("c", &["--net=n"]);
-        docker.assert_pings("c", "10.99.0.1");
-        docker.does(&["rm", "-f", "c"]);
+        docker.starts("c1", &["--net=n"]);
+        docker.assert_pings("c1", "10.99.0.1");
+        docker.does(&["rm", "-f", "c1"]);
         docker.does(&["network", "rm", "n"]);
     }
     // Both families, and more rounds than there are subnets that are chosen.

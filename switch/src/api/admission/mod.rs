@@ -69,7 +69,13 @@ impl Gate {
                     let peer = stream.peer_cred().ok();
                     let client =
                         peer.map_or(Client::of(u32::MAX, None), |peer| Client::of(peer.uid(), peer.pid()));
-                    return (stream, self.admit(client));
+                    let evictions = self.table().evictions();
+                    let admitted = self.admit(client);
+                    if self.table().evictions() > evictions {
+                        // The one that gave way closes its descriptor before more come.
+                        tokio::task::yield_now().await;
+                    }
+                    return (stream, admitted);
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: let others finish first.

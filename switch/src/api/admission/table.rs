@@ -171,6 +171,10 @@ impl Table {
         }
     }
 
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
     pub fn occupancy(&self) -> Occupancy {
         let [connections, streams, ..] = self.all.0;
         Occupancy {
