@@ -105,6 +105,11 @@ pub const VXLAN_ID_OPTION: &str = "vxlan.id";
 pub const VXLAN_REMOTE_OPTION: &str = "vxlan.remote";
 /// Driver option of overlay networks: whether these tunnel endpoints exchange frames with VLAN tags.
 pub const VXLAN_INNER_VLAN_OPTION: &str = "vxlan.inner-vlan";
+/// Driver option: how far the addresses in containers' frames are believed, a
+/// [`PortSecurity`](vswitch_proto::security::PortSecurity).
+pub const PORT_SECURITY_OPTION: &str = "vswitch.port-security";
+/// Driver option: the [`Servers`](vswitch_proto::security::Servers) that containers may run.
+pub const SERVERS_OPTION: &str = "vswitch.servers";
 /// RFC 791 section 3.2.
 pub const MTU_MIN: u32 = 68;
 /// RFC 8200 section 5.

@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::command::{Attachment, CreateNetwork, Driver};
 use vswitch_proto::id::{MacAddr, Name, NetworkId, Vni};
+use vswitch_proto::security::{PortSecurity, Servers};
 
 use super::configuration::{ATTACHABLE_OPTION, CONFIG_FROM_OPTION, CONFIG_ONLY_OPTION};
 use super::ipam::{self, Pool};
 use super::rejected::Holder;
 use super::{
-    Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, Rejected, State, VXLAN_ID_OPTION,
-    VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
+    Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, PORT_SECURITY_OPTION, REMOTES_MAX, Rejected,
+    SERVERS_OPTION, State, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,16 @@ impl Network {
     /// The MTU that was asked for, bytes; otherwise the daemon's default holds.
     pub fn mtu(&self) -> Option<u32> {
         self.options.get(MTU_OPTION).and_then(|value| value.parse().ok())
+    }
+
+    /// The port security that was asked for, or the default.
+    pub fn port_security(&self) -> PortSecurity {
+        self.options.get(PORT_SECURITY_OPTION).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// Servers that the network's containers may run.
+    pub fn servers(&self) -> Servers {
+        self.options.get(SERVERS_OPTION).and_then(|value| value.parse().ok()).unwrap_or_default()
     }
 
     /// Tunnel endpoints that are not of the cluster, ascending, each once.
@@ -234,6 +245,13 @@ pub(super) fn check_options(request: &CreateNetwork) -> Result<(), Rejected> {
         match (key.as_str(), request.driver) {
             (ATTACHABLE_OPTION | CONFIG_FROM_OPTION, Driver::Bridge) => {}
             (MTU_OPTION, _) => check_mtu(value, request.ipv6)?,
+            (PORT_SECURITY_OPTION, _) if value.parse::<PortSecurity>().is_err() => {
+                return Err(Rejected::InvalidPortSecurity(value.clone()));
+            }
+            (SERVERS_OPTION, _) if value.parse::<Servers>().is_err() => {
+                return Err(Rejected::InvalidServers(value.clone()));
+            }
+            (PORT_SECURITY_OPTION | SERVERS_OPTION, _) => {}
             (VXLAN_ID_OPTION, Driver::Overlay) if overlay_vni(value).is_none() => {
                 return Err(Rejected::InvalidVni(value.clone()));
             }

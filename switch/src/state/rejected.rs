@@ -15,7 +15,8 @@ use super::docker::POOLS_MAX;
 use super::shared::{BINDINGS_MAX, LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
-    MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
+    MTU_OPTION, NETWORKS_MAX, PORT_SECURITY_OPTION, REMOTES_MAX, SERVERS_OPTION, VXLAN_ID_OPTION,
+    VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 /// Why a command changed nothing.
@@ -264,6 +265,10 @@ pub enum Rejected {
         "the address pool {subnet} hands out addresses of {range}: give that --ip-range, or another subnet"
     )]
     PoolRange { subnet: IpNet, range: IpNet },
+    #[error("invalid {PORT_SECURITY_OPTION} {0:?}: give registered (the default), strict or off")]
+    InvalidPortSecurity(String),
+    #[error("invalid {SERVERS_OPTION} {0:?}: give dhcp, router, or both with a comma between them")]
+    InvalidServers(String),
 }
 
 /// Who stands in the way.
@@ -343,6 +348,8 @@ impl Rejected {
             | InvalidMtu(_)
             | InvalidVni(_)
             | InvalidRemotes(_)
+            | InvalidPortSecurity(_)
+            | InvalidServers(_)
             | DriverElsewhere(_)
             | LeaseMissing { .. }
             | LeaseUnwanted { .. }
@@ -386,10 +393,13 @@ fn options(driver: Driver) -> String {
     match driver {
         Driver::Overlay => {
             format!(
-                "there are {MTU_OPTION}, {VXLAN_ID_OPTION}, {VXLAN_REMOTE_OPTION} and {VXLAN_INNER_VLAN_OPTION}"
+                "there are {MTU_OPTION}, {PORT_SECURITY_OPTION}, {SERVERS_OPTION}, {VXLAN_ID_OPTION}, {VXLAN_REMOTE_OPTION} \
+                 and {VXLAN_INNER_VLAN_OPTION}"
             )
         }
-        Driver::Bridge | Driver::None | Driver::Host => format!("the only one is {MTU_OPTION}"),
+        Driver::Bridge | Driver::None | Driver::Host => {
+            format!("there are {MTU_OPTION}, {PORT_SECURITY_OPTION} and {SERVERS_OPTION}")
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::command::{Attachment, Command, ContainerKind, CreateNetwork, Driver, LabSpec};
 use vswitch_proto::id::{ContainerId, MacAddr, NetworkId, Vni};
+use vswitch_proto::security::{PortSecurity, Servers};
 
 use super::testing::{Lab, adopted, pool, to};
 use super::*;
@@ -390,8 +391,25 @@ fn options_and_hostnames_are_checked() {
         let refused = with(option, "1500", false);
         assert_eq!(refused, Err(Rejected::UnknownOption { option: option.into(), driver: Driver::Bridge }));
     }
+    for value in ["", "on", "Strict", "registered,off"] {
+        let refused = with(PORT_SECURITY_OPTION, value, false);
+        assert_eq!(refused, Err(Rejected::InvalidPortSecurity(value.into())));
+        let told = "give registered (the default), strict or off";
+        assert!(refused.unwrap_err().to_string().contains(told));
+    }
+    for value in ["", "ra", "dhcp,"] {
+        assert_eq!(with(SERVERS_OPTION, value, false), Err(Rejected::InvalidServers(value.into())));
+    }
     let id = with(MTU_OPTION, "1280", true).unwrap();
-    assert_eq!(lab.state.network(&id).unwrap().mtu(), Some(1280));
+    let network = lab.state.network(&id).unwrap();
+    assert_eq!((network.mtu(), network.port_security()), (Some(1280), PortSecurity::Registered));
+    let strict = lab.create("strict", |r| {
+        r.options.insert(PORT_SECURITY_OPTION.into(), "strict".into());
+        r.options.insert(SERVERS_OPTION.into(), "dhcp".into());
+    });
+    let network = lab.state.network(&strict.unwrap()).unwrap();
+    assert_eq!(network.port_security(), PortSecurity::Strict);
+    assert_eq!(network.servers(), Servers { dhcp: true, router: false });
     for hostname in ["", "a b", "a\n127.0.0.1\tbank.example", "-a", "a.", &"x".repeat(64)] {
         let spec = LabSpec { hostname: Some(hostname.into()), ..LabSpec::default() };
         let refused = lab.container("c", ContainerKind::Lab(spec), vec![]);
