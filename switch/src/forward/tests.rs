@@ -5,8 +5,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use vswitch_proto::id::Vni;
+use vswitch_proto::security::PortSecurity;
 
+mod guard;
 mod overlay;
+mod stale;
 
 use super::tables::{Gateway, Port};
 use super::*;
@@ -42,7 +45,7 @@ pub(super) fn tables(networks: &[(Vni, Network)]) -> Tables {
     for (vni, network) in networks {
         let mut network = network.clone();
         for &id in &network.ports {
-            tables.ports.insert(id, Port { vni: *vni, mac: mac(id.0), mtu: 1500 });
+            tables.ports.insert(id, Port { vni: *vni, mac: mac(id.0), mtu: 1500, ipv4: None, ipv6: None });
             network.endpoints.insert(mac(id.0), id);
         }
         network.gateway = Some(GATEWAY);
@@ -159,7 +162,16 @@ fn destinations_in_order_of_trust() {
 #[test]
 fn a_registered_address_cannot_be_drawn_away() {
     let mut bench = Bench::new(None);
-    bench.unicast(3, mac(2), mac(1));
+    let stolen = bench.unicast(3, mac(2), mac(1));
+    assert_eq!(stolen, Verdict::Drop(DropReason::GuardMac));
+    assert_eq!(bench.unicast(1, mac(1), mac(2)), Verdict::Port(PortId(2)));
+    let first = Arc::make_mut(bench.tables.networks.get_mut(&Vni::new(1).unwrap()).unwrap());
+    first.security = PortSecurity::Off;
+    assert_eq!(
+        bench.unicast(3, mac(2), mac(1)),
+        Verdict::Port(PortId(1)),
+        "not even where it is let through"
+    );
     assert_eq!(bench.unicast(1, mac(1), mac(2)), Verdict::Port(PortId(2)));
     assert!(bench.fdb.is_empty());
 }

@@ -101,6 +101,23 @@ drop_reasons! {
     UnderlayUnreachable = "underlay_unreachable",
     /// The underlay refused a packet (ECONNREFUSED, EPERM and others).
     UnderlayRefused = "underlay_refused",
+    /// The source MAC address is registered for an endpoint behind another port or on another host.
+    GuardMac = "guard_mac",
+    /// The source IP address is registered for another endpoint, or is the gateway's.
+    GuardIp = "guard_ip",
+    /// ARP whose sender claims the MAC or IP address of another endpoint or of the gateway.
+    GuardArp = "guard_arp",
+    /// Neighbour discovery that claims the MAC or IP address of another endpoint or of the gateway, or that is in
+    /// fragments (RFC 6980).
+    GuardNd = "guard_nd",
+    /// A router advertisement or redirect in a network that does not allow routers.
+    GuardRouter = "guard_router",
+    /// A message to a DHCP client in a network that does not allow DHCP servers.
+    GuardDhcp = "guard_dhcp",
+    /// An address that nobody has registered, in a network with strict port security.
+    GuardUnleased = "guard_unleased",
+    /// Headers behind which a claim could hide: too many, or cut off by fragmentation (RFC 7112).
+    GuardHeaders = "guard_headers",
     /// The receiving TAP's queue is full (EAGAIN or ENOBUFS).
     TapFull = "tap_full",
     /// The receiving TAP is gone or down (EBADFD, EIO, ENXIO).

@@ -228,9 +228,9 @@ fn tables_know_who_is_where() {
     assert_eq!(overlay.remotes[&there.mac], ip(1));
     let stranger = IpAddr::from([198, 51, 100, 9]);
     assert_eq!(overlay.flood_vteps, [ip(1), ip(3), stranger], "not this node");
-    assert_eq!(overlay.neighbors.len(), 6, "both families, here and there");
-    assert_eq!(overlay.neighbors[&there.ipv6.unwrap().into()], there.mac);
-    assert_eq!(overlay.neighbors[&wire.ipv4.unwrap().into()], wire.mac);
+    assert_eq!(table.neighbors.len(), 6, "both families, here and there");
+    assert_eq!(table.neighbors[&there.ipv6.unwrap().into()], there.mac);
+    assert_eq!(table.neighbors[&wire.ipv4.unwrap().into()], wire.mac);
     for (vtep, accepted) in [(ip(1), true), (ip(3), true), (stranger, true), (ip(2), false), (ip(4), false)] {
         assert_eq!(tables.accepts(table, vtep), accepted, "{vtep}");
     }
@@ -403,7 +403,7 @@ fn check_overlay(node: &Node, network: &Network, tables: &Tables) {
     flood.extend(overlay.static_vteps.iter());
     assert!(overlay.flood_vteps.iter().eq(&flood) && !flood.contains(&overlay.vtep));
     let pairs = leases.iter().flat_map(|l| l.addresses.ips().map(|ip| (ip, l.addresses.mac)));
-    assert_eq!(overlay.neighbors, pairs.collect::<Map<_, _>>());
+    assert_eq!(table.neighbors, pairs.collect::<Map<_, _>>());
 }
 
 proptest! {
