@@ -25,6 +25,7 @@ use super::trouble::{self, Failure, Trouble};
 use super::tunnels::Tunnels;
 use super::{Change, Done, Event, docker, feed, now_ms, random_request_id};
 use crate::cluster::Replica;
+use crate::forward::stale::Stale;
 use crate::forward::tables::Tables;
 use crate::plan::{self, Announcement, Left};
 use crate::state::{Applied, Phase, Rejected, Snapshot, State};
@@ -60,10 +61,21 @@ struct Core {
     /// What the data plane was told of it.
     tables: Tables,
     left: Left,
+    /// Learned addresses to be forgotten once more: of this second and of the one before.
+    stale: [Stale; 2],
     tunnels: Tunnels,
     health: HostHealth,
     /// From the end of the recovery on, the host follows every change.
     is_following: bool,
+}
+
+impl Core {
+    /// What a worker has learned by the tables of before, in the burst that it was in, goes too.
+    fn forget_stale(&mut self, shared: &Shared) {
+        let [recent, older] = &mut self.stale;
+        let due = std::mem::replace(older, std::mem::take(recent));
+        shared.fdb.forget_stale(&due, &self.tables);
+    }
 }
 
 pub fn rejected(rejected: &Rejected) -> Error {
@@ -79,6 +91,7 @@ impl Control {
             followed: Snapshot::default(),
             tables: Tables::default(),
             left: Left::default(),
+            stale: Default::default(),
             tunnels: Tunnels::default(),
             health: HostHealth::default(),
             is_following: false,
@@ -190,6 +203,7 @@ impl Control {
         self.look_after_ports();
         let is_wanting = {
             let mut core = self.core.lock().await;
+            core.forget_stale(&self.shared);
             core.health.look(&self.shared);
             core.tunnels.look_again(&self.shared).await;
             core.tunnels.is_wanting()
@@ -308,18 +322,19 @@ impl Control {
     ) -> Begun {
         core.tunnels.follow(&new, &self.shared).await;
         let settings = core.tunnels.settings(&self.shared.config);
+        let (before, nothing) = (std::mem::take(&mut core.tables), Tables::default());
+        let mut known = &before;
         if settings != self.shared.settings() {
             self.shared.set_settings(settings);
-            core.tables = Tables::default();
+            known = &nothing;
         }
         let old = std::mem::replace(&mut core.followed, new.clone());
-        let plan = plan::diff(old.view(), new.view(), &core.tables, &settings);
-        let gone: Vec<_> = core.tables.vteps.difference(&plan.tables.vteps).copied().collect();
+        let plan = plan::diff(old.view(), new.view(), known, &settings);
+        let stale = Stale::between(&before, &plan.tables);
         core.tables.clone_from(&plan.tables);
         self.shared.dataplane.publish(plan.tables);
-        for vtep in gone {
-            self.shared.fdb.forget_vtep(vtep);
-        }
+        self.shared.fdb.forget_stale(&stale, &core.tables);
+        core.stale[0].extend(stale);
         if !Arc::ptr_eq(&old.shared, &new.shared) {
             self.shared.feed.publish(now_ms(), feed::shared_changes(&old.shared, &new.shared));
         }

@@ -147,20 +147,24 @@ impl Host {
     /// The interface goes with its TAP, once the workers have let go of it, unless it `is_kept`. If they cannot, it
     /// goes from inside of its namespace, where that is known.
     pub async fn detach(&self, port: PortId, is_kept: bool, inside: Option<(Way, String)>) {
-        self.shared.fdb.forget_port(port);
         let shared = Arc::clone(&self.shared);
-        let gone = blocking(move || match shared.dataplane.detach(port) {
-            Ok(Some(_)) if is_kept => Ok(()),
-            Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
-            Ok(None) => Ok(()),
-            Err(error @ DetachError::Held { .. }) => match inside.map(|(way, name)| (way.open(), name)) {
-                Some((Ok(ns), interface)) => {
-                    tracing::warn!(%port, "removing the interface {interface} all the same: {error}");
-                    netlink::delete_link(&ns, &interface).map(drop).map_err(|error| error.to_string())
-                }
-                _ => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
+        let gone = blocking(move || {
+            let detached = shared.dataplane.detach(port);
+            // Before, a worker could have gone on to learn from its frames.
+            shared.fdb.forget_port(port);
+            match detached {
+                Ok(Some(_)) if is_kept => Ok(()),
+                Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
+                Ok(None) => Ok(()),
+                Err(error @ DetachError::Held { .. }) => match inside.map(|(way, name)| (way.open(), name)) {
+                    Some((Ok(ns), interface)) => {
+                        tracing::warn!(%port, "removing the interface {interface} all the same: {error}");
+                        netlink::delete_link(&ns, &interface).map(drop).map_err(|error| error.to_string())
+                    }
+                    _ => Err(error.to_string()),
+                },
+                Err(error) => Err(error.to_string()),
+            }
         });
         if let Err(error) = gone.await {
             tracing::warn!(error, %port, "an interface may be left; the next start takes it away");
