@@ -10,8 +10,8 @@
 //! - DNS queries over UDP, to either address or to any other that a container sends by way of the gateway: there is no
 //!   way on from here, so no other resolver would answer (see [`dns`]).
 //!
-//! A container that asks whether the gateway's address is free, or announces it as its own (RFC 5227 section 2.1,
-//! RFC 4862 section 5.4), asks for that address like anybody else; the answer defends it.
+//! A container that asks whether the gateway's address is free (RFC 5227 section 2.1, RFC 4862 section 5.4) asks for
+//! that address like anybody else; the answer defends it. One that announces it as its own does not come as far.
 //!
 //! It keeps no state and sends nothing by itself. It answers at most one frame with one frame, to the container that it
 //! came from, and how often it may be asked by broadcast is up to storm control.
