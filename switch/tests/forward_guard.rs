@@ -335,7 +335,7 @@ proptest! {
     #[test]
     fn claims_are_judged_as_the_model_does(rules in rules(), frames in prop::collection::vec(frames(), 1..100)) {
         let fdb = Arc::new(Fdb::new(FdbConfig::default()));
-        let mut forwarder = Forwarder::new(Arc::clone(&fdb), ForwardConfig { storm: None });
+        let mut forwarder = Forwarder::new(Arc::clone(&fdb), ForwardConfig { storm: None, gateway: None });
         let (tables, now) = (tables(rules), Instant::now());
         for sent in &frames {
             let raw = bytes_of(sent);

@@ -91,7 +91,7 @@ struct Model {
     endpoints: Vec<(u32, u8, u32)>,
     /// (network, mac, port, seen), the last `None` for static ones.
     entries: Vec<(u32, u8, u32, Option<u64>)>,
-    /// (port, level, when it was measured); a level of [`STORM_INTERVAL_MS`] is one frame.
+    /// (port in its network, level, when it was measured); a level of [`STORM_INTERVAL_MS`] is one frame.
     buckets: Vec<(u32, u64, u64)>,
     stats: FdbStats,
 }
@@ -146,7 +146,9 @@ impl Model {
         self.registered(network, mac).or(entry)
     }
 
-    fn take_token(&mut self, port: u32) -> bool {
+    fn take_token(&mut self, network: u32, port: u32) -> bool {
+        // A port that comes back in another network begins with a full bucket there.
+        let port = network * PORTS + port;
         let full = STORM_BURST * STORM_INTERVAL_MS;
         let (mut tokens, mut at) = (full, self.now_ms);
         if let Some(bucket) = self.buckets.iter().find(|b| b.0 == port) {
@@ -182,13 +184,13 @@ impl Model {
         let found = if broadcast { None } else { self.look_up(network, destination) };
         let verdict = match found {
             _ if destination == MACS => return Verdict::Gateway,
-            _ if broadcast && arp_target == Some(1) => Verdict::Gateway,
+            _ if broadcast && arp_target == Some(1) => return Verdict::Gateway,
             Some(to) if to == port => return Verdict::Drop(DropReason::Hairpin),
             Some(to) if self.network_of(to) == Some(network) => return Verdict::Port(PortId(to)),
             _ if self.others(port).is_empty() => return Verdict::Drop(DropReason::NoReceiver),
             _ => Verdict::Flood,
         };
-        if self.take_token(port) { verdict } else { Verdict::Drop(DropReason::StormControl) }
+        if self.take_token(network, port) { verdict } else { Verdict::Drop(DropReason::StormControl) }
     }
 
     fn rows(&self) -> Vec<FdbRow> {

@@ -168,7 +168,7 @@ impl Forwarder {
             Ok(Source::Unknown) => self.fdb.learn(vni, frame.ethernet().source(), ingress.place(), now),
             Err(Refusal::Drop(reason)) => return Verdict::Drop(reason),
             Err(Refusal::Defend(owner)) => {
-                return self.limited(tables, ingress, now, Verdict::Neighbor(owner));
+                return self.limited(tables, (vni, ingress), now, Verdict::Neighbor(owner));
             }
         }
 

@@ -19,6 +19,7 @@ const FLOATING_V6: &str = "fd00::99";
 /// The bench of the overlay tests, with addresses of both families for ports 1 and 2.
 fn bench() -> Bench {
     let mut bench = super::overlay::bench(None);
+    bench.network(|network| network.overlay.as_mut().unwrap().inner_vlan = true);
     for (id, v4, v6) in [(1, "10.0.0.1", "fd00::a"), (2, "10.0.0.2", "fd00::b")] {
         let (IpAddr::V4(v4), IpAddr::V6(v6)) = (ip(v4), ip(v6)) else { panic!("one of each family") };
         let port = bench.tables.ports.get_mut(&PortId(id)).unwrap();
