@@ -40,6 +40,8 @@ pub enum ProblemArea {
     Workers,
     /// TAP interfaces.
     Devices,
+    /// Other nodes, or this one, in the cluster.
+    Cluster,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

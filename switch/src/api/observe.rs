@@ -19,7 +19,7 @@ pub async fn version(State(handle): State<Handle>) -> Answer<Version> {
 
 /// What does not work on this node at present.
 pub async fn problems(State(handle): State<Handle>) -> Answer<Vec<Problem>> {
-    Answer(handle.shared().problems.list())
+    Answer(handle.cluster().faults())
 }
 
 pub async fn info(

@@ -23,6 +23,7 @@ fn settings(config: &Config) -> service::Config {
         listen: config.listen,
         advertise: config.advertise,
         vtep: config.vtep,
+        hints: config.cluster_store.iter().flat_map(|store| store.nodes.clone()).collect(),
         ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
     }
 }

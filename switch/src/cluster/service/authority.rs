@@ -262,6 +262,13 @@ impl Member {
         Ok(())
     }
 
+    /// Shows other nodes that this one votes, as long as it has the key.
+    pub(super) fn show_proof(&self) {
+        let Some(transport) = self.transport() else { return };
+        let proof = self.authority().and_then(|authority| authority.prove_voter(self.node).ok());
+        transport.set_proof(proof.unwrap_or_default());
+    }
+
     fn become_known_as(&self, identity: Identity) -> Result<(), ClusterError> {
         let identity = Arc::new(identity);
         let credentials = Credentials::new(identity.clone(), &self.config.clock)?;

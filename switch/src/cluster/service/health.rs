@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use vswitch_proto::api::{ClusterHealth, Node, NodeState, Severity};
 use vswitch_proto::id::NodeId;
 
@@ -26,6 +27,8 @@ const EXPIRY_WARNING_MS: u64 = 14 * 24 * 60 * 60 * 1000;
 const SLOW_SYNC: Duration = Duration::from_millis(100);
 /// How long one node has to tell its facts.
 const FACTS: Duration = Duration::from_secs(1);
+/// How long a clock is shown after it last kept a node away. Another attempt is made every second.
+const CLOCK_SHOWN: Duration = Duration::from_secs(30);
 /// Difference of two clocks that is reported. Certificates bear a day.
 const SKEW_MS: u64 = 60 * 60 * 1000;
 
@@ -159,7 +162,9 @@ fn problems(member: &Member, view: &View, health: &ClusterHealth) -> Vec<String>
 impl Member {
     /// What this node tells others of itself.
     pub(super) fn facts(&self) -> Facts {
-        Facts { at_ms: (self.config.clock)(), problems: self.config.problems.list() }.bounded()
+        let mut problems = self.node_problems();
+        problems.extend(self.config.problems.list());
+        Facts { at_ms: (self.config.clock)(), problems }.bounded()
     }
 
     /// Asks the nodes that answer the leader, all at once.
@@ -184,7 +189,7 @@ impl Member {
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         match reason {
             Some(reason) => {
-                if clocks.insert(node, reason.clone()).is_none() {
+                if clocks.insert(node, (reason.clone(), Instant::now())).is_none() {
                     tracing::error!(node = node.0, "{reason}");
                 }
             }
@@ -193,7 +198,9 @@ impl Member {
     }
 
     pub(super) fn clocks(&self) -> BTreeMap<NodeId, Arc<str>> {
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = clocks.iter().filter(|(_, (_, last))| last.elapsed() < CLOCK_SHOWN);
+        recent.map(|(node, (reason, _))| (*node, reason.clone())).collect()
     }
 
     /// Clocks that are outside the time of a certificate, and clocks that are far from this one.

@@ -24,20 +24,23 @@ use super::super::identity::{
 };
 use super::super::log::{Birth, create};
 use super::super::machine::{Machine, decode};
+use super::super::runs::Run;
 use super::super::store::Store;
 use super::super::token::Token;
 use super::super::transport::tls::Credentials;
 use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
+use super::copies::Copies;
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
 use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
-use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
+use super::{ClusterHandle, Config, ELECTION_TICKS, seek, steward};
 use crate::state::shared::Shared;
 
 const LOG: &str = "log.redb";
 const JOINING: &str = "joining";
+const STARTS: &str = "starts";
 /// While the cluster that is to be joined has no leader.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
 const JOIN_RETRY: Duration = Duration::from_millis(200);
@@ -96,6 +99,7 @@ impl Running {
         let credentials = Credentials::new(Arc::new(identity.clone()), &config.clock)?;
         let authority = Authority::load(&config.dir)?;
         let group = open_group(&config, &identity).await?;
+        let run = Run { starts: next_start(&config.dir)?, nonce: rand::random(), began: group.reached() };
 
         let slot = Slot::default();
         let outgoing = slot.clone();
@@ -125,14 +129,18 @@ impl Running {
             managing: tokio::sync::Mutex::default(),
             unsettled: Unsettled::default(),
             clocks: Mutex::default(),
+            copies: Copies::default(),
         });
-        let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
+        let (transport, going) =
+            Transport::start(listener, config.address(), credentials, run, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
+        member.show_proof();
         let mut tasks = JoinSet::new();
         let vitals = || config.vitals.clone();
         tasks.spawn(vitals().watch("a cluster task", steward::follow(member.clone(), revision)));
         tasks.spawn(vitals().watch("a cluster task", steward::keep_group(member.clone())));
         tasks.spawn(vitals().watch("a cluster task", steward::keep_house(member.clone())));
+        tasks.spawn(vitals().watch("a cluster task", seek::keep_looking(member.clone())));
         Ok(Running { member, thread: Some(thread), transport: Some(going), tasks })
     }
 
@@ -150,6 +158,17 @@ impl Running {
         })
         .await;
     }
+}
+
+/// How often members were started on this directory.
+#[derive(Serialize, Deserialize)]
+struct Starts(u64);
+
+/// Counts a start, durably, before anybody hears of it.
+fn next_start(dir: &Path) -> Result<u64, ClusterError> {
+    let before = load::<Starts>(&dir.join(STARTS))?.map_or(0, |Starts(before)| before);
+    save(dir, STARTS, &Starts(before + 1))?;
+    Ok(before + 1)
 }
 
 async fn open_group(config: &Config, identity: &Identity) -> Result<Group<Shared>, ClusterError> {
@@ -558,9 +577,17 @@ fn everything(path: &Path) -> Result<Shared, ClusterError> {
 
 /// The identity goes first: without it, the rest is what is left of an attempt.
 fn remove_files(dir: &Path, also_joining: bool) -> Result<(), ClusterError> {
-    for name in
-        ["identity", AUTHORITY, NEXT_AUTHORITY, LOG, "log.redb.new", "log.recovered", "log.recovered.new"]
-    {
+    for name in [
+        "identity",
+        STARTS,
+        seek::WHEREABOUTS,
+        AUTHORITY,
+        NEXT_AUTHORITY,
+        LOG,
+        "log.redb.new",
+        "log.recovered",
+        "log.recovered.new",
+    ] {
         remove(&dir.join(name))?;
     }
     if also_joining {

@@ -14,7 +14,7 @@
 //! a join is under way `joining`. The identity is written last and removed first: without it, there is no member, and
 //! a log that is found is what is left of an attempt.
 //!
-//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `authority`, `lifecycle`, `report`,
+//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `seek`, `copies`, `authority`, `lifecycle`, `report`,
 //! `health`, `snapshot`.
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use vswitch_proto::api::{AuthorityRotation, ClusterToken, JoinToken};
+use vswitch_proto::address::HostPort;
+use vswitch_proto::api::{AuthorityRotation, ClusterToken, JoinToken, Problem};
 use vswitch_proto::command::{NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{Name, NodeId, RequestId};
 
@@ -38,6 +39,7 @@ use crate::vitals::Vitals;
 
 mod answer;
 mod authority;
+mod copies;
 mod engine;
 mod error;
 mod health;
@@ -45,6 +47,7 @@ mod lifecycle;
 mod manage;
 mod member;
 mod report;
+mod seek;
 mod snapshot;
 mod steward;
 #[cfg(test)]
@@ -85,6 +88,8 @@ pub struct Config {
     pub limits: Limits,
     /// Milliseconds since the Unix epoch.
     pub clock: Clock,
+    /// Where some node of the cluster may be found, if none is where the state says.
+    pub hints: Vec<HostPort>,
     /// Faults of this node, told to other nodes that ask.
     pub problems: Arc<Problems>,
     /// Told when a part of a member panics.
@@ -107,6 +112,7 @@ impl Config {
             tick: TICK,
             limits: Limits::default(),
             clock: Arc::new(now_ms),
+            hints: Vec::new(),
             problems: Arc::default(),
             vitals: Vitals::default(),
         }
@@ -179,6 +185,11 @@ impl ClusterHandle {
     /// Faults of this node; the daemon sets them.
     pub fn problems(&self) -> &Arc<Problems> {
         &self.0.config.problems
+    }
+
+    /// All faults of this node at present, those in the cluster included.
+    pub fn faults(&self) -> Vec<Problem> {
+        self.member().map_or_else(|_| self.problems().list(), |member| member.facts().problems)
     }
 
     /// This node's number in its cluster.

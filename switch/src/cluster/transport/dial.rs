@@ -13,14 +13,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use vswitch_proto::id::NodeId;
+use vswitch_proto::id::{ClusterId, NodeId};
 
 use super::super::identity::dns_name;
+use super::super::runs::Run;
 use super::frame::{self, FrameError};
 use super::tls::{CURRENT, Clock, Credentials, CredentialsError, joiner};
 use super::wire::{
-    Down, FRAME_BYTES_MAX, HELLO_BYTES_MAX, Hello, Introduction, JOIN_BYTES_MAX, Join, PROTOCOL, Refusal,
-    Request, Response, Up, Verdict, decode, encode,
+    Card, Down, FRAME_BYTES_MAX, HELLO_BYTES_MAX, Hello, Introduction, JOIN_BYTES_MAX, Join, PROTOCOL,
+    Refusal, Request, Response, Up, Verdict, decode, encode,
 };
 use super::{INTRODUCTION, PATIENCE};
 
@@ -67,6 +68,8 @@ pub enum LinkError {
     Version { address: SocketAddr, ours: Hello, theirs: Hello },
     #[error("{address} refuses this node: {refusal}")]
     Refused { address: SocketAddr, refusal: Refusal },
+    #[error("whoever answers at {address} is not taken for the node: {refusal}")]
+    Copied { address: SocketAddr, refusal: Refusal },
     #[error("the connection with {address} failed: {source}")]
     Broken { address: SocketAddr, source: FrameError },
     #[error("{0} sends what makes no sense: run the same version on both nodes")]
@@ -108,6 +111,10 @@ pub(super) struct Link {
     pub(super) stream: TlsStream<TcpStream>,
     /// The other side knows [`CURRENT`].
     pub(super) is_current: bool,
+    /// Which run it is, if it can say so.
+    pub(super) run: Option<Run>,
+    /// Where it answered.
+    pub(super) address: SocketAddr,
 }
 
 /// Connects to a node.
@@ -115,20 +122,47 @@ pub(super) async fn to_node(
     address: SocketAddr,
     node: NodeId,
     credentials: &Credentials,
-    advertised: SocketAddr,
+    card: Card,
 ) -> Result<Link, LinkError> {
     let identity = &credentials.identity;
-    let name =
-        ServerName::try_from(dns_name(identity.cluster, node)).expect("made of letters, digits and dots");
-    let introduction = Introduction::Node {
-        cluster: identity.cluster,
-        incarnation: identity.incarnation,
-        address: advertised,
+    let Card { cluster, incarnation, address: listens, .. } = card;
+    let introduction = Introductions {
+        current: Introduction::Member(Box::new(card)),
+        older: Introduction::Node { cluster, incarnation, address: listens },
     };
+    let name = server_name(identity.cluster, node);
     let work = connect(address, name, credentials.client.clone(), &introduction);
-    let stream = timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))?;
-    let is_current = stream.get_ref().1.alpn_protocol() == Some(CURRENT);
-    Ok(Link { stream, is_current })
+    let (stream, run) = timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))?;
+    let is_current = knows_current(&stream);
+    Ok(Link { stream, is_current, run, address })
+}
+
+/// Asks which run of a node answers at an address. `None`: it is of a version that cannot say.
+pub(super) async fn who(
+    address: SocketAddr,
+    node: NodeId,
+    credentials: &Credentials,
+) -> Result<Option<Run>, LinkError> {
+    let name = server_name(credentials.identity.cluster, node);
+    let mut stream = open(address, name, credentials.client.clone()).await?;
+    if !knows_current(&stream) {
+        return Ok(None);
+    }
+    introduce(&mut stream, address, &Introduction::Who).await
+}
+
+fn server_name(cluster: ClusterId, node: NodeId) -> ServerName<'static> {
+    ServerName::try_from(dns_name(cluster, node)).expect("made of letters, digits and dots")
+}
+
+/// What this side says of itself, by what the other side knows.
+struct Introductions {
+    current: Introduction,
+    older: Introduction,
+}
+
+fn knows_current(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(CURRENT)
 }
 
 /// Asks whoever is at `address`, once it has proved to belong to the cluster of `authority`.
@@ -140,8 +174,9 @@ pub async fn join(
 ) -> Result<Response, LinkError> {
     let config = Arc::new(joiner(authority, clock)?);
     let name = ServerName::try_from("vswitch.internal").expect("made of letters and a dot");
-    let work = connect(address, name, config, &Introduction::Joiner);
-    let mut stream = timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))?;
+    let introduction = Introductions { current: Introduction::Joiner, older: Introduction::Joiner };
+    let work = connect(address, name, config, &introduction);
+    let (mut stream, _) = timeout(INTRODUCTION, work).await.unwrap_or(Err(LinkError::Silent(address)))?;
     let broken = |source| LinkError::Broken { address, source };
     let call = encode(&Down::Call { id: 0, request: Request::Join(Box::new(request)) });
     frame::write(&mut stream, &call).await.map_err(broken)?;
@@ -158,22 +193,31 @@ async fn connect(
     address: SocketAddr,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
-    introduction: &Introduction,
+    introduction: &Introductions,
+) -> Result<(TlsStream<TcpStream>, Option<Run>), LinkError> {
+    let mut stream = open(address, name, config).await?;
+    let introduction = if knows_current(&stream) { &introduction.current } else { &introduction.older };
+    let run = introduce(&mut stream, address, introduction).await?;
+    Ok((stream, run))
+}
+
+async fn open(
+    address: SocketAddr,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, LinkError> {
     let tcp = TcpStream::connect(address).await;
     let tcp = tcp.map_err(|source| LinkError::Connect { address, source })?;
     tcp.set_nodelay(true).map_err(|source| LinkError::Connect { address, source })?;
     let stream = TlsConnector::from(config).connect(name, tcp).await;
-    let mut stream = stream.map_err(|source| tls_failure(address, source))?;
-    introduce(&mut stream, address, introduction).await?;
-    Ok(stream)
+    stream.map_err(|source| tls_failure(address, source))
 }
 
 async fn introduce<T: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut T,
     address: SocketAddr,
     introduction: &Introduction,
-) -> Result<(), LinkError> {
+) -> Result<Option<Run>, LinkError> {
     // In TLS 1.3 the other side's opinion of this side's certificate comes with the first bytes that are read.
     let broken = |source| match source {
         FrameError::Io(source) if is_unknown_ca(&source) => LinkError::Distrusted(address),
@@ -192,7 +236,8 @@ async fn introduce<T: AsyncRead + AsyncWrite + Unpin>(
     }
     let verdict = frame::read(stream, JOIN_BYTES_MAX, PATIENCE).await.map_err(broken)?;
     match decode(&verdict) {
-        Some(Verdict::Welcome) => Ok(()),
+        Some(Verdict::Welcome) => Ok(None),
+        Some(Verdict::WelcomeBy(run)) => Ok(Some(run)),
         Some(Verdict::Refused(refusal)) => Err(LinkError::Refused { address, refusal }),
         None => Err(LinkError::Malformed(address)),
     }

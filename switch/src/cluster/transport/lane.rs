@@ -10,11 +10,13 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use vswitch_proto::id::NodeId;
 
 use super::dial::{self, Link, LinkError};
 use super::frame::{self, FrameError};
+use super::meet::{Open, meet_answering};
 use super::wire::{Down, FRAME_BYTES_MAX, Refusal, Request, Response, Up, decode, encode};
 use super::{ALIVE_INTERVAL, BACKOFF_MAX, BACKOFF_MIN, CallError, IDLE, PATIENCE, Serve, Shared, lock};
 
@@ -117,17 +119,37 @@ fn drop_item<S: Serve>(shared: &Shared<S>, node: NodeId, item: Item, reason: &st
     }
 }
 
-async fn connect<S: Serve>(shared: &Shared<S>, node: NodeId) -> Result<Link, LinkError> {
-    let addresses = shared.addresses(node);
+async fn connect<S: Serve>(shared: &Arc<Shared<S>>, node: NodeId) -> Result<Link, LinkError> {
     let mut last = None;
-    for address in addresses {
-        match dial::to_node(address, node, &shared.credentials(), shared.advertised).await {
-            Err(error) => last = Some(error),
-            connected => return connected,
+    // Those by which it is known, and then, all at once, where it might be.
+    for addresses in [shared.addresses(node), shared.guesses(node)] {
+        let mut dialled = JoinSet::new();
+        for address in addresses {
+            let (credentials, card) = (shared.credentials(), shared.card());
+            dialled.spawn(async move { dial::to_node(address, node, &credentials, card).await });
+        }
+        while let Some(outcome) = dialled.join_next().await {
+            match outcome {
+                Ok(Ok(link)) => return take(shared, node, link),
+                // A refusal says more than silence.
+                Ok(Err(error)) if !matches!(last, Some(LinkError::Refused { .. })) => last = Some(error),
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
     }
     let nowhere = std::io::Error::new(std::io::ErrorKind::AddrNotAvailable, "its address is not known yet");
     Err(last.unwrap_or_else(|| LinkError::Connect { address: shared.advertised, source: nowhere }))
+}
+
+/// Whoever answers at an address of the node has to be its present run.
+fn take<S: Serve>(shared: &Arc<Shared<S>>, node: NodeId, link: Link) -> Result<Link, LinkError> {
+    if let Some(run) = link.run {
+        meet_answering(shared, node, run, link.address).map_err(|refusal| {
+            shared.serve.turned_away(node, link.address, &refusal);
+            LinkError::Copied { address: link.address, refusal }
+        })?;
+    }
+    Ok(link)
 }
 
 /// A connection that was made, and the first of what goes over it.
@@ -138,12 +160,13 @@ struct Made {
 }
 
 async fn serve_connection<S: Serve>(
-    shared: &Shared<S>,
+    shared: &Arc<Shared<S>>,
     node: NodeId,
     made: Made,
     items: &mut mpsc::Receiver<Item>,
 ) -> End {
-    let Made { link: Link { stream, is_current }, first, mut renewals } = made;
+    let Made { link: Link { stream, is_current, run, .. }, first, mut renewals } = made;
+    let _open = run.map(|run| Open::new(shared, node, &run));
     let waiting = Waiting::default();
     let (reader, writer) = tokio::io::split(stream);
     let outgoing = Outgoing { node, is_current, waiting: &waiting, next_call: 0 };
