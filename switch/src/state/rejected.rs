@@ -264,6 +264,12 @@ pub enum Rejected {
         "the address pool {subnet} hands out addresses of {range}: give that --ip-range, or another subnet"
     )]
     PoolRange { subnet: IpNet, range: IpNet },
+
+    #[error(
+        "network {network} that container {container} was connected to is gone: `vswitchctl network disconnect \
+         {network} {container}`, or remove the container and create it again"
+    )]
+    NetworkLost { container: Name, network: Name },
 }
 
 /// Who stands in the way.
@@ -336,6 +342,7 @@ impl Rejected {
             | UnknownPool(_)
             | UnknownLease(_)
             | NetworkGone { .. }
+            | NetworkLost { .. }
             | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)
