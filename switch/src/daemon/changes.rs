@@ -98,7 +98,12 @@ impl Control {
         let mut id = id;
         for _ in 0..CHOICES {
             command.pools.clone_from(&asked);
-            let warnings = subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await?;
+            let warnings = match driver {
+                Driver::Bridge => {
+                    subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await?
+                }
+                _ => Vec::new(),
+            };
             let undo = Command::RemoveNetwork { network: command.id };
             let made = self.commit(id, Command::CreateNetwork(command.clone()), Some(undo)).await;
             // An engine may have made a network with a subnet that was free when it was chosen.
