@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 use vswitch_proto::command::{
-    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec,
+    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId, RequestId};
 
@@ -134,6 +134,7 @@ impl Model {
                 Command::StartContainer {
                     container,
                     endpoints: (0..count).map(|_| lab.endpoint_id()).collect(),
+                    start: Start::Asked,
                 }
             }
             Step::Exit(name) => Command::ContainerExited {
@@ -214,7 +215,12 @@ impl Model {
             Command::Disconnect { container, network } => {
                 known(container).is_some_and(|c| c.on.iter().any(|a| a.network == *network))
             }
-            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
+            Command::Docker(_)
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
+                unreachable!("the model makes none; they have tests of their own")
+            }
         }
     }
 
@@ -246,7 +252,12 @@ impl Model {
             Command::Disconnect { container, network } => {
                 self.with(container, |c| c.on.retain(|a| a.network != *network));
             }
-            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
+            Command::Docker(_)
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
+                unreachable!("the model makes none; they have tests of their own")
+            }
         }
         let expected: Vec<(ContainerId, NetworkId)> = (self.containers.iter().filter(|c| c.live))
             .flat_map(|c| c.on.iter().map(|a| (c.id, a.network)))
