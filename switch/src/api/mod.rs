@@ -27,6 +27,7 @@ mod feed;
 mod networks;
 mod nodes;
 mod observe;
+mod relay;
 mod stream;
 pub mod view;
 
@@ -90,6 +91,7 @@ fn router(handle: Handle) -> Router {
         .route("/containers/{container}/logs", get(stream::logs))
         .route("/containers/{container}/attach", post(stream::attach))
         .route("/containers/{container}/exec", post(stream::exec))
+        .route("/containers/{container}/exec/{exec}/kill", post(stream::kill_exec))
         .route("/ports", get(observe::ports))
         .route("/fdb", get(observe::fdb).post(observe::fdb_add).delete(observe::fdb_remove))
         .route("/fdb/flush", post(observe::fdb_flush))

@@ -53,6 +53,7 @@
 //! The unit of the daemon needs `KillMode=process`: shims are in the control group of the daemon, and without it a
 //! restart of the unit ends every container.
 
+mod ask;
 mod client;
 mod environment;
 pub mod files;
@@ -70,7 +71,8 @@ pub use vswitch_proto::api::{Exec, Exit};
 use vswitch_proto::command::LabSpec;
 use vswitch_proto::id::ContainerId;
 
-pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect, silent};
+pub use ask::ShimError;
+pub use client::{Found, LaunchError, Shim, create, create_with, reconnect};
 pub use logs::{LogOptions, logs};
 
 /// Everything that a shim needs to know of its container.
