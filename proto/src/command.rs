@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
 mod docker;
+mod log;
 mod shared;
 
 pub use docker::{AddressHolder, DockerChange, DockerNetwork, DockerSpec, Reservation};
+pub use log::LogLimits;
 pub use shared::{NodeInfo, Reserve, Role, SharedChange, SharedCommand};
 
 /// One entry of a log: of this node's own by default, of the cluster's as [`SharedEnvelope`].

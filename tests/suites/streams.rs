@@ -278,3 +278,50 @@ fn the_container_of_a_foreground_client_that_is_killed_goes_on() {
         Ok(())
     });
 }
+
+#[test]
+fn a_long_log_is_there_whole_and_a_longer_one_says_what_is_missing() {
+    let lab = Lab::new();
+    lab.ok(&["run", "-d", "--name=c", "--", "seq", "1", "1000000"]);
+    lab.wait_until_exited("c");
+    assert_eq!(pipeline(&lab, "vswitchctl logs c | wc -c"), "6888896 code 0");
+    assert_eq!(lab.ok(&["logs", "-n", "2", "c"]), "999999\n1000000\n");
+}
+
+#[test]
+fn clients_of_logs_that_do_not_read_cost_little_and_hold_nobody_up() {
+    let lab = Lab::new();
+    lab.ok(&["run", "-d", "--name=c", "--", "sh", "-c", "seq 1 300000; exec sleep 100000"]);
+    eventually("it has printed", || {
+        ensure!(lab.ok(&["logs", "-n", "1", "c"]) == "300000\n");
+        Ok(())
+    });
+    let pid = lab.daemon_pid();
+    let resident_kib = || -> u64 {
+        let status = std::fs::read_to_string(lab.path(format!("/proc/{pid}/status"))).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let before = resident_kib();
+    let clients: Vec<_> =
+        (0..120).map(|_| open(&lab, "GET /v1/containers/c/logs HTTP/1.1\r\nHost: x\r\n\r\n").0).collect();
+    // One more, which is read, comes after all of them.
+    assert_eq!(pipeline(&lab, "vswitchctl logs c | wc -l"), "300000 code 0");
+    let used = resident_kib().saturating_sub(before);
+    assert!(used < 120 * 1024, "{used} KiB for 120 clients");
+    assert_eq!(lab.ok(&["rm", "-f", "c"]), "c\n");
+    drop(clients);
+}
+
+#[test]
+fn a_root_directory_that_shows_the_data_is_refused() {
+    let lab = Lab::new();
+    lab.sh("mkdir -p /tmp/vswitch/inside /tmp/bound; ln -s /tmp/vswitch /tmp/link; mount --bind /tmp/vswitch/inside /tmp/bound");
+    for root in ["/tmp/vswitch", "/tmp/vswitch/inside", "/tmp/link", "/tmp/bound", "/tmp", "/"] {
+        let names = lab.sh(&format!("ls {root}"));
+        let refused = lab.ctl(&["run", "-d", "--rootfs", root, "--name=c", "--", "true"]);
+        assert!(refused.code != 0 && refused.stderr.contains("would show the data"), "{root}: {refused:?}");
+        assert_eq!(lab.sh(&format!("ls {root}")), names);
+    }
+    assert_eq!(lab.ok(&["ps", "-aq"]), "");
+}

@@ -62,6 +62,7 @@ pub mod log;
 mod logs;
 mod mounts;
 mod protocol;
+mod root_check;
 pub mod shim;
 
 use std::path::PathBuf;
@@ -85,6 +86,7 @@ pub struct Launch {
     pub hostname: String,
     /// No network namespace of its own.
     pub host_network: bool,
-    /// Directories of the host that the container sees empty: the daemon's data directory.
+    /// Directories of the host that the container sees empty, and that its own root may not show: the daemon's data
+    /// directory.
     pub hidden: Vec<PathBuf>,
 }

@@ -251,3 +251,30 @@ async fn a_half_closed_connection_is_the_end_of_input() {
     let mut terminal = Terminal::new(stream);
     assert_eq!((terminal.end().await, terminal.out().as_str()), (Frame::Exit(0), "all\nend\n"));
 }
+
+#[tokio::test]
+async fn a_root_directory_that_shows_the_data_is_refused_and_left_as_it_is() {
+    let lab = prepare(sh("true"));
+    let data = lab.launch.hidden[0].clone();
+    let (link, empty) = (lab.temp.path().join("link"), data.join("empty"));
+    std::os::unix::fs::symlink(&data, &link).unwrap();
+    std::fs::create_dir(&empty).unwrap();
+    for root in [data.as_path(), lab.temp.path(), &link, &empty, std::path::Path::new("/")] {
+        let spec = LabSpec { rootfs: Some(root.to_str().unwrap().into()), ..sh("true") };
+        let launch = vswitch::container::Launch { spec, ..lab.launch.clone() };
+        vswitch::container::files::prepare(&launch, "", "").unwrap();
+        let before = names(root);
+        let error = vswitch::container::create_with(VSWITCHD.as_ref(), &launch).await.unwrap_err();
+        let line = error.to_string();
+        assert!(line.contains("would show the data of vswitchd"), "{}: {line}", root.display());
+        assert_eq!(names(root), before);
+        until("the shim ends", || lab.shims().is_empty()).await;
+    }
+}
+
+fn names(directory: &std::path::Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
