@@ -1,7 +1,7 @@
 //! `vswitchctl`: arguments in, requests to the daemon, tables and JSON out.
 //!
 //! [`args`] says what may be typed, [`commands`] what is done about it, [`client`] speaks HTTP over the daemon's
-//! socket, [`session`] and [`terminal`] carry an attached stream. What can be wrong without a daemon (a template, a
+//! socket, [`session`], [`output`] and [`terminal`] carry an attached stream. What can be wrong without a daemon (a template, a
 //! filter, a subnet) is found before the daemon is asked. Pure, and tested as such: [`template`], [`listing`],
 //! [`table`], [`filter`], [`pools`], [`prune`], [`detach`], [`age`].
 
@@ -14,6 +14,7 @@ mod failure;
 mod filter;
 mod key_files;
 mod listing;
+mod output;
 mod pools;
 mod private_file;
 mod prune;

@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
 mod docker;
+mod log;
 mod settings;
 mod shared;
 
 pub use docker::{AddressHolder, DockerChange, DockerNetwork, DockerSpec, Reservation};
+pub use log::LogLimits;
 pub use settings::{Bind, Dns, ExtraHost, Limits, RestartPolicy, Settings, TmpfsMount, Ulimit};
 pub use shared::{NodeInfo, Reserve, Role, SharedChange, SharedCommand};
 

@@ -154,15 +154,19 @@ impl Client {
         Err(self.refused(response).await)
     }
 
-    /// Changes the protocol of the connection to frames both ways.
+    /// Changes the protocol of the connection to frames both ways. With it comes the number of the exec, if the daemon
+    /// gives one.
     ///
     /// # Errors
     /// As [`Client::fetch`].
-    pub async fn upgrade(&self, call: Call) -> Result<TokioIo<Upgraded>, Failure> {
+    pub async fn upgrade(&self, call: Call) -> Result<(TokioIo<Upgraded>, Option<String>), Failure> {
         let response = self.head(&call, Some(STREAM_PROTOCOL)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let exec = response.headers().get(api::EXEC_HEADER).and_then(|exec| exec.to_str().ok());
+            let exec = exec.map(String::from);
             let upgraded = hyper::upgrade::on(response).await;
-            return upgraded.map(TokioIo::new).map_err(|e| self.failure(broken(e)));
+            let io = upgraded.map(TokioIo::new).map_err(|e| self.failure(broken(e)))?;
+            return Ok((io, exec));
         }
         if response.status().is_success() {
             return Err(self.foreign("an answer without the upgrade to a stream"));

@@ -16,7 +16,7 @@ use crate::client::{Call, Client};
 use crate::detach::DetachKeys;
 use crate::failure::{CONFLICT, FAILED, Failure, complain};
 use crate::key_files;
-use crate::session::{End, Options, Session};
+use crate::session::{End, Options, Session, SignalsTo};
 use crate::terminal;
 
 const REMOVAL_POLL: Duration = Duration::from_millis(20);
@@ -158,10 +158,11 @@ async fn start_attached(
         stdin: request.open_stdin,
         tty: request.tty,
         detach_keys,
-        signals_to: sig_proxy.then(|| id.into()),
+        signals_to: if sig_proxy { SignalsTo::Container(id.into()) } else { SignalsTo::Nobody },
         redraw: false,
     };
-    let io = client.upgrade(Call::post(&["containers", id, "attach"])).await?;
+    let call = Call::post(&["containers", id, "attach"]).query("foreground", "true");
+    let (io, _) = client.upgrade(call).await?;
     let session = Session::new(options)?;
     client.perform(Call::post(&["containers", id, "start"])).await?;
     Ok((session, io))
@@ -175,8 +176,8 @@ async fn discard(client: &Client, id: &str) {
     }
 }
 
-/// The exit code: the container's, or 0 after the detach keys. A daemon that went away while the container ran is
-/// asked again.
+/// The exit code: the container's, or 0 after the detach keys. When the connection ended before the process did, the
+/// daemon is asked again how it ended, but what it printed last may be missing, so that is no success.
 async fn finish(client: &Client, id: &str, end: End) -> Result<u8, Failure> {
     match end {
         End::Exit(code) => Ok(exit_code(code)),
@@ -184,7 +185,8 @@ async fn finish(client: &Client, id: &str, end: End) -> Result<u8, Failure> {
         End::Closed => {
             let call = Call::post(&["containers", id, "wait"]).timeout(None);
             let exit: Exit = client.fetch(call).await?;
-            Ok(exit_code(exit.exit_code))
+            complain("the daemon closed the connection before all output had come; see vswitchctl logs");
+            Ok(exit_code(exit.exit_code).max(FAILED))
         }
     }
 }
@@ -222,11 +224,15 @@ pub async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Failure> {
         stdin: container.config.open_stdin && !args.no_stdin,
         tty: container.config.tty,
         detach_keys: args.detach_keys,
-        signals_to: Some(container.id.clone()),
+        signals_to: SignalsTo::Container(container.id.clone()),
         redraw: true,
     };
     terminal::check_tty(options.stdin, options.tty)?;
-    let io = client.upgrade(Call::post(&["containers", &container.id, "attach"])).await?;
+    // Who works at a terminal is waited for, however slow it is; who only looks on is not.
+    let is_interactive = options.stdin && options.tty;
+    let call = Call::post(&["containers", &container.id, "attach"])
+        .query("foreground", if is_interactive { "true" } else { "false" });
+    let (io, _) = client.upgrade(call).await?;
     let end = Session::new(options)?.run(io, client).await?;
     finish(client, &container.id, end).await
 }
@@ -241,15 +247,18 @@ pub async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Failure> {
         workdir: args.workdir,
         user: args.user,
     };
+    let call = Call::post(&["containers", &args.container, "exec"]).body(&request);
+    let (io, number) = client.upgrade(call).await?;
     let options = Options {
         stdin: args.interactive,
         tty: args.tty,
         detach_keys: args.detach_keys,
-        signals_to: None,
+        signals_to: match number {
+            Some(number) => SignalsTo::Exec { container: args.container, number },
+            None => SignalsTo::Nobody,
+        },
         redraw: false,
     };
-    let call = Call::post(&["containers", &args.container, "exec"]).body(&request);
-    let io = client.upgrade(call).await?;
     match Session::new(options)?.run(io, client).await? {
         End::Closed => Err(Failure::new(
             FAILED,

@@ -25,8 +25,9 @@
 //! | `POST /v1/containers/{ref}/kill?signal=KILL` | | |
 //! | `POST /v1/containers/{ref}/wait` | | [`Exit`], once it has ended |
 //! | `GET /v1/containers/{ref}/logs?follow=true&tail=N&timestamps=true` | | a stream of [`stream`] frames |
-//! | `POST /v1/containers/{ref}/attach` | `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
-//! | `POST /v1/containers/{ref}/exec` | [`Exec`], `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/attach?foreground=true` | `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/exec` | [`Exec`], `Upgrade: vswitch-stream` | 101 with [`EXEC_HEADER`], then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/exec/{number}/kill?signal=KILL` | | |
 //! | `GET /v1/ports` | | `[`[`Port`]`]` |
 //! | `GET /v1/fdb?network={ref}` | | `[`[`FdbEntry`]`]` |
 //! | `POST /v1/fdb`, `DELETE /v1/fdb` | [`FdbChange`] | |
@@ -35,6 +36,11 @@
 //! | `GET /v1/problems` | | `[`[`Problem`]`]` |
 //! | `/v1/cluster...`, `/v1/nodes...` | see [`ClusterStatus`] and its module | |
 //! | `GET /v1/events` | | server-sent events, each with an [`Event`] as its data |
+//!
+//! Streams lose nothing silently. A client that attaches with `foreground`, and the client of an exec, hold the process
+//! up while they do not read; of a container there is one such client at a time. Any other is dropped with an
+//! [`Error`](stream::Frame::Error) frame when it does not keep up. A client that closes the connection of its exec
+//! without a [`Detach`](stream::Frame::Detach) frame hangs up: the process group gets SIGHUP.
 //!
 //! `{ref}` is a name, an id or a unique prefix of an id. A request may carry `Idempotency-Key`, 32 hexadecimal
 //! digits: repeated with the same key it is applied once. Errors are [`Error`] with a status that
@@ -62,6 +68,9 @@ pub use container::*;
 pub use info::*;
 pub use network::*;
 pub use problem::*;
+
+/// Response header with the number of an exec, by which signals are sent to its process group.
+pub const EXEC_HEADER: &str = "vswitch-exec";
 
 /// Largest request body the daemon reads, bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;

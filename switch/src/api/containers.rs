@@ -111,9 +111,16 @@ pub async fn stop(
 }
 
 #[derive(Deserialize)]
-struct Kill {
+pub struct Kill {
     #[serde(default = "kill_signal")]
     signal: String,
+}
+
+/// The number of the signal that is asked for.
+pub fn signal(Kill { signal }: &Kill) -> Result<i32, Failure> {
+    signal_number(signal).ok_or_else(|| {
+        invalid(format!("{signal:?} is not a signal; give a name such as TERM or a number from 1 to 64"))
+    })
 }
 
 fn kill_signal() -> String {
@@ -125,10 +132,7 @@ pub async fn kill(
     Path(reference): Path<String>,
     uri: Uri,
 ) -> Result<StatusCode, Failure> {
-    let Kill { signal } = query(&uri)?;
-    let number = signal_number(&signal).ok_or_else(|| {
-        invalid(format!("{signal:?} is not a signal; give a name such as TERM or a number from 1 to 64"))
-    })?;
+    let number = signal(&query(&uri)?)?;
     handle.kill(&reference, number).await?;
     Ok(StatusCode::NO_CONTENT)
 }

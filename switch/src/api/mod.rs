@@ -39,6 +39,7 @@ mod feed;
 mod networks;
 mod nodes;
 mod observe;
+mod relay;
 mod settings;
 mod stream;
 pub mod view;
@@ -176,6 +177,7 @@ fn router(handle: Handle) -> Router {
         .route("/containers/{container}/logs", get(stream::logs))
         .route("/containers/{container}/attach", post(stream::attach))
         .route("/containers/{container}/exec", post(stream::exec))
+        .route("/containers/{container}/exec/{exec}/kill", post(stream::kill_exec))
         .route("/ports", get(observe::ports))
         .route("/fdb", get(observe::fdb).post(observe::fdb_add).delete(observe::fdb_remove))
         .route("/fdb/flush", post(observe::fdb_flush))

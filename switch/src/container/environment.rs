@@ -11,7 +11,7 @@ use super::Exec;
 use super::privileges::Privileges;
 use super::protocol::{NOT_EXECUTABLE, NOT_FOUND};
 use super::reaper;
-use crate::io::process;
+use crate::io::{limits, process};
 
 /// Docker's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -123,6 +123,8 @@ impl Program {
         }
         umask(Mode::from_bits_truncate(0o022));
         process::reset_signals();
+        // With the limit of the shim a program runs as well.
+        let _ = limits::restore_descriptors();
         match process::exec(name, &arguments, &environment, self.get("PATH").unwrap_or(PATH)) {
             nix::Error::ENOENT | nix::Error::ENOTDIR => {
                 failed(NOT_FOUND, &format!("{name}: no such program in the container; look at its PATH"))

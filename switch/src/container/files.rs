@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use vswitch_proto::api::Exit;
 
 use vswitch_proto::command::Dns;
@@ -84,16 +85,33 @@ pub(super) fn write_exit(dir: &Path, exit: &Exit) -> io::Result<()> {
 }
 
 /// How the container ended; `None` while it has not.
-pub(super) fn read_exit(dir: &Path) -> Option<Exit> {
-    serde_json::from_slice(&fs::read(dir.join("exit.json")).ok()?).ok()
+///
+/// # Errors
+/// When that cannot be told, for example because there are no descriptors left.
+pub(super) fn read_exit(dir: &Path) -> io::Result<Option<Exit>> {
+    read_json(&dir.join("exit.json"))
 }
 
 pub(super) fn write_status(dir: &Path, status: &Status) -> io::Result<()> {
     replace::by_rename(&dir.join("shim.json"), &serde_json::to_vec(status)?, PRIVATE)
 }
 
-pub(super) fn read_status(dir: &Path) -> Option<Status> {
-    serde_json::from_slice(&fs::read(dir.join("shim.json")).ok()?).ok()
+/// Who the shim and init are; `None` when no shim has written it.
+///
+/// # Errors
+/// When that cannot be told.
+pub(super) fn read_status(dir: &Path) -> io::Result<Option<Status>> {
+    read_json(&dir.join("shim.json"))
+}
+
+/// `None` for a file that is absent, or that is not of this form: it is replaced as a whole, so a damaged one is of
+/// no use to anybody.
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(json) => Ok(serde_json::from_slice(&json).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where a shim's own failures go.
@@ -163,10 +181,10 @@ mod tests {
         );
 
         write_exit(&dir, &Exit { exit_code: 3, error: String::new() }).unwrap();
-        assert_eq!(read_exit(&dir).map(|exit| exit.exit_code), Some(3));
+        assert_eq!(read_exit(&dir).unwrap().map(|exit| exit.exit_code), Some(3));
         fs::write(dir.join("log"), "kept").unwrap();
         prepare(&launch, "", "").unwrap();
-        assert_eq!(read_exit(&dir), None);
+        assert_eq!(read_exit(&dir).unwrap(), None);
         assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "kept");
 
         let inode = fs::metadata(dir.join("hosts")).unwrap().ino();

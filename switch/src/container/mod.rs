@@ -54,6 +54,7 @@
 //! restart of the unit ends every container.
 
 mod accounts;
+mod ask;
 pub mod cgroup;
 mod client;
 mod environment;
@@ -66,6 +67,7 @@ mod privileges;
 pub mod processes;
 mod protocol;
 mod reaper;
+mod root_check;
 pub mod shim;
 mod sysctls;
 mod volumes;
@@ -81,7 +83,8 @@ use vswitch_proto::id::ContainerId;
 
 use crate::io::process;
 
-pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect, silent};
+pub use ask::ShimError;
+pub use client::{Found, LaunchError, Shim, create, create_with, reconnect, silent};
 pub use logs::{LogOptions, logs};
 pub use privileges::{capability_name, is_resource};
 pub use sysctls::check as check_sysctl;
@@ -97,7 +100,8 @@ pub struct Launch {
     pub hostname: String,
     /// No network namespace of its own.
     pub host_network: bool,
-    /// Directories of the host that the container sees empty: the daemon's data directory.
+    /// Directories of the host that the container sees empty, and that its own root may not show: the daemon's data
+    /// directory.
     pub hidden: Vec<PathBuf>,
     /// The directory of `hosts`, `hostname` and `resolv.conf`: `dir`, or that of the container whose network is shared.
     pub files: PathBuf,

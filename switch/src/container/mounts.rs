@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
-use super::Launch;
 use super::volumes::{VolumeError, Volumes};
+use super::{Launch, root_check};
 use crate::io::mount::{self, Tree};
 
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "net/tun"];
@@ -25,6 +25,8 @@ const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 pub(super) enum MountError {
     #[error("the root directory {} is not a directory: give the path of an unpacked file system", .0.display())]
     NotADirectory(PathBuf),
+    #[error("the root directory {} would show the data of vswitchd: give one that neither contains its data directory nor lies in it", .0.display())]
+    ShowsData(PathBuf),
     #[error("cannot {step}: {source}")]
     Step { step: &'static str, source: io::Error },
     #[error(transparent)]
@@ -34,7 +36,7 @@ pub(super) enum MountError {
 impl MountError {
     /// Whether it is the root directory itself that cannot be used.
     pub(super) fn is_root(&self) -> bool {
-        matches!(self, MountError::NotADirectory(_))
+        matches!(self, MountError::NotADirectory(_) | MountError::ShowsData(_))
     }
 }
 
@@ -79,7 +81,7 @@ pub(super) fn build(launch: &Launch, warn: &mut dyn FnMut(String)) -> Result<(),
             mount::make_all_read_only().step("make the host's files read-only")?;
             hide(&sources.hidden, warn)?;
         }
-        Some(root) => enter(Path::new(root))?,
+        Some(root) => enter(Path::new(root), &sources.hidden)?,
     }
     populate(sources, launch, warn)?;
     volumes.put()?;
@@ -111,9 +113,13 @@ fn take_sources(launch: &Launch) -> Result<Sources, MountError> {
     })
 }
 
-fn enter(root: &Path) -> Result<(), MountError> {
+fn enter(root: &Path, hidden: &[PathBuf]) -> Result<(), MountError> {
     if !root.is_dir() {
         return Err(MountError::NotADirectory(root.into()));
+    }
+    // Before anything is made in it.
+    if root_check::overlaps(root, hidden).step("look where the root directory lies")? {
+        return Err(MountError::ShowsData(root.into()));
     }
     mount::enter_root(root).step("enter the root directory")?;
     for name in ["proc", "sys", "dev", "etc", "tmp"] {

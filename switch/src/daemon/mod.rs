@@ -37,6 +37,7 @@ use crate::config::{Config, Engine, LogFormat, LogLevel};
 use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
+use crate::io::limits;
 use crate::vitals::Vitals;
 use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
@@ -177,6 +178,7 @@ fn now_ms() -> u64 {
 /// Runs until SIGTERM or SIGINT. Containers go on without it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     start_log(&config);
+    limits::raise_descriptors(None);
     let lock = socket::lock_data_dir(&config.data_dir)?;
     let replica = Replica::open(&config.data_dir.join("state.redb"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -6,12 +6,11 @@
 //! 3. Directories (and shims) of containers that the state does not know are removed.
 //! 4. Interfaces are opened again, or made, as for a host on which there is nothing yet; interfaces of ours that the
 //!    state does not know are deleted.
-
 //!
 //! Nothing here waits for long for a container: a shim that does not answer is watched as it is, and an interface that
 //! somebody else holds is tried again by whoever follows changes.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -30,8 +29,8 @@ use crate::state::Phase;
 const BUILTIN: [(&str, Driver); 3] =
     [("bridge", Driver::Bridge), ("none", Driver::None), ("host", Driver::Host)];
 
-/// How long a shim is waited for. It answers within microseconds, unless it is stopped or the host is overloaded.
-const SHIM_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at a container of which it could not be told whether it runs.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Shims that are asked at once.
 const ASKED_AT_ONCE: usize = 64;
@@ -66,7 +65,7 @@ impl Control {
                 self.take_found(asked.join_next().await).await;
             }
             let dir = self.shared.container_dir(&id);
-            asked.spawn(async move { (id, find_shim(dir).await) });
+            asked.spawn(async move { (id, container::reconnect(&dir).await) });
         }
         while !asked.is_empty() {
             self.take_found(asked.join_next().await).await;
@@ -75,6 +74,22 @@ impl Control {
 
     async fn take_found(&self, found: Option<Result<(ContainerId, Found), tokio::task::JoinError>>) {
         let Some(Ok((id, found))) = found else { return };
+        let Err(reason) = self.settle_found(id, found).await else { return };
+        tracing::error!(container = %id, reason, "cannot tell whether a container runs; it is left as it is and looked at again");
+        let control = self.clone();
+        tokio::spawn(async move {
+            let dir = control.shared.container_dir(&id);
+            loop {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                if control.settle_found(id, container::reconnect(&dir).await).await.is_ok() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Notes what was found. An error is the reason why it cannot be told.
+    async fn settle_found(&self, id: ContainerId, found: Found) -> Result<(), String> {
         match found {
             Found::Running(shim) => {
                 let begun = shim.started();
@@ -97,7 +112,9 @@ impl Control {
                 let error = "its process went while vswitchd was away".into();
                 self.ended(&id, Exit { exit_code: 137, error }).await;
             }
+            Found::Unknown(reason) => return Err(reason),
         }
+        Ok(())
     }
 
     async fn remove_unknown(&self) -> anyhow::Result<()> {
@@ -110,8 +127,9 @@ impl Control {
             if self.state().container(&id).is_none() {
                 let control = self.clone();
                 tokio::spawn(async move {
-                    end_unknown(entry.path()).await;
-                    control.remove_files(&id);
+                    if end_unknown(&entry.path()).await {
+                        control.remove_files(&id);
+                    }
                 });
             }
         }
@@ -119,23 +137,19 @@ impl Control {
     }
 }
 
-/// One that does not answer is taken as it was left, if its first process still runs.
-async fn find_shim(dir: PathBuf) -> Found {
-    if let Ok(found) = tokio::time::timeout(SHIM_PATIENCE, container::reconnect(&dir)).await {
-        return found;
-    }
-    tracing::warn!(dir = %dir.display(), "the shim of a container does not answer: is it stopped?");
-    match container::silent(&dir) {
-        Some(shim) => Found::Running(shim),
-        None => Found::Gone,
-    }
-}
-
-/// A container whose creation or removal a crash has cut.
-async fn end_unknown(dir: PathBuf) {
-    if let Found::Running(shim) = container::reconnect(&dir).await {
-        tracing::info!(dir = %dir.display(), "ending a container that a crash has left");
-        let _ = shim.signal(nix::libc::SIGKILL).await;
-        shim.wait().await;
+/// Ends a container whose creation or removal a crash has cut. False when it may still run.
+async fn end_unknown(dir: &Path) -> bool {
+    match container::reconnect(dir).await {
+        Found::Running(shim) => {
+            tracing::info!(dir = %dir.display(), "ending a container that a crash has left");
+            let _ = shim.signal(nix::libc::SIGKILL).await;
+            shim.wait().await;
+            true
+        }
+        Found::Exited(_) | Found::Gone => true,
+        Found::Unknown(reason) => {
+            tracing::warn!(dir = %dir.display(), reason, "cannot tell whether a container that a crash has left runs");
+            false
+        }
     }
 }

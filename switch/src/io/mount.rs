@@ -128,6 +128,34 @@ fn mount_points(mountinfo: &[u8]) -> Vec<(PathBuf, MsFlags)> {
         .collect()
 }
 
+/// A mount: a directory of a file system, and where it is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The file system, as `MAJOR:MINOR`.
+    pub device: String,
+    /// Inside the file system.
+    pub root: PathBuf,
+    pub point: PathBuf,
+}
+
+/// The mounts that this process sees, in the order in which they were made (`proc_pid_mountinfo(5)`).
+pub fn mounted() -> io::Result<Vec<Mounted>> {
+    Ok(parse_mounted(&fs::read("/proc/self/mountinfo")?))
+}
+
+fn parse_mounted(mountinfo: &[u8]) -> Vec<Mounted> {
+    let path = |field: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(field)));
+    let lines = mountinfo.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ').skip(2);
+            let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
+            let device = String::from_utf8_lossy(device).into_owned();
+            Some(Mounted { device, root: path(root), point: path(point) })
+        })
+        .collect()
+}
+
 fn flag(option: &[u8]) -> MsFlags {
     match option {
         b"nosuid" => MsFlags::MS_NOSUID,
@@ -168,5 +196,12 @@ mod tests {
         let points = mount_points(text);
         let proc_flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
         assert_eq!(points, [("/proc".into(), proc_flags), ("/a b\\c".into(), MsFlags::empty())]);
+    }
+
+    #[test]
+    fn mounts_with_their_places_in_file_systems() {
+        let text = b"23 27 8:1 /sub\\040dir /a rw - ext4 /dev/sda1 rw\nbad\n";
+        let expected = Mounted { device: "8:1".into(), root: "/sub dir".into(), point: "/a".into() };
+        assert_eq!(parse_mounted(text), [expected]);
     }
 }

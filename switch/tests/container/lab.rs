@@ -209,7 +209,7 @@ impl Terminal {
 
 /// Runs a created container to its end: exit code, standard output, standard error.
 pub(crate) async fn finish(shim: &Shim) -> (i32, String, String) {
-    let mut terminal = Terminal::new(shim.attach().await.unwrap());
+    let mut terminal = Terminal::new(shim.attach(false).await.unwrap());
     // How a failure to start shows is in the frames.
     let _ = shim.start().await;
     match terminal.end().await {
@@ -226,7 +226,7 @@ pub(crate) async fn run(spec: LabSpec) -> (i32, String, String) {
 pub(crate) async fn exec(shim: &Shim, command: &[&str]) -> (i32, String, String) {
     let command = command.iter().map(|word| (*word).to_owned()).collect();
     let exec = vswitch::container::Exec { command, ..Default::default() };
-    let mut terminal = Terminal::new(shim.exec(&exec).await.unwrap());
+    let mut terminal = Terminal::new(shim.exec(&exec).await.unwrap().0);
     match terminal.end().await {
         Frame::Exit(code) => (code, terminal.out(), terminal.err()),
         other => panic!("{other:?}"),

@@ -5,18 +5,28 @@
 //! 1. One thread, for ever: it forks. (A process whose children go to another pid namespace cannot make threads
 //!    anyway.)
 //! 2. Nothing blocks but the one `poll`: the setup before it, and what follows the end, are bounded.
-//! 3. Output goes to the log first, then to those who are attached. A client has a bounded queue. When it is full,
-//!    output waits for at most `client::HOLD_MAX`, which lets a client that does read keep up with bursts; one that
-//!    does not is dropped with an `Error` frame. So a client can hold a container up once, for a second.
-//! 4. Input waits for the container, and its clients for the input: they are not read while too much waits.
+//! 3. Output goes to the log first, then to those who are attached. Each client has a bounded queue. While that of
+//!    the foreground client (of `run` without `-d`, of an interactive `attach`), or of an exec's own client, is full, the
+//!    output of its process is not read, so that the process waits: nothing is lost. It gets all output and the exit
+//!    code even when the container has ended meanwhile. Every further client is dropped with an `Error` frame when it
+//!    does not keep up; what it may hold up the container for until then is a small part of the time, see `patience`.
+//! 4. Input waits for the process, and its clients for the input: they are not read while too much waits.
 //! 5. Who attaches sees what is printed from then on; nothing is replayed.
 //! 6. With several clients attached, standard input ends only with the container; when there is one, its
 //!    `StdinClosed` ends it, unless there is a terminal. Detaching ends nothing.
 //!
+//! 7. Numbers of clients are bounded by kind, see `bounds`: streams cannot take the place of a signal or a wait.
+//! 8. The end of an exec's connection is a hang-up for a terminal and nothing for other processes, since a daemon that
+//!    restarts looks the same. A daemon whose client has gone says so (`hang_up`).
+//!
 //! SIGTERM ends the container, and the shim with it as after any other end.
 
+mod bounds;
 mod client;
+mod linger;
+mod patience;
 mod serve;
+mod signals;
 mod task;
 
 use std::fs::{self, File};
@@ -36,10 +46,12 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{chdir, setsid};
 
+use vswitch_proto::command::LogLimits;
+
 use super::log::{self, Stream};
-use super::protocol::{NO_ROOT, Note, Report, Status};
+use super::protocol::{NO_ROOT, Note, Report, STREAMS, Status};
 use super::{Exit, Launch, files, init};
-use crate::io::process;
+use crate::io::{limits, process};
 use serve::Supervisor;
 use task::{Forked, Task};
 
@@ -68,7 +80,10 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 
 /// Forks the shim of the container in `dir` and returns; the shim itself reports on standard output and returns
 /// when its container has ended. To be called before anything else makes threads.
-pub fn main(dir: &Path) -> ExitCode {
+///
+/// `inherited` is the soft limit on descriptors of the container's processes: the daemon has raised its own.
+pub fn main(dir: &Path, inherited: Option<u64>) -> ExitCode {
+    limits::raise_descriptors(inherited);
     match process::fork() {
         Ok(Some(_)) => return ExitCode::SUCCESS,
         Ok(None) => {}
@@ -137,7 +152,7 @@ fn detach(dir: &Path) -> Result<File, SetupError> {
 /// The container up to the point where init waits. Nothing is left over when this fails.
 fn set_up(dir: &Path, report: &File) -> Result<Supervisor, SetupError> {
     let launch = files::read_config(dir).step("read config.json")?;
-    let mut log = log::Writer::open(dir).step("open the log")?;
+    let mut log = log::Writer::open(dir, LogLimits::default()).step("open the log")?;
     let signals = watch_signals().step("watch for signals")?;
     unshare(CloneFlags::CLONE_NEWPID).step("make a pid namespace")?;
     let listener = UnixListener::bind("shim.sock").step("listen on shim.sock")?;
@@ -217,8 +232,11 @@ fn is_awaited(task: &Task, report: &File) -> io::Result<bool> {
 
 fn status_of(task: &Task, launch: &Launch) -> Result<Status, SetupError> {
     let init_pid = task.pid.as_raw();
+    let shim_pid = std::process::id() as i32;
     let status = Status {
-        shim_pid: std::process::id() as i32,
+        shim_pid,
+        shim_start_ticks: process::start_ticks(shim_pid).unwrap_or(0),
+        protocol: STREAMS,
         init_pid,
         init_start_ticks: process::start_ticks(init_pid).ok_or(SetupError::InitEnded)?,
         started: false,
