@@ -204,8 +204,6 @@ pub struct ContainerState {
     pub oom_killed: bool,
     #[serde(default)]
     pub dead: bool,
-    /// It ended, and its restart policy starts it again in a moment.
-    pub restarting: bool,
     /// 0 when it does not run.
     pub pid: u32,
     pub exit_code: i32,
@@ -238,8 +236,6 @@ pub struct ContainerConfig {
     pub attach_stderr: bool,
     #[serde(default)]
     pub stdin_once: bool,
-    pub domainname: String,
-    pub user: String,
     pub tty: bool,
     pub open_stdin: bool,
     pub env: Vec<String>,

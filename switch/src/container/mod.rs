@@ -84,7 +84,7 @@ use vswitch_proto::id::ContainerId;
 use crate::io::process;
 
 pub use ask::ShimError;
-pub use client::{Found, LaunchError, Shim, create, create_with, reconnect, silent};
+pub use client::{Found, LaunchError, Shim, create, create_with, reconnect};
 pub use logs::{LogOptions, logs};
 pub use privileges::{capability_name, is_resource};
 pub use sysctls::check as check_sysctl;
