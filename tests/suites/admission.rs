@@ -116,12 +116,16 @@ fn large_requests_have_places_of_their_own() {
     let lab = Lab::with_descriptors(DESCRIPTORS, &[]);
     let length = BODY_BYTES_MAX.to_string();
     let large = Request::new("POST", "/v1/networks").header("Content-Length", &length).to_bytes();
-    let _open: Vec<UnixStream> = (0..8).map(|_| half(&lab, &large)).collect();
+    let mut open: Vec<UnixStream> = (0..8).map(|_| half(&lab, &large)).collect();
     let body = format!(r#"{{"name": "net", "labels": {{"x": "{}"}}}}"#, "x".repeat(100_000));
     eventually("a ninth is refused", || {
         let answer =
             Request::new("POST", "/v1/networks/none-of-these/connect").json(&body).send(&lab.socket())?;
         let error: Error = serde_json::from_str(&answer.body)?;
+        if error.kind != ErrorKind::Busy {
+            // It had the place of one that came later, and which was refused in its stead.
+            open.push(half(&lab, &large));
+        }
         ensure!(error.kind == ErrorKind::Busy && error.message.contains("8 large requests"), "{error:?}");
         Ok(())
     });
@@ -154,6 +158,8 @@ fn half_calls_keep_no_engine_out() {
     let lab = Lab::with_descriptors(DESCRIPTORS, &["--docker-plugin"]);
     let socket = lab.path(PLUGIN);
     let call = Request::new("POST", "/Plugin.Activate").body("").to_bytes();
+    // It is there a moment after the API's.
+    eventually("the plugin listens", || connect(&socket).map(drop));
     let mut open = Vec::new();
     for _ in 0..100 {
         let mut stream = connect(&socket).unwrap();
