@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use vswitch_proto::api::{
     Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, NetworkPrune, Pool,
 };
@@ -14,9 +15,13 @@ use super::control::{Control, done, rejected};
 use super::docker::leftovers::Listed;
 use super::handle::error;
 use super::overlay::Prepared;
-use super::{Done, host, random_bytes, random_request_id};
+use super::{Done, random_bytes, random_request_id, subnets};
 use crate::state::configuration::CONFIG_ONLY_OPTION;
+use crate::state::default_pools;
 use crate::state::{LookupError, Network, Rejected};
+
+/// How often a subnet is chosen for a network that asks for none.
+const CHOICES: usize = 8;
 
 fn lookup(failed: LookupError) -> Error {
     error(failed.kind(), failed.to_string())
@@ -57,32 +62,54 @@ impl Control {
                 format!("only one network of the driver {name} exists, and it is there already; use bridge");
             return Err(error(ErrorKind::Conflict, message));
         }
-        let cluster = self.snapshot().shared;
-        if cluster.networks().any(|network| network.name == request.name) {
+        if self.snapshot().shared.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
-        let mut occupied = host::routes().await?;
-        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let command = CreateNetwork {
+        let asked: Vec<PoolRequest> = request.pools.into_iter().map(pool).collect();
+        let mut command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
             driver,
-            pools: request.pools.into_iter().map(pool).collect(),
+            pools: asked.clone(),
             internal: request.internal,
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied,
+            occupied: Vec::new(),
             builtin: false,
         };
-        let undo = Command::RemoveNetwork { network: command.id };
-        let applied = self.commit(id, Command::CreateNetwork(command), Some(undo)).await?;
-        Ok(done(&applied))
+        let mut id = id;
+        for _ in 0..CHOICES {
+            command.pools.clone_from(&asked);
+            let warnings = match driver {
+                Driver::Bridge => {
+                    subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await?
+                }
+                _ => Vec::new(),
+            };
+            let undo = Command::RemoveNetwork { network: command.id };
+            let made = self.commit(id, Command::CreateNetwork(command.clone()), Some(undo)).await;
+            // An engine may have made a network with a subnet that was free when it was chosen.
+            let is_chosen = command.pools.len() > asked.len();
+            if made.is_ok() || !is_chosen || !self.has_taken_one_of(&command.pools) {
+                return made.map(|applied| done(&applied).with_warnings(warnings));
+            }
+            id = random_request_id();
+        }
+        Err(error(ErrorKind::Conflict, "every subnet that was chosen was taken meanwhile: give a --subnet"))
+    }
+
+    /// Whether a network has a subnet that overlaps with one of these.
+    fn has_taken_one_of(&self, pools: &[PoolRequest]) -> bool {
+        let state = self.state();
+        let taken: Vec<IpNet> = state.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet).collect();
+        let wanted: Vec<IpNet> = pools.iter().map(|pool| pool.subnet).collect();
+        default_pools::overlapping(&wanted, &taken).is_some()
     }
 
     /// The three that are always there.
     pub(super) async fn create_builtin(&self, name: &str, driver: Driver) -> Result<(), Error> {
-        let command = CreateNetwork {
+        let mut command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: name.parse().expect("the names of the default networks are names"),
             driver,
@@ -91,9 +118,15 @@ impl Control {
             ipv6: false,
             options: Default::default(),
             labels: Default::default(),
-            occupied: host::routes().await?,
+            occupied: Vec::new(),
             builtin: true,
         };
+        if driver == Driver::Bridge {
+            command.pools.extend(subnets::bridge_pool(&self.shared.config));
+            for warning in subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await? {
+                tracing::warn!(network = name, "{warning}");
+            }
+        }
         self.commit(random_request_id(), Command::CreateNetwork(command), None).await.map(|_| ())
     }
 

@@ -78,6 +78,14 @@ pub enum Done {
 }
 
 impl Done {
+    /// The same with warnings for whoever created something.
+    pub fn with_warnings(self, warnings: Vec<String>) -> Done {
+        match self {
+            Done::Created(created) => Done::Created(Created { warnings, ..created }),
+            other => other,
+        }
+    }
+
     pub fn created(self) -> Created {
         match self {
             Done::Created(created) => created,

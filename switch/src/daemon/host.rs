@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
 use vswitch_proto::id::{ContainerId, EndpointId, PortId};
@@ -381,16 +380,6 @@ fn path_source(path: String) -> Result<(NetnsSource, NetNs), Error> {
 
 fn cannot_adopt(failed: &NetNsError) -> Error {
     error(adopt_error_kind(failed), format!("cannot adopt: {failed}"))
-}
-
-/// Prefixes that this host routes to, none of which a network may overlap.
-pub async fn routes() -> Result<Vec<IpNet>, Error> {
-    let read = blocking(|| {
-        NetNs::current()
-            .map_err(|e| e.to_string())
-            .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
-    });
-    read.await.map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
 }
 
 /// Docker has put the interface into a container, which cannot be given another one: it stays there without frames, and

@@ -63,6 +63,7 @@ mod overlay;
 mod ports;
 mod recover;
 mod socket;
+mod subnets;
 mod trouble;
 mod tunnels;
 

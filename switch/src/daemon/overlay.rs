@@ -22,7 +22,7 @@ use super::docker::leftovers::Listed;
 use super::handle::{Done, Handle, error};
 use super::leases::{self, Held};
 use super::names::random_name;
-use super::{Change, host, random_bytes, random_request_id};
+use super::{Change, random_bytes, random_request_id, subnets};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
 use crate::state::{Network, Rejected, Snapshot};
@@ -102,10 +102,9 @@ impl Handle {
         if seen.local.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
-        let mut occupied = host::routes().await?;
         cluster.found_alone().await.map_err(failed)?;
-        occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let network = CreateNetwork {
+        let seen = self.snapshot();
+        let mut network = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
             driver: Driver::Overlay,
@@ -114,12 +113,13 @@ impl Handle {
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied,
+            occupied: Vec::new(),
             builtin: false,
         };
+        let mut warnings = subnets::complete_overlay(&mut network, &seen).await?;
         match cluster.propose(SharedChange::CreateNetwork(network), id).await.map_err(failed)? {
             Applied::NetworkCreated { network } => {
-                let warnings = self.warnings_of(&network);
+                warnings.extend(self.warnings_of(&network));
                 Ok(Done::Created(Created { id: network.to_string(), warnings }))
             }
             _ => Err(failed(ClusterError::Unexpected)),

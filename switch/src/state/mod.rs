@@ -43,6 +43,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 pub mod configuration;
 mod container;
+pub mod default_pools;
 pub mod docker;
 mod endpoint;
 mod ipam;

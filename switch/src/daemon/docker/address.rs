@@ -11,7 +11,7 @@ use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
-use super::super::{host, random_bytes};
+use super::super::{random_bytes, subnets};
 use super::{command, invalid};
 use crate::state::Applied;
 
@@ -108,11 +108,14 @@ impl Control {
         if let Some(subnet) = request.pool {
             self.take_subnets_from_forgotten(&[subnet]).await?;
         }
-        let mut occupied = host::routes().await?;
-        let cluster = self.snapshot().shared;
-        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
+        let (seen, mut occupied) = (self.snapshot(), subnets::routes().await);
+        let chosen = match request.pool {
+            Some(_) => None,
+            None => subnets::for_engine(&self.shared.config, &seen, request.v6, &occupied)?,
+        };
+        occupied.extend(seen.shared.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let request = DockerChange::RequestPool {
-            subnet: request.pool,
+            subnet: request.pool.or(chosen),
             ip_range: request.sub_pool,
             ipv6: request.v6,
             occupied,
