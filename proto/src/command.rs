@@ -66,6 +66,12 @@ pub enum Command {
         network: NetworkId,
     },
     Docker(DockerChange),
+    /// What a network of the cluster is called, before a container is attached to it: it may be gone by the time that
+    /// somebody asks.
+    NoteNetwork {
+        network: NetworkId,
+        name: Name,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -154,6 +154,9 @@ fn containers_connect_and_disconnect_while_they_run() {
         ensure!(!inspected.contains(&id[..12]), "{inspected}");
         Ok(())
     });
+    let error = one.fails(&["start", "a"], 3);
+    assert!(error.contains("network other that container a was connected to is gone"), "{error}");
+    one.ok(&["network", "disconnect", "-f", "other", "a"]);
     one.ok(&["start", "a"]);
     let error = one.fails(&["network", "connect", "net", "a"], 3);
     assert!(error.contains("network net not found"), "{error}");
@@ -188,7 +191,7 @@ fn a_host_alone_has_overlay_networks_too() {
 }
 
 #[test]
-fn what_has_ended_is_in_no_network_that_was_removed() {
+fn what_has_ended_does_not_start_without_a_network_that_was_removed() {
     let cluster = Cluster::joined(2);
     let [one, two] = &cluster.labs[..] else { panic!("there are two") };
     one.ok(&["network", "create", "-d", "overlay", "net"]);
@@ -202,11 +205,15 @@ fn what_has_ended_is_in_no_network_that_was_removed() {
         ensure!(removed.code == 0, "{removed:?}");
         Ok(())
     });
-    eventually("it is disconnected, and starts without", || {
-        let started = one.ctl(&["start", "a"]);
-        ensure!(started.code == 0, "{started:?}");
+    eventually("its own host knows", || {
+        let names = one.ok(&["network", "ls", "--format={{.Name}}"]);
+        ensure!(!names.lines().any(|name| name == "net"), "{names}");
         Ok(())
     });
+    let error = one.fails(&["start", "a"], 3);
+    assert!(error.contains("network net that container a was connected to is gone"), "{error}");
+    one.ok(&["network", "disconnect", "net", "a"]);
+    one.ok(&["start", "a"]);
     assert_eq!(one.inspect("a").network_settings.networks.into_keys().collect::<Vec<_>>(), ["kept"]);
 }
 

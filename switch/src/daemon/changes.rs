@@ -49,6 +49,23 @@ impl Control {
         Ok((attachment(network, scope, endpoint), new))
     }
 
+    /// Keeps the names of networks of the cluster that a container is about to be attached to: they may be gone by the
+    /// time that it starts again.
+    pub(super) async fn note_networks(&self, attachments: &[(Attachment, NewEndpoint)]) -> Result<(), Error> {
+        let seen = self.snapshot();
+        for (attachment, _) in attachments.iter().filter(|(a, _)| a.scope == Scope::Cluster) {
+            let network = attachment.network;
+            let Some(name) = seen.shared.network(&network).map(|network| network.name.clone()) else {
+                continue;
+            };
+            if seen.local.remembered_name(&network) != Some(&name) {
+                let note = Command::NoteNetwork { network, name };
+                self.commit(random_request_id(), note, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn container_id(&self, reference: &str) -> Result<ContainerId, Error> {
         self.state().find_container(reference).map(|container| container.id).map_err(lookup)
     }
@@ -184,6 +201,7 @@ impl Control {
         let network = attachment.network;
         let container = self.container_id(&request.container)?;
         let undo = Command::Disconnect { container, network };
+        self.note_networks(&[(attachment.clone(), endpoint)]).await?;
         self.commit(id, Command::Connect { container, attachment, endpoint }, Some(undo)).await?;
         Ok(Done::Nothing)
     }

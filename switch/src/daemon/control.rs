@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use vswitch_proto::api::{Created, Error, ErrorKind};
 use vswitch_proto::command::{Command, Envelope};
-use vswitch_proto::id::{ContainerId, NetworkId, RequestId};
+use vswitch_proto::id::{ContainerId, RequestId};
 
 use super::handle::{Shared, error};
 use super::health::HostHealth;
@@ -229,35 +229,8 @@ impl Control {
     /// The cluster's state has changed, or this node's part in it.
     pub async fn follow_cluster(&self) {
         let mut core = self.core.lock().await;
-        let old = core.followed.clone();
-        let begun = self.bring_host(&mut core, self.snapshot(), &BTreeSet::new(), false).await;
-        let new = core.followed.clone();
-        drop((begun, core));
-        let orphans = orphans(&old, &new);
-        if !orphans.is_empty() {
-            let control = self.clone();
-            tokio::spawn(async move { control.disconnect_orphans(orphans).await });
-        }
-    }
-
-    /// A container that has ended keeps no network of the cluster, since it holds no lease there, and could not start
-    /// with one that is gone.
-    async fn disconnect_orphans(&self, orphans: Vec<(ContainerId, NetworkId)>) {
-        for (container, network) in orphans {
-            let _turn = self.order.turn(Subject::Container(container)).await;
-            let seen = self.snapshot();
-            let attached = seen.local.container(&container).filter(|c| c.attachment(&network).is_some());
-            let Some(ended) = attached.filter(|c| !c.is_live()) else { continue };
-            if seen.shared.network(&network).is_none() {
-                let (name, network_id) = (ended.name.as_str(), network.short());
-                tracing::info!(
-                    container = name,
-                    network = network_id,
-                    "disconnected: the network was removed"
-                );
-                self.take_back(Command::Disconnect { container, network }).await;
-            }
-        }
+        // Failures are told by the lanes.
+        drop(self.bring_host(&mut core, self.snapshot(), &BTreeSet::new(), false).await);
     }
 
     async fn change(&self, change: Change, id: RequestId, prepared: &Prepared) -> Result<Done, Error> {
@@ -407,21 +380,6 @@ impl Control {
         let phase = state.container(id).map(|container| &container.phase);
         matches!(phase, Some(Phase::Created | Phase::Running))
     }
-}
-
-/// Who of those that have ended lost a network between two states of one cluster.
-fn orphans(old: &Snapshot, new: &Snapshot) -> Vec<(ContainerId, NetworkId)> {
-    let before = old.shared.networks().map(|network| network.id);
-    let gone: BTreeSet<NetworkId> = before.filter(|id| new.shared.network(id).is_none()).collect();
-    let mut found = Vec::new();
-    if gone.is_empty() || old.node != new.node {
-        return found;
-    }
-    for container in new.local.containers().filter(|c| c.docker().is_none() && !c.is_live()) {
-        let lost = container.attachments.iter().filter(|attachment| gone.contains(&attachment.network));
-        found.extend(lost.map(|attachment| (container.id, attachment.network)));
-    }
-    found
 }
 
 /// What a client is told of an applied command.

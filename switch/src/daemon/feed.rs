@@ -195,6 +195,7 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
             vec![network(old, id, "disconnect", Some(container))]
         }
         Command::Docker(change) => docker(change, old, new),
+        Command::NoteNetwork { .. } => Vec::new(),
     }
 }
 

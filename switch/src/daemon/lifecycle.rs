@@ -40,6 +40,7 @@ impl Control {
         check_run(&request)?;
         let start = request.start;
         let attachments = self.attachments(&request.networks, prepared)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         let create =
             CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
@@ -268,6 +269,7 @@ impl Control {
     ) -> Result<Done, Error> {
         let (source, namespace) = self.host.netns_source(request.pid, request.netns).await?;
         let attachments = self.attachments(&request.networks, prepared)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         self.host.remember_namespace(container, namespace);
         let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, NetworkPrune, RunNetwork};
 use vswitch_proto::command::{
-    Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
+    Addresses, Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
@@ -237,10 +237,11 @@ impl Handle {
             });
             for wanted in needed.cloned() {
                 if seen.shared.network(&wanted.network).is_none() {
-                    let (container, network) = (container.name.clone(), wanted.network);
-                    return Err(rejected(&Rejected::NetworkGone { container, network }));
+                    return Err(rejected(&seen.local.network_gone(&container.name, &wanted.network)));
                 }
-                self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
+                let who = (container.id, container.name.clone());
+                let before = seen.local.remembered_addresses(&container.id, &wanted.network);
+                self.lease_as_before(&mut prepared, who, wanted, before).await?;
             }
         }
         let is_leased = !prepared.leases.is_empty();
@@ -294,6 +295,29 @@ impl Handle {
             }
         }
         Ok(prepared)
+    }
+
+    /// With the addresses that the container had, unless somebody else has one of them by now.
+    async fn lease_as_before(
+        &self,
+        prepared: &mut Prepared,
+        who: (ContainerId, Name),
+        wanted: Attachment,
+        before: Option<Addresses>,
+    ) -> Result<(), Error> {
+        let fits = |before: &Addresses| {
+            wanted.ipv4.is_none_or(|ip| before.ipv4 == Some(ip))
+                && wanted.ipv6.is_none_or(|ip| before.ipv6 == Some(ip))
+                && wanted.mac.is_none_or(|mac| before.mac == mac)
+        };
+        if let Some(Addresses { mac, ipv4, ipv6 }) = before.filter(fits) {
+            let again = Attachment { ipv4, ipv6, mac: Some(mac), ..wanted.clone() };
+            match self.lease(prepared, who.clone(), again).await {
+                Err(taken) if taken.kind == ErrorKind::Conflict => {}
+                leased => return leased,
+            }
+        }
+        self.lease(prepared, who, wanted).await
     }
 
     async fn lease(

@@ -127,9 +127,10 @@ impl State {
         }
         let is_gone = |a: &&Attachment| a.scope == Scope::Local && self.network(&a.network).is_none();
         if let Some(gone) = container.attachments.iter().find(is_gone) {
-            return Err(Rejected::NetworkGone { container: container.name, network: gone.network });
+            return Err(self.network_gone(&container.name, &gone.network));
         }
         self.check_still_free(&container)?;
+        let was_live = container.is_live();
         let allocation = if container.is_live() {
             Allocation::default()
         } else {
@@ -139,6 +140,9 @@ impl State {
         container.started_at_ms = Some(at_ms);
         container.finished_at_ms = None;
         self.commit(container, allocation);
+        if !was_live {
+            self.forget_container(id);
+        }
         Ok(Applied::ContainerStarted { container: *id })
     }
 
@@ -152,6 +156,7 @@ impl State {
         if !container.is_live() {
             return Err(Rejected::NotRunning(container.name));
         }
+        self.remember_addresses(id);
         self.release_all(id);
         container.phase = phase;
         container.finished_at_ms = Some(at_ms);
@@ -166,6 +171,7 @@ impl State {
         }
         self.release_all(id);
         self.containers.remove(id);
+        self.forget_container(id);
         Ok(Applied::ContainerRemoved { container: *id })
     }
 
@@ -208,7 +214,17 @@ impl State {
         }
         container.attachments.remove(at);
         self.commit(container, Allocation::default());
+        self.forget_attachment(id, network);
         Ok(Applied::Disconnected { container: *id, network: *network, endpoint })
+    }
+
+    /// Why a container cannot start whose network is gone.
+    pub fn network_gone(&self, container: &Name, network: &NetworkId) -> Rejected {
+        let container = container.clone();
+        match self.remembered_name(network) {
+            Some(name) => Rejected::NetworkLost { container, network: name.clone() },
+            None => Rejected::NetworkGone { container, network: *network },
+        }
     }
 
     /// One that is not Docker's, whose life is Docker's too.

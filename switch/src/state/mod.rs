@@ -49,6 +49,7 @@ mod endpoint;
 mod ipam;
 mod ledger;
 mod lookup;
+mod memory;
 #[cfg(test)]
 mod model;
 pub mod names;
@@ -77,6 +78,7 @@ pub use view::{Snapshot, View};
 
 use docker::Docker;
 use ledger::Ledger;
+use memory::Memory;
 use requests::Requests;
 use sharded::Sharded;
 
@@ -125,6 +127,7 @@ pub struct State {
     /// One per network, and one per network of the cluster that has endpoints here.
     ledgers: Sharded<NetworkId, Arc<Ledger<Endpoint>>>,
     docker: Arc<Docker>,
+    memory: Arc<Memory>,
     next_port: u32,
     next_vni: u32,
     requests: Requests<Applied, GENERATION>,
@@ -170,6 +173,9 @@ pub enum Applied {
     },
     /// Whatever an engine's other calls change.
     DockerChanged,
+    NetworkNoted {
+        network: NetworkId,
+    },
 }
 
 impl State {
@@ -211,6 +217,7 @@ impl State {
             }
             Command::Disconnect { container, network } => self.disconnect(container, network),
             Command::Docker(change) => self.apply_docker(change, at_ms),
+            Command::NoteNetwork { network, name } => self.note_network(network, name),
         }
     }
 

@@ -203,6 +203,7 @@ impl State {
         if !holders.is_empty() {
             return Err(in_use(network, holders));
         }
+        self.remember_network(id);
         self.networks.remove(id);
         self.ledgers.remove(id);
         Ok(Applied::NetworkRemoved { network: *id })

@@ -269,6 +269,11 @@ pub enum Rejected {
     InvalidPortSecurity(String),
     #[error("invalid {SERVERS_OPTION} {0:?}: give dhcp, router, or both with a comma between them")]
     InvalidServers(String),
+    #[error(
+        "network {network} that container {container} was connected to is gone: `vswitchctl network disconnect \
+         {network} {container}`, or remove the container and create it again"
+    )]
+    NetworkLost { container: Name, network: Name },
 }
 
 /// Who stands in the way.
@@ -341,6 +346,7 @@ impl Rejected {
             | UnknownPool(_)
             | UnknownLease(_)
             | NetworkGone { .. }
+            | NetworkLost { .. }
             | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)

@@ -17,6 +17,7 @@ use vswitch_proto::id::{ContainerId, NetworkId};
 use super::docker::Docker;
 use super::endpoint::Endpoint;
 use super::ledger::{Cursors, Ledger, Member};
+use super::memory::Memory;
 use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Applied, Container, GENERATION, NETWORKS_MAX, Network, State};
@@ -36,11 +37,11 @@ impl Kind {
         }
     }
 
-    /// The byte behind the magic. A node's own state has what Docker made since version 2, the cluster's which networks
-    /// of Docker its networks are.
+    /// The byte behind the magic. A node's own state has what Docker made since version 2 and what is remembered of what
+    /// is gone since version 3; the cluster's has since version 2 which networks of Docker its networks are.
     const fn version(self) -> u8 {
         match self {
-            Kind::Local => 2,
+            Kind::Local => 3,
             Kind::Shared => 2,
         }
     }
@@ -67,11 +68,13 @@ pub(super) fn write(kind: Kind, state: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(state, bytes).expect("plain data into memory can always be encoded")
 }
 
-/// `A` since version 2.
-pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
-    kind: Kind,
-    bytes: &[u8],
-) -> Result<(T, A), SnapshotError> {
+/// `A` since version 2, `B` since version 3.
+pub(super) fn read<T, A, B>(kind: Kind, bytes: &[u8]) -> Result<(T, A, B), SnapshotError>
+where
+    T: DeserializeOwned,
+    A: DeserializeOwned + Default,
+    B: DeserializeOwned + Default,
+{
     let (magic, rest) = bytes.split_first_chunk().ok_or(SnapshotError::Malformed)?;
     if *magic != kind.magic() {
         return Err(SnapshotError::Foreign);
@@ -82,11 +85,15 @@ pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
         _ => return Err(SnapshotError::Malformed),
     };
     let (state, rest) = postcard::take_from_bytes(body).map_err(|_| SnapshotError::Malformed)?;
-    let (added, rest) = match version {
+    let (second, rest) = match version {
         1 => (A::default(), rest),
         _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
     };
-    if rest.is_empty() { Ok((state, added)) } else { Err(SnapshotError::Malformed) }
+    let (third, rest) = match version {
+        1 | 2 => (B::default(), rest),
+        _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
+    };
+    if rest.is_empty() { Ok((state, second, third)) } else { Err(SnapshotError::Malformed) }
 }
 
 pub(super) fn digest(snapshot: &[u8]) -> [u8; 32] {
@@ -123,12 +130,12 @@ impl State {
             next_vni: self.next_vni,
             requests: &self.requests,
         };
-        write(Kind::Local, &(written, &*self.docker))
+        write(Kind::Local, &(written, &*self.docker, self.memory()))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<State, SnapshotError> {
-        let (state, docker) = read(Kind::Local, bytes)?;
-        rebuild(state, docker)
+        let (state, docker, memory) = read(Kind::Local, bytes)?;
+        rebuild(state, docker, memory)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -144,7 +151,7 @@ pub(super) fn with_cursors<'a, M: Member>(
     networks.map(|n| (n, ledgers.get(&n.id).map(|ledger| ledger.cursors).unwrap_or_default())).collect()
 }
 
-fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
+fn rebuild(read: Read, docker: Docker, memory: Memory) -> Result<State, SnapshotError> {
     let (networks, mut ledgers) = rebuild_networks(read.networks)?;
     let mut state = State {
         networks,
@@ -175,7 +182,11 @@ fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
     if let Some(what) = docker.contradiction(&state) {
         return Err(SnapshotError::Inconsistent(what));
     }
+    if let Some(what) = memory.contradiction(&state) {
+        return Err(SnapshotError::Inconsistent(what));
+    }
     state.docker = Arc::new(docker);
+    state.memory = Arc::new(memory);
     Ok(state)
 }
 
@@ -333,7 +344,7 @@ mod tests {
         for lab in [&mut lab, &mut read] {
             let bridge = lab.named("bridge");
             let e = lab.run("e", vec![to(bridge)]).unwrap();
-            assert_eq!(lab.ipv4(e, bridge), "172.17.0.5", "the cursor was kept");
+            assert_eq!(lab.ipv4(e, bridge), "172.17.0.4", "the cursor was kept");
         }
         assert_eq!(lab.state.digest(), read.state.digest());
         let other = sample();
@@ -350,9 +361,11 @@ mod tests {
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
         let newer = [&bytes[..4], &[Kind::Local.version() + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(Kind::Local.version() + 1)));
-        // What Docker made is three empty lists.
-        let earlier = [&bytes[..4], &[1], &bytes[5..bytes.len() - 3]].concat();
-        assert_eq!(State::from_bytes(&earlier).map(|state| state.digest()), Ok(sample().state.digest()));
+        // What Docker made is three empty lists, what is remembered two.
+        for (version, missing) in [(1, 5), (2, 2)] {
+            let earlier = [&bytes[..4], &[version], &bytes[5..bytes.len() - missing]].concat();
+            assert_eq!(State::from_bytes(&earlier).map(|state| state.digest()), Ok(sample().state.digest()));
+        }
         assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 

@@ -346,7 +346,7 @@ fn a_container_lives_dies_and_lives_again() {
 
     lab.exit(c).unwrap();
     lab.apply(Command::RemoveNetwork { network: other }).expect("an exited container does not hold it");
-    assert!(line(lab.start(c)).contains("is gone: disconnect it"));
+    assert!(line(lab.start(c)).contains("network other that container c was connected to is gone"));
     let short = &other.short()[..5];
     let leftover = lab.state.find_attached(&c, short).unwrap();
     assert_eq!(leftover, other);
