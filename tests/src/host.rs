@@ -114,7 +114,7 @@ pub(crate) fn resolve(program: &str) -> String {
 }
 
 /// A binary of the build that the test executable belongs to: `target/debug/deps/guide-0123` finds `target/debug/NAME`.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test executable has a path");
     // A benchmark lies beside the binaries itself.
     let mut directories = test.ancestors().skip(1).take(2).map(|directory| directory.join(name));

@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use vswitch_tests::docker::Docker;
 use vswitch_tests::wait::eventually;
 
+#[path = "command_line.rs"]
+mod command_line;
 #[path = "faults.rs"]
 mod faults;
 #[path = "guide.rs"]
