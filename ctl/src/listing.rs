@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::table;
-use crate::template::{Template, TemplateError, Value};
+use crate::template::{Problem, Template, TemplateError, Value};
 
 /// How a list is printed.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +68,18 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// Finds what is wrong with a template before there are rows: fields that none of them has. What functions make of
+    /// the empty fields of `row` says nothing.
+    ///
+    /// # Errors
+    /// When the template asks for what the rows do not have.
+    pub fn check<T: Serialize>(&self, format: &ListFormat, row: &T) -> Result<(), TemplateError> {
+        match self.print(format, false, &[row]) {
+            Err(error) if matches!(error.problem, Problem::NoField { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// When the template asks for what the rows do not have.
     pub fn print<T: Serialize>(
@@ -208,6 +220,8 @@ mod tests {
         assert!(print("{{.Nope}}", false).unwrap_err().contains("can't evaluate field Nope"));
         assert!(print("table {{.Nope}}", false).unwrap_err().contains("can't evaluate field Nope"));
         assert!(print("{{", false).is_err());
+        let check = |format: &str| LISTING.check(&format.parse().unwrap(), &Row { id: "", name: "" }).is_ok();
+        assert!(check("{{slice .Name 1}}") && check("table {{index .ID 0}}") && !check("{{.Nope}}"));
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub fn documented(page: &str) -> BTreeMap<String, BTreeMap<String, Row>> {
         if let Some(title) = line.strip_prefix("## docker ") {
             command = title.into();
         }
-        let Some(cells) = line.strip_prefix("| `-").and_then(|cells| cells.strip_suffix('|')) else { continue };
+        let Some(cells) = line.strip_prefix("| `-").and_then(|cells| cells.strip_suffix('|')) else {
+            continue;
+        };
         let cells: Vec<&str> = cells.split(" | ").collect();
         let [flags, here, text] = cells[..] else { panic!("{line:?} has not three cells") };
         let flags = format!("-{}", flags.replace('`', ""));
@@ -68,7 +70,10 @@ mod tests {
         let page = "## docker network ls\n\n| flag | here | how |\n| --- | --- | --- |\n| `-f`, `--filter` | same |  |\n\
                     | `--size` | refused | there is none |\n";
         let rows = &documented(page)["network ls"];
-        assert_eq!(rows["--filter"], Row { short: Some("-f".into()), here: "same".into(), text: String::new() });
+        assert_eq!(
+            rows["--filter"],
+            Row { short: Some("-f".into()), here: "same".into(), text: String::new() }
+        );
         assert_eq!(rows["--size"].text, "there is none");
     }
 }

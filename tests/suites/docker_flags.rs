@@ -20,7 +20,7 @@ fn said(output: &Output) -> String {
 fn is_accepted(command: &str, flag: &str) -> Result<(), String> {
     for words in [&[flag, "1"][..], &[flag]] {
         let said = said(&ctl(command, words));
-        if said.contains("unexpected argument") || said.contains("is not supported") {
+        if said.contains(&format!("unexpected argument '{flag}'")) || said.contains("is not supported") {
             return Err(said);
         }
     }
@@ -29,8 +29,10 @@ fn is_accepted(command: &str, flag: &str) -> Result<(), String> {
 
 /// For one of the values that a flag may have, all of which ask for something.
 fn is_refused(command: &str, flag: &str, long: &str, row: &Row) -> Result<(), String> {
-    let reason = format!("vswitchctl: {long} is not supported: {}; see 'vswitchctl {command} --help'\n", row.text);
-    let tries = [&[flag, "something"][..], &[flag], &[&format!("{flag}=false")]].map(|words| ctl(command, words));
+    let reason =
+        format!("vswitchctl: {long} is not supported: {}; see 'vswitchctl {command} --help'\n", row.text);
+    let tries =
+        [&[flag, "something"][..], &[flag], &[&format!("{flag}=false")]].map(|words| ctl(command, words));
     let refused = tries.iter().any(|output| output.status.code() == Some(2) && said(output) == reason);
     let all: Vec<String> = tries.iter().map(said).collect();
     if refused { Ok(()) } else { Err(format!("not {reason:?} but {all:?}")) }

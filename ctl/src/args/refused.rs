@@ -108,6 +108,7 @@ const RUN: &[Refused] = &[
     neutral("kernel-memory", &["0"], NO_MEMORY),
     value("link", NO_LINKS),
     value("link-local-ip", NO_LINK_LOCAL),
+    value("log-opt", "logs have the bounds that vswitchd gives them; see 'vswitchctl logs'"),
     neutral(
         "log-driver",
         &["json-file", "local"],
@@ -122,6 +123,8 @@ const RUN: &[Refused] = &[
     value("platform", NO_IMAGES),
     boolean("privileged", NO_SANDBOX),
     neutral("pull", &["missing", "never"], NO_IMAGES),
+    boolean("no-healthcheck", NO_HEALTH),
+    boolean("quiet", NO_IMAGES).short('q'),
     neutral("runtime", &["runc"], "vswitchd runs containers itself; there is no runtime to choose"),
     value("storage-opt", NO_IMAGES),
     boolean("use-api-socket", "there is no Docker socket to hand in"),

@@ -72,7 +72,7 @@ struct Row {
 }
 
 pub async fn ps(client: &Client, args: PsArgs) -> Result<u8, Failure> {
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
+    LISTING.check(&args.format, &Row::default())?;
     let named = named(client, &args.filters).await?;
     let all = args.all || asks_for_status(&args.filters);
     let call = Call::get(&["containers"]).query("all", &all.to_string());

@@ -77,7 +77,7 @@ pub async fn execute(client: &Client, command: NetworkCommand) -> Result<u8, Fai
 
 async fn ls(client: &Client, args: NetworkLsArgs) -> Result<u8, Failure> {
     check_networks(&args.filters).map_err(|error| Failure::usage(format_args!("--filter: {error}")))?;
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
+    LISTING.check(&args.format, &Row::default())?;
     let mut networks: Vec<Network> = client.fetch(Call::get(&["networks"])).await?;
     networks.retain(|network| network_matches(network, &args.filters));
     networks.sort_by(|a, b| a.name.cmp(&b.name));

@@ -58,7 +58,7 @@ pub async fn execute(client: &Client, command: NodeCommand) -> Result<u8, Failur
 }
 
 async fn ls(client: &Client, args: &LsArgs) -> Result<u8, Failure> {
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
+    LISTING.check(&args.format, &Row::default())?;
     let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
     let rows: Vec<Row> = nodes.iter().map(row).collect();
     print(LISTING.print(&args.format, args.quiet, &rows)?)?;

@@ -18,6 +18,9 @@ fn unsupported() -> Error {
 /// Makes a [`Value`] of anything serde can serialize, apart from enums with data.
 pub(super) struct Builder;
 
+/// The fields that are maps among those that are left out when they are empty.
+const MAPS: &[&str] = &["AuxiliaryAddresses"];
+
 pub(super) struct List(Vec<Value>);
 
 #[derive(Default)]
@@ -205,7 +208,8 @@ impl SerializeStruct for Entries {
     }
 
     fn skip_field(&mut self, key: &'static str) -> Result<(), Error> {
-        self.done.push((key.into(), Value::Unset));
+        let empty = if MAPS.contains(&key) { Value::UnsetMap } else { Value::Unset };
+        self.done.push((key.into(), empty));
         Ok(())
     }
 

@@ -270,7 +270,7 @@ fn follow(start: Value, fields: &[String], mode: Mode, at: usize) -> Result<Valu
     for field in fields {
         value = match (value.entry(field), &value) {
             (Some(inner), _) => inner.clone(),
-            (None, Value::Map(_)) => Value::Null,
+            (None, Value::Map(_) | Value::UnsetMap) => Value::Null,
             // A heading is a text, and the heading of what lies below it too.
             (None, Value::String(_)) if mode == Mode::Headings => value,
             (None, _) => return fail(at, Problem::NoField { field: field.clone(), of: value.kind() }),
@@ -296,7 +296,7 @@ impl Items {
     fn of(at: usize, value: Value) -> Result<Items, Located> {
         match (&value, value.integer()) {
             (_, Some(number)) => Ok(Items::Numbers(usize::try_from(number.max(0)).unwrap_or(usize::MAX))),
-            (Value::Null | Value::Unset, _) => Ok(Items::Numbers(0)),
+            (Value::Null | Value::Unset | Value::UnsetMap, _) => Ok(Items::Numbers(0)),
             (Value::List(items), _) => Ok(Items::List(items.clone())),
             (Value::Map(entries), _) => Ok(Items::Map(entries.clone())),
             (other, _) => fail(at, Problem::WrongKind { function: "range", of: other.kind() }),

@@ -173,7 +173,7 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value, Problem> {
     for key in keys {
         value = match (&value, key) {
             (Value::Map(_), Value::String(name)) => value.entry(name).cloned().unwrap_or(Value::Unset),
-            (Value::Unset, Value::String(_)) => Value::Unset,
+            (Value::Unset | Value::UnsetMap, Value::String(_)) => Value::Unset,
             (Value::List(items), Value::Number(number)) => element(items, number)?.clone(),
             (Value::String(text), Value::Number(number)) => {
                 Value::from(i64::from(*element(text.as_bytes(), number)?))

@@ -190,7 +190,7 @@ fn go_type(value: &Value) -> &'static str {
         Value::Number(_) => "float64",
         Value::String(_) | Value::Unset => "string",
         Value::List(_) => "[]interface {}",
-        Value::Struct(_) | Value::Map(_) | Value::Lookup(_) => "map[string]interface {}",
+        Value::Struct(_) | Value::Map(_) | Value::UnsetMap | Value::Lookup(_) => "map[string]interface {}",
     }
 }
 
@@ -213,7 +213,7 @@ fn formatted(value: &Value, verb: char, spec: &Spec) -> String {
             }
             out + "]"
         }
-        (Value::Struct(_) | Value::Map(_) | Value::Lookup(_), 'v' | 's') => {
+        (Value::Struct(_) | Value::Map(_) | Value::UnsetMap | Value::Lookup(_), 'v' | 's') => {
             padded(value.to_string(), spec, ' ')
         }
         _ => match value.text() {

@@ -106,8 +106,8 @@ fn renders_all_that_docker_takes() {
     for (template, expected) in [
         ("{{.ID}} {{.Id}} {{.label \"app\"}}|{{.label \"no\"}}|{{\"app\" | .label}}", "f00 f00 x y||x y"),
         (
-            "{{.AuxAddress}}{{len .AuxiliaryAddresses}}{{range .AuxAddress}}x{{end}}{{if eq .AuxAddress \"\"}}e{{end}}",
-            "0e",
+            "{{.AuxAddress}}{{len .AuxiliaryAddresses}}{{range .AuxAddress}}x{{end}}{{if .AuxAddress}}x{{else}}e{{end}}",
+            "map[]0e",
         ),
         ("{{.labels}} {{.tty}} {{index .inner.networks \"nw\"}}", "map[app:x y] true {172.18.0.2 16}"),
         ("{{(index .inner.networks \"nw\").ip}} {{(index .args 1)}}", "172.18.0.2 <3"),
@@ -166,7 +166,7 @@ fn renders_all_that_docker_takes() {
             "{{html \"<a&'\\\">\"}} {{js \"'<\\n\"}} {{urlquery \"a b/ü~\"}}",
             "&lt;a&amp;&#39;&#34;&gt; \\'\\u003C\\u000A a+b%2F%C3%BC~",
         ),
-        ("{{json .labels}}{{json \"<>\"}}{{json .AuxAddress}}", "{\"app\":\"x y\"}\"<>\"\"\""),
+        ("{{json .labels}}{{json \"<>\"}}{{json .AuxAddress}}", "{\"app\":\"x y\"}\"<>\"null"),
     ] {
         assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
     }

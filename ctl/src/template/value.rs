@@ -15,6 +15,8 @@ pub enum Value {
     /// A field that is left out of the JSON because it is empty, or an element that a map does not have: prints nothing
     /// and has no elements.
     Unset,
+    /// A map that is left out of the JSON because it is empty.
+    UnsetMap,
     Bool(bool),
     Number(Number),
     String(Arc<str>),
@@ -54,7 +56,7 @@ impl Value {
 
     pub fn is_truthy(&self) -> bool {
         match self {
-            Value::Null | Value::Unset => false,
+            Value::Null | Value::Unset | Value::UnsetMap => false,
             Value::Bool(b) => *b,
             Value::Number(n) => n.as_f64() != Some(0.0),
             Value::Struct(_) => true,
@@ -68,7 +70,7 @@ impl Value {
             Value::String(text) => Some(text.len()),
             Value::List(items) => Some(items.len()),
             Value::Map(entries) | Value::Lookup(entries) => Some(entries.len()),
-            Value::Unset => Some(0),
+            Value::Unset | Value::UnsetMap => Some(0),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Struct(_) => None,
         }
     }
@@ -83,7 +85,7 @@ impl Value {
             Value::String(_) => "a string",
             Value::List(_) => "a list",
             Value::Struct(_) => "an object",
-            Value::Map(_) => "a map",
+            Value::Map(_) | Value::UnsetMap => "a map",
             Value::Lookup(_) => "a method",
         }
     }
@@ -161,6 +163,7 @@ impl Display for Value {
         match self {
             Value::Null => f.write_str("<no value>"),
             Value::Unset | Value::Lookup(_) => Ok(()),
+            Value::UnsetMap => f.write_str("map[]"),
             Value::Bool(b) => b.fmt(f),
             Value::Number(n) => match (self.integer(), n.as_f64()) {
                 (None, Some(decimal)) => f.write_str(&decimal_text(decimal)),
@@ -219,15 +222,16 @@ pub(super) fn decimal_text(number: f64) -> String {
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
-            Value::Null | Value::Lookup(_) => s.serialize_unit(),
+            Value::Null | Value::UnsetMap | Value::Lookup(_) => s.serialize_unit(),
             Value::Unset => s.serialize_str(""),
             Value::Bool(b) => s.serialize_bool(*b),
             Value::Number(n) => n.serialize(s),
             Value::String(text) => s.serialize_str(text),
             Value::List(items) => s.collect_seq(items.iter()),
             Value::Struct(entries) | Value::Map(entries) => {
-                let shown =
-                    entries.iter().filter(|(_, value)| !matches!(value, Value::Unset | Value::Lookup(_)));
+                let shown = entries
+                    .iter()
+                    .filter(|(_, value)| !matches!(value, Value::Unset | Value::UnsetMap | Value::Lookup(_)));
                 s.collect_map(shown.map(|(key, value)| (&**key, value)))
             }
         }
