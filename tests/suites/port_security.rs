@@ -336,6 +336,7 @@ fn the_options_are_checked_and_shown() {
     let cluster = Cluster::joined(1);
     let lab = &cluster.labs[0];
     for driver in ["bridge", "overlay"] {
+        let own = format!("own-{driver}");
         let create = |options: &[&str], name: &str| {
             let options: Vec<&str> = options.iter().flat_map(|option| ["-o", option]).collect();
             [&["network", "create", "-d", driver], &options[..], &[name]].concat().join(" ")
@@ -348,8 +349,8 @@ fn the_options_are_checked_and_shown() {
         assert!(told.contains("give registered (the default), strict or off"), "{told}");
         let told = run(create(&["vswitch.servers=dns"], "bad"), 2);
         assert!(told.contains("give dhcp, router, or both"), "{told}");
-        run(create(&["vswitch.port-security=strict", "vswitch.servers=dhcp"], driver), 0);
-        let shown = lab.inspect_network(driver).options;
+        run(create(&["vswitch.port-security=strict", "vswitch.servers=dhcp"], &own), 0);
+        let shown = lab.inspect_network(&own).options;
         assert_eq!(
             (shown["vswitch.port-security"].as_str(), shown["vswitch.servers"].as_str()),
             ("strict", "dhcp")
