@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::EndpointConfig;
+use crate::command::{Limits, RestartPolicy, Settings};
 use crate::id::Name;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,11 @@ pub struct Run {
     /// `bridge` when empty. The first one becomes eth0.
     #[serde(default)]
     pub networks: Vec<RunNetwork>,
+    /// Name or id of a container whose network this one shares; then `networks` is empty.
+    #[serde(default)]
+    pub network_container: Option<String>,
+    #[serde(default)]
+    pub settings: Settings,
     /// Create only, when false.
     #[serde(default = "yes")]
     pub start: bool,
@@ -86,6 +92,26 @@ pub struct Exec {
     pub stdin: bool,
     #[serde(default)]
     pub workdir: Option<String>,
+    /// That of the container when absent.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// What `update` changes; what is absent stays. A limit of 0 is taken away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Update {
+    pub restart: Option<RestartPolicy>,
+    pub limits: Limits,
+}
+
+/// Processes of a container, as `docker top` has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Top {
+    pub titles: Vec<String>,
+    /// One row per process, with a text for each title.
+    pub processes: Vec<Vec<String>>,
 }
 
 /// The outcome of a container or of an exec.
@@ -108,7 +134,7 @@ pub struct ContainerSummary {
     pub command: String,
     /// RFC 3339, UTC.
     pub created_at: String,
-    /// `created`, `running` or `exited`.
+    /// `created`, `running`, `restarting` or `exited`.
     pub state: String,
     /// For people, as `Up 3 minutes` or `Exited (0) 2 seconds ago`.
     pub status: String,
@@ -154,6 +180,9 @@ pub struct Container {
     pub resolv_conf_path: String,
     pub log_path: String,
     pub config: ContainerConfig,
+    /// By its restart policy, since somebody started it.
+    pub restart_count: u32,
+    pub mounts: Vec<MountPoint>,
     pub host_config: HostConfig,
     pub network_settings: NetworkSettings,
 }
@@ -161,7 +190,7 @@ pub struct Container {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerState {
-    /// `created`, `running` or `exited`.
+    /// `created`, `running`, `restarting` or `exited`.
     pub status: String,
     pub running: bool,
     /// Always false, as are the next two: containers are not paused, and the kernel's choice is not told.
@@ -171,6 +200,8 @@ pub struct ContainerState {
     pub oom_killed: bool,
     #[serde(default)]
     pub dead: bool,
+    /// It ended, and its restart policy starts it again in a moment.
+    pub restarting: bool,
     /// 0 when it does not run.
     pub pid: u32,
     pub exit_code: i32,
@@ -201,12 +232,19 @@ pub struct ContainerConfig {
     pub attach_stderr: bool,
     #[serde(default)]
     pub stdin_once: bool,
+    pub domainname: String,
+    pub user: String,
     pub tty: bool,
     pub open_stdin: bool,
     pub env: Vec<String>,
     pub cmd: Vec<String>,
+    pub entrypoint: Option<Vec<String>>,
     pub working_dir: String,
     pub labels: BTreeMap<String, String>,
+    /// As `SIGTERM`; empty when nobody asked for one.
+    pub stop_signal: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +255,74 @@ pub struct HostConfig {
     pub rootfs: String,
     /// Path of the network namespace of an adopted one, or of its process.
     pub netns: String,
+    #[serde(flatten)]
+    pub settings: HostSettings,
+}
+
+/// The part of [`HostConfig`] that the flags of `run` set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostSettings {
+    /// `HOST:CONTAINER` or `HOST:CONTAINER:ro`.
+    pub binds: Vec<String>,
+    /// Options by directory.
+    pub tmpfs: BTreeMap<String, String>,
+    pub restart_policy: RestartPolicyShown,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub dns_search: Vec<String>,
+    /// `NAME:IP`.
+    pub extra_hosts: Vec<String>,
+    pub group_add: Vec<String>,
+    pub readonly_rootfs: bool,
+    pub init: bool,
+    pub security_opt: Vec<String>,
+    pub shm_size: u64,
+    pub sysctls: BTreeMap<String, String>,
+    pub ulimits: Vec<UlimitShown>,
+    /// Bytes; 0 for no limit.
+    pub memory: u64,
+    /// Memory and swap together, bytes.
+    pub memory_swap: u64,
+    pub nano_cpus: u64,
+    /// Null for no limit.
+    pub pids_limit: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RestartPolicyShown {
+    /// `no`, `always`, `unless-stopped` or `on-failure`.
+    pub name: String,
+    pub maximum_retry_count: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UlimitShown {
+    pub name: String,
+    pub hard: i64,
+    pub soft: i64,
+}
+
+/// A bind mount or a tmpfs of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// `bind` or `tmpfs`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    #[serde(rename = "Source")]
+    pub source: String,
+    #[serde(rename = "Destination")]
+    pub destination: String,
+    #[serde(rename = "Mode")]
+    pub mode: String,
+    #[serde(rename = "RW")]
+    pub rw: bool,
+    #[serde(rename = "Propagation")]
+    pub propagation: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,10 @@
 //! | `DELETE /v1/containers/{ref}?force=true` | | |
 //! | `POST /v1/containers/{ref}/start` | | |
 //! | `POST /v1/containers/{ref}/stop?timeout_s=10` | | |
+//! | `POST /v1/containers/{ref}/restart?timeout_s=10` | | |
+//! | `POST /v1/containers/{ref}/rename?name=NAME` | | |
+//! | `POST /v1/containers/{ref}/update` | [`Update`] | |
+//! | `GET /v1/containers/{ref}/top` | | [`Top`] |
 //! | `POST /v1/containers/{ref}/kill?signal=KILL` | | |
 //! | `POST /v1/containers/{ref}/wait` | | [`Exit`], once it has ended |
 //! | `GET /v1/containers/{ref}/logs?follow=true&tail=N&timestamps=true` | | a stream of [`stream`] frames |
@@ -291,8 +295,8 @@ pub struct Event {
     /// `network`, `container`, `node` or `stream`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; of nodes `create`, `update`, `remove`; of the stream
-    /// itself `resync`, and `drop` as the last event for a client that reads too slowly.
+    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`, `rename`, `update`; of nodes `create`, `update`,
+    /// `remove`; of the stream itself `resync`, and `drop` as the last event for a client that reads too slowly.
     pub action: String,
     pub id: String,
     pub name: String,

@@ -11,7 +11,7 @@ use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run}
 
 use super::failure::{Caller, Failure, Forced, Json, invalid, query, request_id};
 use super::networks::warned;
-use super::view;
+use super::{settings, view};
 use crate::daemon::{Change, Handle};
 use crate::state::Phase;
 
@@ -25,11 +25,16 @@ pub async fn list(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<C
     let List { all } = query(&uri)?;
     let snapshot = handle.snapshot();
     let now = SystemTime::now();
-    let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running);
+    let is_restarting = |c: &crate::state::Container| handle.is_restarting(&c.id);
+    let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running || is_restarting(c));
     let shown = shown.filter(|c| view::is_shown(&snapshot.local, c));
     let mut rows: Vec<_> = shown.collect();
     rows.sort_by_key(|container| std::cmp::Reverse(container.created_at_ms));
-    Ok(Answer(rows.into_iter().map(|container| view::summary(snapshot.view(), container, now)).collect()))
+    let row = |container| {
+        let row = view::summary(snapshot.view(), container, now);
+        if is_restarting(container) { settings::restarting_summary(row) } else { row }
+    };
+    Ok(Answer(rows.into_iter().map(row).collect()))
 }
 
 pub async fn inspect(
@@ -40,7 +45,9 @@ pub async fn inspect(
     let container = handle.find_container(&snapshot.local, &reference)?;
     let dir = handle.container_dir(&container.id);
     let pid = if container.phase == Phase::Running { handle.pid(&container.id) } else { 0 };
-    Ok(Answer(view::container(snapshot.view(), container, pid, &dir)))
+    let shown = view::container(snapshot.view(), container, pid, &dir);
+    let is_restarting = handle.is_restarting(&container.id);
+    Ok(Answer(if is_restarting { settings::restarting(shown) } else { shown }))
 }
 
 pub async fn run(
@@ -81,14 +88,17 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Without a time, that of the container.
 #[derive(Deserialize)]
-struct Stop {
-    #[serde(default = "stop_timeout_s")]
-    timeout_s: u32,
+pub(super) struct Stop {
+    #[serde(default)]
+    timeout_s: Option<u32>,
 }
 
-fn stop_timeout_s() -> u32 {
-    10
+impl Stop {
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.timeout_s.map(|s| Duration::from_secs(s.into()))
+    }
 }
 
 pub async fn stop(
@@ -96,8 +106,7 @@ pub async fn stop(
     Path(reference): Path<String>,
     uri: Uri,
 ) -> Result<StatusCode, Failure> {
-    let Stop { timeout_s } = query(&uri)?;
-    handle.stop(&reference, Duration::from_secs(timeout_s.into())).await?;
+    handle.stop(&reference, query::<Stop>(&uri)?.patience()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

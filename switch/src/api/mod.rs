@@ -30,6 +30,7 @@ use admission::{Bounds, Class, Connection, Gate, HEAD_TIMEOUT, Refusal, Socket};
 use failure::Failure;
 
 mod admission;
+mod amend;
 mod cluster;
 mod containers;
 pub mod docker;
@@ -38,6 +39,7 @@ mod feed;
 mod networks;
 mod nodes;
 mod observe;
+mod settings;
 mod stream;
 pub mod view;
 
@@ -165,6 +167,10 @@ fn router(handle: Handle) -> Router {
         .route("/containers/{container}", get(containers::inspect).delete(containers::remove))
         .route("/containers/{container}/start", post(containers::start))
         .route("/containers/{container}/stop", post(containers::stop))
+        .route("/containers/{container}/restart", post(amend::restart))
+        .route("/containers/{container}/rename", post(amend::rename))
+        .route("/containers/{container}/update", post(amend::update))
+        .route("/containers/{container}/top", get(amend::top))
         .route("/containers/{container}/kill", post(containers::kill))
         .route("/containers/{container}/wait", post(containers::wait))
         .route("/containers/{container}/logs", get(stream::logs))

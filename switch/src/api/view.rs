@@ -10,6 +10,7 @@ use vswitch_proto::api;
 use vswitch_proto::command::{Addresses, Attachment, ContainerKind, Driver, NetnsSource};
 use vswitch_proto::id::{EndpointId, Name};
 
+use super::settings;
 use crate::state::shared::Lease;
 use crate::state::{Container, Endpoint, Network, Phase, State, View, Wire};
 
@@ -136,7 +137,10 @@ pub fn driver_name(driver: Driver) -> &'static str {
 
 pub fn summary(view: View<'_>, container: &Container, now: SystemTime) -> api::ContainerSummary {
     let (command, kind, labels) = match &container.kind {
-        ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
+        ContainerKind::Lab(spec) => {
+            let words: Vec<&str> = spec.words().map(String::as_str).collect();
+            (words.join(" "), "lab", &spec.labels)
+        }
         ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
         ContainerKind::Docker(_) => (String::new(), "docker", &NO_LABELS),
     };
@@ -224,11 +228,8 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         ContainerKind::Lab(_) => dir.join(name).display().to_string(),
         ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     };
-    let command = match &container.kind {
-        ContainerKind::Lab(spec) => spec.command.clone(),
-        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => Vec::new(),
-    };
-    let mut words = command.into_iter();
+    let words: Vec<String> = container.lab().map(|spec| spec.words().cloned().collect()).unwrap_or_default();
+    let mut words = words.into_iter();
     api::Container {
         id: container.shown_id().to_string(),
         name: format!("/{}", container.name),
@@ -248,6 +249,8 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         hosts_path: file("hosts"),
         resolv_conf_path: file("resolv.conf"),
         log_path: file("log"),
+        restart_count: container.restarts,
+        mounts: container.lab().map(|spec| settings::mounts(&spec.settings)).unwrap_or_default(),
         config: container_config(container),
         host_config: host_config(view, container),
         network_settings: network_settings(view, container, pid),
@@ -273,6 +276,7 @@ fn container_state(container: &Container, pid: u32) -> api::ContainerState {
         paused: false,
         oom_killed: false,
         dead: false,
+        restarting: false,
         pid,
         exit_code,
         error,
@@ -290,6 +294,11 @@ fn container_config(container: &Container) -> api::ContainerConfig {
             attach_stdin: spec.open_stdin,
             attach_stdout: true,
             attach_stderr: true,
+            domainname: spec.settings.domainname.clone().unwrap_or_default(),
+            user: spec.settings.user.clone().unwrap_or_default(),
+            entrypoint: Some(spec.settings.entrypoint.clone()).filter(|words| !words.is_empty()),
+            stop_signal: spec.settings.stop_signal.map(settings::signal_name).unwrap_or_default(),
+            stop_timeout: spec.settings.stop_timeout_s,
             tty: spec.tty,
             open_stdin: spec.open_stdin,
             env: spec.env.clone(),
@@ -310,7 +319,8 @@ fn host_config(view: View<'_>, container: &Container) -> api::HostConfig {
     let network_mode = mode.map(|network| network.name.to_string()).unwrap_or_default();
     match &container.kind {
         ContainerKind::Lab(spec) => api::HostConfig {
-            network_mode,
+            network_mode: spec.network_of.map_or(network_mode, |owner| format!("container:{owner}")),
+            settings: settings::host(&spec.settings),
             auto_remove: spec.auto_remove,
             rootfs: spec.rootfs.clone().unwrap_or_default(),
             netns: String::new(),

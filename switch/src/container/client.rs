@@ -14,7 +14,7 @@ use tokio::process::Command;
 use vswitch_proto::api::stream::{Decoder, Frame, PAYLOAD_BYTES_MAX};
 
 use super::protocol::{Answer, KILLED, Report, Request, Status};
-use super::{Exec, Exit, Launch, files};
+use super::{Exec, Exit, Launch, NetworkOwner, files};
 use crate::io::process;
 
 /// Longest report of a starting shim, bytes.
@@ -121,6 +121,12 @@ impl Shim {
     /// In the daemon's pid namespace.
     pub fn init_pid(&self) -> i32 {
         self.status.init_pid
+    }
+
+    /// What another container needs to share this one's network.
+    pub fn network_owner(&self) -> NetworkOwner {
+        let Status { init_pid, init_start_ticks, .. } = self.status;
+        NetworkOwner { init_pid, init_start_ticks }
     }
 
     /// The container's network namespace.

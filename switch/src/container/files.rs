@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use vswitch_proto::api::Exit;
 
+use vswitch_proto::command::Dns;
+
 use super::Launch;
 use super::protocol::Status;
 use crate::io::replace;
@@ -18,9 +20,33 @@ const PRIVATE: u32 = 0o600;
 
 /// What a container's resolver is told: nothing of the host's name servers when the network is its own, since they
 /// are out of its reach and would make each unknown name wait for their answer.
-pub fn resolv_conf(host_network: bool) -> String {
+pub fn resolv_conf(host_network: bool, asked: &Dns) -> String {
     let own = "# Names are in /etc/hosts.\n".to_owned();
-    if host_network { fs::read_to_string("/etc/resolv.conf").unwrap_or(own) } else { own }
+    let base = if host_network { fs::read_to_string("/etc/resolv.conf").unwrap_or(own) } else { own };
+    with_dns(&base, asked)
+}
+
+/// The content of a `resolv.conf(5)` in which what was asked for replaces the lines of its kind, as Docker writes it.
+fn with_dns(base: &str, asked: &Dns) -> String {
+    if asked.is_empty() {
+        return base.into();
+    }
+    let of_base = |keyword: &str| -> Vec<String> {
+        let words = base.lines().filter_map(|line| line.trim_start().strip_prefix(keyword));
+        words.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
+    };
+    let either = |asked: Vec<String>, keyword: &str| if asked.is_empty() { of_base(keyword) } else { asked };
+    let joined = |words: &[String]| if words.is_empty() { Vec::new() } else { vec![words.join(" ")] };
+    let mut text = String::new();
+    let search = if asked.search == ["."] { Vec::new() } else { either(joined(&asked.search), "search") };
+    let servers = either(asked.servers.iter().map(ToString::to_string).collect(), "nameserver");
+    let options = either(joined(&asked.options), "options");
+    for (keyword, values) in [("search", search), ("nameserver", servers), ("options", options)] {
+        for value in values {
+            text.push_str(&format!("{keyword} {value}\n"));
+        }
+    }
+    text
 }
 
 /// Makes the directory and what a shim needs in it. Done again before each start: the log stays, the end of the
@@ -91,6 +117,28 @@ mod tests {
     use vswitch_proto::id::ContainerId;
 
     #[test]
+    fn what_was_asked_of_the_resolver_replaces_lines_of_its_kind() {
+        let base =
+            "# a comment\nsearch host.example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\noptions edns0\n";
+        let servers = vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let dns = Dns { servers, ..Dns::default() };
+        assert_eq!(with_dns(base, &Dns::default()), base);
+        assert_eq!(
+            with_dns(base, &dns),
+            "search host.example\nnameserver 198.51.100.1\nnameserver 2001:db8::1\noptions edns0\n"
+        );
+        let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let dns =
+            Dns { search: words(&["a.example", "b.example"]), options: words(&["ndots:1", "rotate"]), ..dns };
+        assert_eq!(
+            with_dns("# Names are in /etc/hosts.\n", &dns),
+            "search a.example b.example\nnameserver 198.51.100.1\nnameserver 2001:db8::1\noptions ndots:1 rotate\n"
+        );
+        let none = Dns { search: words(&["."]), ..Dns::default() };
+        assert_eq!(with_dns(base, &none), "nameserver 192.0.2.1\nnameserver 192.0.2.2\noptions edns0\n");
+    }
+
+    #[test]
     fn a_second_start_keeps_the_log_and_forgets_the_end() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("containers/x");
@@ -101,6 +149,9 @@ mod tests {
             hostname: "box".into(),
             host_network: false,
             hidden: Vec::new(),
+            files: dir.clone(),
+            network_of: None,
+            cgroup: None,
         };
         prepare(&launch, "127.0.0.1 localhost\n", "").unwrap();
         assert_eq!(read_config(&dir).unwrap(), launch);

@@ -42,7 +42,7 @@
 //!
 //! Without a root file system of its own: the files of the host, all read-only, with its own /proc, /sys, /dev,
 //! and empty /tmp and /run (the sockets of the host's services are in /run). With one: that directory,
-//! writable, with its own /proc, /sys and /dev. In both: its own /etc/hosts, /etc/hostname and /etc/resolv.conf.
+//! writable unless it is read-only, with its own /proc, /sys and /dev. In both: its own /etc/hosts, /etc/hostname and /etc/resolv.conf.
 //! Where the kernel refuses a fresh /proc or /sys, as in some nested containers, it sees those of the daemon.
 //!
 //! This keeps experiments from harming the host by accident. It is no sandbox: root in a container without a user
@@ -53,6 +53,8 @@
 //! The unit of the daemon needs `KillMode=process`: shims are in the control group of the daemon, and without it a
 //! restart of the unit ends every container.
 
+mod accounts;
+pub mod cgroup;
 mod client;
 mod environment;
 pub mod files;
@@ -60,9 +62,16 @@ mod init;
 pub mod log;
 mod logs;
 mod mounts;
+mod privileges;
+pub mod processes;
 mod protocol;
+mod reaper;
 pub mod shim;
+mod sysctls;
+mod volumes;
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -70,8 +79,13 @@ pub use vswitch_proto::api::{Exec, Exit};
 use vswitch_proto::command::LabSpec;
 use vswitch_proto::id::ContainerId;
 
+use crate::io::process;
+
 pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect, silent};
 pub use logs::{LogOptions, logs};
+pub use privileges::{capability_name, is_resource};
+pub use sysctls::check as check_sysctl;
+pub use volumes::tmpfs_options;
 
 /// Everything that a shim needs to know of its container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,4 +99,31 @@ pub struct Launch {
     pub host_network: bool,
     /// Directories of the host that the container sees empty: the daemon's data directory.
     pub hidden: Vec<PathBuf>,
+    /// The directory of `hosts`, `hostname` and `resolv.conf`: `dir`, or that of the container whose network is shared.
+    pub files: PathBuf,
+    /// Whose network namespace is shared.
+    pub network_of: Option<NetworkOwner>,
+    /// The control group that holds the container to its limits.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// The first process of another container, in whose network namespace a container runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkOwner {
+    pub init_pid: i32,
+    /// With the pid, which process it is.
+    pub init_start_ticks: u64,
+}
+
+impl NetworkOwner {
+    /// The namespace, if the process is still the same one.
+    fn open(&self) -> io::Result<File> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.init_pid))?;
+        match process::start_ticks(self.init_pid) {
+            Some(ticks) if ticks == self.init_start_ticks => Ok(namespace),
+            _ => {
+                Err(io::Error::other("the container whose network is shared has ended: start that one first"))
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use vswitch_proto::api::{Created, Error, ErrorKind};
-use vswitch_proto::command::{Command, Envelope};
+use vswitch_proto::command::{Command, Envelope, Start};
 use vswitch_proto::id::{ContainerId, RequestId};
 
 use super::handle::{Shared, error};
@@ -242,7 +242,11 @@ impl Control {
             Change::Disconnect { network, request } => self.disconnect(&network, &request, id).await,
             Change::Run(request) => self.run(request, id, prepared).await,
             Change::Adopt(request) => self.adopt(request, id, prepared).await,
-            Change::Start(reference) => self.start(&reference, id, prepared).await,
+            Change::Start(reference) => self.start(&reference, id, prepared, Start::Asked).await,
+            Change::StartAgain(reference) => self.start(&reference, id, prepared, Start::Again).await,
+            Change::StopByHand(container) => self.note_stop(&container).map(|()| Done::Nothing),
+            Change::Rename { reference, name } => self.rename(&reference, name, id).await,
+            Change::Update { reference, request } => self.update(&reference, request, id).await,
             Change::Remove { reference, force } => self.remove(&reference, force, id).await,
             Change::Docker(call) => self.docker(call, id).await,
             Change::DockerState(change) => self.docker_state(change, id).await,

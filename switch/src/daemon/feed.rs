@@ -196,6 +196,15 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
         }
         Command::Docker(change) => docker(change, old, new),
         Command::NoteNetwork { .. } => Vec::new(),
+        Command::StopByHand { .. } => Vec::new(),
+        Command::RenameContainer { container: id, .. } => {
+            let before = old.local.container(id).map(|container| container.name.to_string());
+            let attributes = BTreeMap::from([("oldName".to_owned(), before.unwrap_or_default())]);
+            vec![container(new, id, "rename", attributes)]
+        }
+        Command::UpdateContainer { container: id, .. } => {
+            vec![container(new, id, "update", BTreeMap::new())]
+        }
     }
 }
 

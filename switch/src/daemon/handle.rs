@@ -21,6 +21,7 @@ use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
 use super::ports::PortProblems;
+use super::restart::Restarts;
 use super::tunnels::Tunnels;
 use super::{Change, Event};
 use crate::cluster::service::ClusterHandle;
@@ -32,6 +33,9 @@ use crate::plan::Settings;
 use crate::problems::Problems;
 use crate::state::{Container, Network, Phase, Snapshot, State, View};
 use crate::worker::Dataplane;
+
+/// Seconds between the signal to stop and SIGKILL, for a container that has no time of its own.
+const STOP_TIMEOUT_S: u32 = 10;
 
 /// Cheap to clone; one for each connection.
 #[derive(Clone)]
@@ -64,6 +68,7 @@ pub struct Shared {
     /// What is wrong with ports.
     pub port_problems: PortProblems,
     pub turnstile: Arc<Turnstile>,
+    pub restarts: Restarts,
 }
 
 /// What a change answers.
@@ -148,6 +153,7 @@ impl Shared {
             settings,
             port_problems: PortProblems::default(),
             turnstile: Arc::default(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -195,6 +201,11 @@ impl Shared {
         let shim = self.shims().remove(id);
         self.revision.send_modify(|revision| *revision += 1);
         shim
+    }
+
+    /// Wakes those who wait for a change of a container.
+    pub fn wake(&self) {
+        self.revision.send_modify(|revision| *revision += 1);
     }
 
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
@@ -319,16 +330,30 @@ impl Handle {
 
     pub async fn kill(&self, reference: &str, signal: i32) -> Result<(), Error> {
         let shim = self.started_shim(reference)?;
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        let stop_signal = container.lab().and_then(|spec| spec.settings.stop_signal);
+        // As Docker: another signal than the one to stop by leaves the restart policy in force.
+        if signal == nix::libc::SIGKILL || stop_signal.is_none_or(|stop| stop == signal) {
+            self.stop_by_hand(&container.id).await?;
+        }
         shim.signal(signal).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }
 
-    /// SIGTERM, and SIGKILL to one that does not end by then. Nothing to do for one that does not run.
-    pub async fn stop(&self, reference: &str, patience: Duration) -> Result<(), Error> {
+    /// The container's signal to stop, and SIGKILL to one that does not end in time. Nothing to do for one that does not
+    /// run, but that it is not restarted.
+    pub async fn stop(&self, reference: &str, patience: Option<Duration>) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
-        let Some(shim) = self.lab_shim(container)? else { return Ok(()) };
+        let shim = self.lab_shim(container)?;
+        self.stop_by_hand(&container.id).await?;
+        let Some(shim) = shim else { return Ok(()) };
+        let settings = container.lab().map(|spec| &spec.settings);
+        let signal = settings.and_then(|settings| settings.stop_signal).unwrap_or(nix::libc::SIGTERM);
+        let own_s = settings.and_then(|settings| settings.stop_timeout_s).unwrap_or(STOP_TIMEOUT_S);
+        let patience = patience.unwrap_or(Duration::from_secs(own_s.into()));
         // A failure to signal means that it ended meanwhile, which is what is waited for.
-        let _ = shim.signal(nix::libc::SIGTERM).await;
+        let _ = shim.signal(signal).await;
         if tokio::time::timeout(patience, shim.wait()).await.is_err() {
             let _ = shim.signal(nix::libc::SIGKILL).await;
         }
@@ -340,6 +365,7 @@ impl Handle {
     pub(super) async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
+        self.stop_by_hand(&container.id).await?;
         if let Some(shim) = self.shared.shim(&container.id) {
             let _ = shim.signal(nix::libc::SIGKILL).await;
             self.ended(&container.id, &shim).await;
@@ -360,12 +386,35 @@ impl Handle {
     }
 
     pub async fn wait(&self, reference: &str) -> Result<Exit, Error> {
-        let state = self.state();
-        let container = self.find_container(&state, reference)?;
-        match (&container.phase, self.lab_shim(container)?) {
-            (_, Some(shim)) => Ok(self.ended(&container.id, &shim).await),
-            (Phase::Exited { code, error }, None) => Ok(Exit { exit_code: *code, error: error.clone() }),
-            (_, None) => Err(not_running(container)),
+        let mut revision = self.shared.revision.subscribe();
+        let mut id = self.find_container(&self.state(), reference)?.id;
+        let mut last = None;
+        loop {
+            revision.mark_unchanged();
+            let state = self.state();
+            let container = match (state.container(&id), last) {
+                (Some(container), _) => container,
+                // It was removed when it had ended.
+                (None, Some(exit)) => return Ok(exit),
+                (None, None) => self.find_container(&state, reference)?,
+            };
+            id = container.id;
+            let restarts = container.restarts;
+            let exit = match (&container.phase, self.lab_shim(container)?) {
+                (_, Some(shim)) => self.ended(&id, &shim).await,
+                (Phase::Exited { code, error }, None) => Exit { exit_code: *code, error: error.clone() },
+                (_, None) => return Err(not_running(container)),
+            };
+            let waits = self.shared.restarts.is_pending(&id);
+            // In this order: a restart that waits no more is counted.
+            let is_again = self.state().container(&id).is_some_and(|c| c.restarts > restarts);
+            if !waits && !is_again {
+                return Ok(exit);
+            }
+            last = Some(exit);
+            if waits && revision.changed().await.is_err() {
+                return Err(not_running(container));
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork};
 use vswitch_proto::command::{
-    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint,
+    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, Limits, NewEndpoint,
+    Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, RequestId};
 
@@ -17,8 +18,8 @@ use super::host_work::HostWork;
 use super::lanes::Part;
 use super::order::Subject;
 use super::overlay::Prepared;
-use super::{Done, Event, random_bytes, random_request_id};
-use crate::container::{self, Launch, LaunchError, Shim, ShimError, files};
+use super::{Done, Event, random_bytes, random_request_id, run_settings};
+use crate::container::{self, Launch, LaunchError, Shim, ShimError, cgroup, files};
 use crate::state::names::hosts_file;
 use crate::state::{Container, Phase};
 
@@ -38,12 +39,18 @@ const KILLED: i32 = 137;
 impl Control {
     pub(super) async fn run(&self, request: Run, id: RequestId, prepared: &Prepared) -> Result<Done, Error> {
         check_run(&request)?;
+        run_settings::check(&request, &self.shared.config.data_dir)?;
         let start = request.start;
-        let attachments = self.attachments(&request.networks, prepared)?;
+        let network_of = request.network_container.as_deref().map(|of| self.container_id(of)).transpose()?;
+        let attachments = match network_of {
+            Some(_) => Vec::new(),
+            None => self.attachments(&request.networks, prepared)?,
+        };
         self.note_networks(&attachments).await?;
+        self.check_host_network(&attachments, &request)?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
-        let create =
-            CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
+        let kind = ContainerKind::Lab(lab_spec(request, network_of));
+        let create = CreateContainer { id: container, name, kind, attachments };
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
         let (applied, begun) = self.propose(id, Command::CreateContainer(create)).await?;
@@ -80,24 +87,69 @@ impl Control {
         let seen = self.snapshot();
         let container = seen.local.container(id).expect("the command that creates it was applied");
         let ContainerKind::Lab(spec) = &container.kind else { return Ok(()) };
-        let launch = Launch {
+        let mut launch = Launch {
             id: *id,
             dir: self.shared.container_dir(id),
+            files: self.shared.container_dir(id),
             spec: spec.clone(),
             hostname: container.hostname(),
             host_network: self.on_host_network(container),
             hidden: vec![self.shared.config.data_dir.clone()],
+            network_of: None,
+            cgroup: None,
         };
+        if let Some(owner) = spec.network_of {
+            self.share_network(&mut launch, &owner)?;
+        }
         let hosts = hosts_file(seen.view(), id);
-        let prepared = blocking(move || {
-            let written = files::prepare(&launch, &hosts, &files::resolv_conf(launch.host_network));
-            written.map_err(|e| format!("cannot write {}: {e}", launch.dir.display())).map(|()| launch)
-        });
+        let prepared = blocking(move || prepare(launch, &hosts));
         let launch = prepared.await.map_err(|reason| error(ErrorKind::Failed, reason))?;
         let launched = tokio::time::timeout(LAUNCH_PATIENCE, container::create(&launch));
         let shim = launched.await.map_err(|_| no_answer("it was not made", LAUNCH_PATIENCE))?;
         self.watch(*id, shim.map_err(|e| not_launched(&e))?);
         Ok(())
+    }
+
+    /// Network namespace, host name and names files are those of `owner`, which must run.
+    fn share_network(&self, launch: &mut Launch, owner: &ContainerId) -> Result<(), Error> {
+        let state = self.state();
+        let Some(owner) = state.container(owner) else {
+            let message = format!(
+                "no such container: {}, whose network is shared: remove this container and make it anew",
+                owner.short()
+            );
+            return Err(error(ErrorKind::NotFound, message));
+        };
+        let shim = self.shared.shim(&owner.id).filter(|_| owner.phase == Phase::Running);
+        let Some(shim) = shim else {
+            let message =
+                format!("cannot join the network of {0}, which does not run: start {0} first", owner.name);
+            return Err(error(ErrorKind::Conflict, message));
+        };
+        launch.network_of = Some(shim.network_owner());
+        launch.files = self.shared.container_dir(&owner.id);
+        launch.hostname = owner.hostname();
+        launch.host_network = self.on_host_network(owner);
+        let domain = owner.lab().and_then(|spec| spec.settings.domainname.clone());
+        launch.spec.settings.domainname = domain;
+        Ok(())
+    }
+
+    /// The host's network has its own settings.
+    fn check_host_network(
+        &self,
+        attachments: &[(Attachment, NewEndpoint)],
+        request: &Run,
+    ) -> Result<(), Error> {
+        let state = self.state();
+        let mut networks = attachments.iter().filter_map(|(a, _)| state.network(&a.network));
+        match request.settings.sysctls.keys().next() {
+            Some(name) if networks.any(|network| network.driver == Driver::Host) => {
+                let message = format!("sysctl '{name}' is not allowed in the network namespace of the host");
+                Err(error(ErrorKind::Invalid, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn on_host_network(&self, container: &Container) -> bool {
@@ -125,21 +177,23 @@ impl Control {
         if let Err(failure) = start_process(&shim).await {
             let exit = end_process(&shim, &failure).await;
             self.ended(id, exit).await;
+            self.shared.restarts.take(id);
             return Err(failure);
         }
-        let command = self.start_command(id, &Prepared::default());
+        let command = self.start_command(id, &Prepared::default(), Start::Asked);
         self.commit(request, command, None).await.map(|_| ())
     }
 
     /// With an endpoint for each attachment, for those that have none at present.
-    pub(super) fn start_command(&self, id: &ContainerId, prepared: &Prepared) -> Command {
+    pub(super) fn start_command(&self, id: &ContainerId, prepared: &Prepared, start: Start) -> Command {
         let state = self.state();
         let attachments = state.container(id).map_or(&[][..], |container| &container.attachments);
         let endpoint = |attachment: &Attachment| {
             let leased = prepared.leases.get(&attachment.network).copied();
             leased.unwrap_or_else(|| EndpointId(random_bytes()).into())
         };
-        Command::StartContainer { container: *id, endpoints: attachments.iter().map(endpoint).collect() }
+        let endpoints = attachments.iter().map(endpoint).collect();
+        Command::StartContainer { container: *id, endpoints, start }
     }
 
     pub(super) async fn start(
@@ -147,12 +201,19 @@ impl Control {
         reference: &str,
         id: RequestId,
         prepared: &Prepared,
+        start: Start,
     ) -> Result<Done, Error> {
         let container = self.container_id(reference)?;
+        if start == Start::Again && !self.shared.restarts.is_pending(&container) {
+            return Ok(Done::Nothing);
+        }
         let state = self.state();
         let found = state.container(&container).expect("it was just looked up");
         match (&found.kind, &found.phase) {
-            (_, Phase::Running) => return Ok(Done::Nothing),
+            (_, Phase::Running) => {
+                self.shared.restarts.take(&container);
+                return Ok(Done::Nothing);
+            }
             (ContainerKind::Adopted(_), _) => return self.adopt_again(&container, id, prepared).await,
             // The state refuses it.
             (ContainerKind::Docker(_), _) => {}
@@ -164,7 +225,11 @@ impl Control {
         }
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
-        let (_, begun) = self.propose(id, self.start_command(&container, prepared)).await?;
+        let (_, begun) = self.propose(id, self.start_command(&container, prepared, start)).await?;
+        match start {
+            Start::Asked => self.shared.restarts.reset(&container),
+            Start::Again => drop(self.shared.restarts.take(&container)),
+        }
         let launched = self.launch(&container).await;
         drop(hold);
         let followed = match launched {
@@ -183,6 +248,7 @@ impl Control {
             None => Exit { exit_code: 128, error: failure.message.clone() },
         };
         self.ended(&container, exit).await;
+        self.shared.restarts.take(&container);
         Err(failure)
     }
 
@@ -221,11 +287,14 @@ impl Control {
             self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
             let state = self.state();
             let kind = state.container(id).map(|container| &container.kind);
-            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
+            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove)
+                && !self.shared.restarts.is_kept(id)
+            {
                 self.take_back(Command::RemoveContainer { container: *id }).await;
                 self.remove_files(id);
             }
         }
+        self.restart_if_wanted(id);
         // Last, since those who wait for the end look at this.
         self.shared.forget_shim(id);
     }
@@ -255,6 +324,8 @@ impl Control {
     }
 
     pub(super) fn remove_files(&self, id: &ContainerId) {
+        self.shared.restarts.forget(id);
+        cgroup::remove_at_once(id);
         let dir = self.shared.container_dir(id);
         if let Err(error) = files::remove(&dir) {
             tracing::warn!(%error, dir = %dir.display(), "cannot remove a container's files; the next start tries again");
@@ -280,7 +351,8 @@ impl Control {
             self.host.forget_namespace(&container);
             return Err(failure);
         }
-        self.commit(random_request_id(), self.start_command(&container, prepared), None).await?;
+        self.commit(random_request_id(), self.start_command(&container, prepared, Start::Asked), None)
+            .await?;
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
 
@@ -297,7 +369,7 @@ impl Control {
             self.host.reopen(found).await.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
         self.host.remember_namespace(*id, namespace);
         let undo = Command::ContainerExited { container: *id, exit_code: 0, error: GONE.into() };
-        self.commit(request, self.start_command(id, prepared), Some(undo)).await?;
+        self.commit(request, self.start_command(id, prepared, Start::Asked), Some(undo)).await?;
         Ok(Done::Nothing)
     }
 
@@ -309,6 +381,17 @@ impl Control {
             self.lanes.push_once((container.id, Part::Interfaces), HostWork::Look, HostWork::is_look);
         }
     }
+}
+
+/// Writes the container's files and makes its control group, if it has limits.
+fn prepare(mut launch: Launch, hosts: &str) -> Result<Launch, String> {
+    let limits = launch.spec.settings.limits;
+    if !limits.is_empty() {
+        launch.cgroup = Some(cgroup::create(&launch.id, &limits).map_err(|e| e.to_string())?);
+    }
+    let resolv_conf = files::resolv_conf(launch.host_network, &launch.spec.settings.dns);
+    let written = files::prepare(&launch, hosts, &resolv_conf);
+    written.map_err(|e| format!("cannot write {}: {e}", launch.dir.display())).map(|()| launch)
 }
 
 /// Has the waiting process execute the container's command.
@@ -389,8 +472,9 @@ fn is_hostname(name: &str) -> bool {
         && edges.iter().all(|b| b.is_some_and(|b| b.is_ascii_alphanumeric()))
 }
 
-fn lab_spec(request: Run) -> LabSpec {
-    let command = if request.command.is_empty() { vec!["sh".into()] } else { request.command };
+fn lab_spec(request: Run, network_of: Option<ContainerId>) -> LabSpec {
+    let is_empty = request.command.is_empty() && request.settings.entrypoint.is_empty();
+    let command = if is_empty { vec!["sh".into()] } else { request.command };
     LabSpec {
         command,
         env: request.env,
@@ -401,6 +485,8 @@ fn lab_spec(request: Run) -> LabSpec {
         rootfs: request.rootfs,
         workdir: request.workdir,
         labels: request.labels,
+        settings: request.settings,
+        network_of,
     }
 }
 

@@ -30,7 +30,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vswitch_proto::api::{self, Error, Exit};
 use vswitch_proto::command::DockerChange;
-use vswitch_proto::id::{ContainerId, PortId, RequestId};
+use vswitch_proto::id::{ContainerId, Name, PortId, RequestId};
 
 use crate::cluster::Replica;
 use crate::config::{Config, Engine, LogFormat, LogLevel};
@@ -40,6 +40,7 @@ use crate::forward::{ForwardConfig, flood::StormLimit};
 use crate::vitals::Vitals;
 use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
+mod amend;
 mod changes;
 mod client;
 mod cluster;
@@ -62,6 +63,8 @@ mod order;
 mod overlay;
 mod ports;
 mod recover;
+mod restart;
+mod run_settings;
 mod socket;
 mod subnets;
 mod trouble;
@@ -136,6 +139,18 @@ pub enum Change {
     Run(api::Run),
     Adopt(api::Adopt),
     Start(String),
+    /// By its restart policy, unless that was taken back meanwhile.
+    StartAgain(String),
+    /// Its restart policy does not start it.
+    StopByHand(ContainerId),
+    Rename {
+        reference: String,
+        name: Name,
+    },
+    Update {
+        reference: String,
+        request: api::Update,
+    },
     /// With `force` its process has been killed already.
     Remove {
         reference: String,
@@ -240,6 +255,7 @@ async fn serve(config: Config, replica: Replica, mut stopping: watch::Receiver<b
             return Ok(());
         }
     }
+    control.restart_all();
     let handle = Handle::new(events, Arc::clone(&shared));
     let watch_server = vitals.clone();
     let server = crate::api::serve(listener, handle.clone());

@@ -84,8 +84,17 @@ impl Handle {
                 let (name, networks) = (Some(request.name.clone()), request.networks.clone());
                 self.make(name, &networks, || Change::Adopt(request.clone()), id).await
             }
-            Change::Start(reference) => self.start(reference, id).await,
-            Change::Disconnect { .. } | Change::Remove { .. } => self.end(change, id).await,
+            Change::Start(ref reference) | Change::StartAgain(ref reference) => {
+                let reference = reference.clone();
+                self.start(&reference, change, id).await
+            }
+            // What the cluster calls a container is settled afterwards.
+            Change::Disconnect { .. } | Change::Remove { .. } | Change::Rename { .. } => {
+                self.end(change, id).await
+            }
+            Change::StopByHand(_) | Change::Update { .. } => {
+                self.enqueue(change, id, Prepared::default()).await
+            }
             Change::Docker(_) | Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
         }
     }
@@ -228,10 +237,10 @@ impl Handle {
         }
     }
 
-    async fn start(&self, reference: String, id: RequestId) -> Result<Done, Error> {
+    async fn start(&self, reference: &str, change: Change, id: RequestId) -> Result<Done, Error> {
         let mut prepared = Prepared::default();
         let seen = self.snapshot();
-        if let Ok(container) = seen.local.find_container(&reference) {
+        if let Ok(container) = seen.local.find_container(reference) {
             let needed = container.attachments.iter().filter(|a| {
                 a.scope == Scope::Cluster && seen.local.endpoint_at(&container.id, &a.network).is_none()
             });
@@ -245,7 +254,7 @@ impl Handle {
             }
         }
         let is_leased = !prepared.leases.is_empty();
-        let done = self.enqueue_leased(Change::Start(reference), id, prepared).await?;
+        let done = self.enqueue_leased(change, id, prepared).await?;
         Ok(self.warned(done, is_leased))
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use vswitch_proto::api::Exit;
-use vswitch_proto::command::Driver;
+use vswitch_proto::command::{Driver, Start};
 use vswitch_proto::id::ContainerId;
 
 use super::control::Control;
@@ -82,8 +82,9 @@ impl Control {
                 let phase = self.state().container(&id).map(|c| c.phase.clone());
                 if begun
                     && phase == Some(Phase::Created)
-                    && let Err(error) =
-                        self.propose(random_request_id(), self.start_command(&id, &Prepared::default())).await
+                    && let Err(error) = self
+                        .propose(random_request_id(), self.start_command(&id, &Prepared::default(), Start::Asked))
+                        .await
                 {
                     tracing::warn!(error = %error.message, "cannot note that a container runs");
                 }

@@ -75,6 +75,17 @@ pub fn make_all_read_only() -> io::Result<()> {
     }
 }
 
+/// The mount at `point` becomes read-only, those below it stay as they are.
+pub fn make_read_only(point: &Path) -> io::Result<()> {
+    match sys::set_one_read_only(&c_path(point)?) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            Ok(mount(None::<&str>, point, None::<&str>, flags, None::<&str>)?)
+        }
+        other => other,
+    }
+}
+
 /// Makes `root` the root of this namespace; what was mounted before is gone from it.
 pub fn enter_root(root: &Path) -> io::Result<()> {
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;

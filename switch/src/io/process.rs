@@ -7,8 +7,12 @@ use std::os::fd::OwnedFd;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+pub use super::sys::credentials::{
+    clock_ticks_per_s, drop_from_bounding_set, keep_capabilities, set_domain_name, set_resource_limit,
+};
 pub use super::sys::process::{
-    exit_now, fork, loopback_up, only_these, receive_message, reset_signals, send_message, send_signal,
+    close_all_but_stdio, exit_now, fork, loopback_up, only_these, receive_message, reset_signals,
+    send_message, send_signal,
 };
 
 /// Makes the terminal standard input, output and error.

@@ -176,6 +176,10 @@ pub enum Applied {
     NetworkNoted {
         network: NetworkId,
     },
+    /// Its name, its restart policy or the like.
+    ContainerChanged {
+        container: ContainerId,
+    },
 }
 
 impl State {
@@ -204,8 +208,8 @@ impl State {
             Command::CreateNetwork(request) => self.create_network(request, at_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::CreateContainer(request) => self.create_container(request, at_ms),
-            Command::StartContainer { container, endpoints } => {
-                self.start_container(container, endpoints, at_ms)
+            Command::StartContainer { container, endpoints, start } => {
+                self.start_container(container, endpoints, (*start, at_ms))
             }
             Command::ContainerExited { container, exit_code, error } => {
                 let phase = Phase::Exited { code: *exit_code, error: error.clone() };
@@ -218,6 +222,11 @@ impl State {
             Command::Disconnect { container, network } => self.disconnect(container, network),
             Command::Docker(change) => self.apply_docker(change, at_ms),
             Command::NoteNetwork { network, name } => self.note_network(network, name),
+            Command::StopByHand { container } => self.stop_by_hand(container),
+            Command::RenameContainer { container, name } => self.rename_container(container, name),
+            Command::UpdateContainer { container, restart, limits } => {
+                self.update_container(container, *restart, *limits)
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 use vswitch_proto::command::{
-    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec,
+    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId, RequestId};
 
@@ -136,6 +136,7 @@ impl Model {
                 Command::StartContainer {
                     container,
                     endpoints: (0..count).map(|_| lab.endpoint_id()).collect(),
+                    start: Start::Asked,
                 }
             }
             Step::Exit(name) => Command::ContainerExited {
@@ -216,7 +217,11 @@ impl Model {
             Command::Disconnect { container, network } => {
                 known(container).is_some_and(|c| c.on.iter().any(|a| a.network == *network))
             }
-            Command::Docker(_) | Command::NoteNetwork { .. } => {
+            Command::Docker(_)
+            | Command::NoteNetwork { .. }
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
                 unreachable!("the model makes none; they have tests of their own")
             }
         }
@@ -250,7 +255,11 @@ impl Model {
             Command::Disconnect { container, network } => {
                 self.with(container, |c| c.on.retain(|a| a.network != *network));
             }
-            Command::Docker(_) | Command::NoteNetwork { .. } => {
+            Command::Docker(_)
+            | Command::NoteNetwork { .. }
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
                 unreachable!("the model makes none; they have tests of their own")
             }
         }

@@ -53,6 +53,9 @@ impl<'a> HostsFiles<'a> {
         let Some(container) = self.view.local.container(container) else { return LOCALHOST.into() };
         let mut text = own_lines(self.view, container);
         text.push_str(LOCALHOST);
+        for extra in container.lab().map_or(&[][..], |spec| &spec.settings.extra_hosts) {
+            writeln!(text, "{}\t{}", extra.address, extra.name).expect("a String takes what it is given");
+        }
         for attachment in &container.attachments {
             text.push_str(&self.lines_for(&attachment.network, container));
         }
@@ -69,10 +72,19 @@ impl<'a> HostsFiles<'a> {
 }
 
 fn own_lines(view: View<'_>, container: &Container) -> String {
-    let hostname = container.hostname();
+    let hostname = own_names(container);
     match view.wires_of(&container.id).next() {
         Some((_, wire)) => wire.addresses().map(|address| format!("{address}\t{hostname}\n")).collect(),
         None => format!("{OWN_ADDRESS_WITHOUT_NETWORK}\t{hostname}\n"),
+    }
+}
+
+/// The host name, behind its fully qualified form when the container has a domain.
+fn own_names(container: &Container) -> String {
+    let hostname = container.hostname();
+    match container.lab().and_then(|spec| spec.settings.domainname.as_ref()) {
+        Some(domain) => format!("{hostname}.{domain} {hostname}"),
+        None => hostname,
     }
 }
 
@@ -157,7 +169,9 @@ fn push_name(text: &mut String, address: IpAddr, name: &Name, network: &Name) {
 
 #[cfg(test)]
 mod tests {
-    use vswitch_proto::command::{AdoptSpec, Attachment, Command, ContainerKind, LabSpec, NetnsSource};
+    use vswitch_proto::command::{
+        AdoptSpec, Attachment, Command, ContainerKind, ExtraHost, LabSpec, NetnsSource, Settings,
+    };
 
     use super::super::testing::{Lab, bridge, id32, pool, to};
     use super::*;
@@ -288,6 +302,27 @@ ff02::2 ip6-allrouters
             fd00:6::2\tweb\nfd00:6::2\tweb.six\nfd00:6::2\tfront\nfd00:6::2\tfront.six\n";
         let ids = format!("10.0.0.2\t{0}\nfd00:6::2\t{0}\n", c.short());
         assert!(text.ends_with(&format!("{names}{ids}")), "{text}");
+    }
+
+    #[test]
+    fn lines_and_a_domain_that_were_asked_for() {
+        let mut lab = Lab::new();
+        let network = lab.named("bridge");
+        let extra =
+            |name: &str, address: &str| ExtraHost { name: name.into(), address: address.parse().unwrap() };
+        let settings = Settings {
+            domainname: Some("example.org".into()),
+            extra_hosts: vec![extra("db", "192.0.2.7"), extra("db6", "2001:db8::7")],
+            ..Settings::default()
+        };
+        let spec = LabSpec { hostname: Some("www".into()), settings, ..LabSpec::default() };
+        let c = lab.container("web", ContainerKind::Lab(spec), vec![to(network)]).unwrap();
+        let text = hosts_file(View::alone(&lab.state), &c);
+        assert!(text.starts_with("172.17.0.2\twww.example.org www\n127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(
+            text.contains("ip6-allrouters\n192.0.2.7\tdb\n2001:db8::7\tdb6\n172.17.0.2\tweb\n"),
+            "{text}"
+        );
     }
 
     #[test]

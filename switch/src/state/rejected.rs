@@ -274,6 +274,19 @@ pub enum Rejected {
          {network} {container}`, or remove the container and create it again"
     )]
     NetworkLost { container: Name, network: Name },
+
+    #[error("container {0} has that name already: choose another one")]
+    SameName(Name),
+    #[error("{0} is no container of the lab runner: only those have a restart policy and limits")]
+    NotOurs(Name),
+    #[error("container {0} is removed when it ends (--rm), so it cannot have a restart policy")]
+    RestartOfAutoRemoved(Name),
+    #[error(
+        "the network of {0} cannot be shared: name a container that `vswitchctl run` made with a network of its own"
+    )]
+    NetworkNotShared(Name),
+    #[error("container {0} shares the network of another one: connect that one instead")]
+    SharesNetwork(Name),
 }
 
 /// Who stands in the way.
@@ -377,6 +390,9 @@ impl Rejected {
             | MacNotUnicast(_)
             | AdoptedOnHost(_)
             | InvalidHostname(_)
+            | NotOurs(_)
+            | NetworkNotShared(_)
+            | SharesNetwork(_)
             | TooManyAliases(_)
             | TooManyAuxAddresses(_) => ErrorKind::Invalid,
             _ => ErrorKind::Conflict,

@@ -1,5 +1,5 @@
-//! The states as bytes: what it is, a format version, then postcard. A later version only adds to the end, so an
-//! earlier one is read as one to which nothing was added.
+//! The states as bytes: what it is, a format version, then postcard. A later version of the cluster's state only adds
+//! to the end, so an earlier one is read as one to which nothing was added. A node's own state is read in one version.
 //!
 //! The encoding is canonical: maps are ordered and nothing that follows from something else is written, so equal
 //! states have equal bytes, and [`State::digest`] is a hash over them. What does follow, the ledgers, is rebuilt
@@ -37,12 +37,20 @@ impl Kind {
         }
     }
 
-    /// The byte behind the magic. A node's own state has what Docker made since version 2 and what is remembered of what
-    /// is gone since version 3; the cluster's has since version 2 which networks of Docker its networks are.
+    /// The byte behind the magic. A node's own state has the settings of containers since version 4; the cluster's has
+    /// since version 2 which networks of Docker its networks are.
     const fn version(self) -> u8 {
         match self {
-            Kind::Local => 3,
+            Kind::Local => 4,
             Kind::Shared => 2,
+        }
+    }
+
+    /// The earliest version that is read.
+    const fn oldest(self) -> u8 {
+        match self {
+            Kind::Local => 4,
+            Kind::Shared => 1,
         }
     }
 }
@@ -54,6 +62,8 @@ pub enum SnapshotError {
         "the snapshot has format {0}, this version reads earlier ones: use the newer vswitchd that wrote it"
     )]
     Newer(u8),
+    #[error("the snapshot has format {0}, which this version reads no more: use the vswitchd that wrote it")]
+    Older(u8),
     #[error("this is no snapshot of the kind that is wanted: check which file it came from")]
     Foreign,
     #[error("the snapshot is damaged: restore the state from a backup")]
@@ -81,6 +91,7 @@ where
     }
     let (version, body) = match rest.split_first() {
         Some((&version, _)) if version > kind.version() => return Err(SnapshotError::Newer(version)),
+        Some((&version @ 1.., _)) if version < kind.oldest() => return Err(SnapshotError::Older(version)),
         Some((&version @ 1.., body)) => (version, body),
         _ => return Err(SnapshotError::Malformed),
     };
@@ -361,11 +372,8 @@ mod tests {
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
         let newer = [&bytes[..4], &[Kind::Local.version() + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(Kind::Local.version() + 1)));
-        // What Docker made is three empty lists, what is remembered two.
-        for (version, missing) in [(1, 5), (2, 2)] {
-            let earlier = [&bytes[..4], &[version], &bytes[5..bytes.len() - missing]].concat();
-            assert_eq!(State::from_bytes(&earlier).map(|state| state.digest()), Ok(sample().state.digest()));
-        }
+        let earlier = [&bytes[..4], &[3], &bytes[5..]].concat();
+        assert_eq!(State::from_bytes(&earlier), Err(SnapshotError::Older(3)));
         assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use vswitch_proto::api::ErrorKind;
-use vswitch_proto::command::{Attachment, Command, ContainerKind, CreateNetwork, Driver, LabSpec};
+use vswitch_proto::command::{Attachment, Command, ContainerKind, CreateNetwork, Driver, LabSpec, Start};
 use vswitch_proto::id::{ContainerId, MacAddr, NetworkId, Vni};
 use vswitch_proto::security::{PortSecurity, Servers};
 
@@ -339,7 +339,7 @@ fn a_container_lives_dies_and_lives_again() {
     assert!(line(lab.start(c)).contains("172.17.0.9 is already in use in network bridge by container thief"));
     assert_eq!(lab.state.endpoints_of(&c).count(), 0, "all or nothing");
     lab.exit(thief).unwrap();
-    let count = lab.apply(Command::StartContainer { container: c, endpoints: vec![] });
+    let count = lab.apply(Command::StartContainer { container: c, endpoints: vec![], start: Start::Asked });
     assert!(line(count).starts_with("0 endpoint ids for 2 attachments"));
     lab.start(c).unwrap();
     assert_eq!(lab.wire(c, other).interface, 1);

@@ -101,7 +101,7 @@ impl<'a> View<'a> {
 #[cfg(test)]
 mod tests {
     use vswitch_proto::command::{
-        Addresses, Attachment, Command, ContainerKind, CreateContainer, LabSpec, NewEndpoint,
+        Addresses, Attachment, Command, ContainerKind, CreateContainer, LabSpec, NewEndpoint, Start,
     };
     use vswitch_proto::id::EndpointId;
 
@@ -205,7 +205,8 @@ mod tests {
         assert_eq!(lab.apply(connect), Ok(connected));
         assert!(matches!(lab.start(c), Err(Rejected::LeaseMissing { .. })));
         let lease = fleet.reserve(ME, "c", into(blue)).unwrap();
-        let start = Command::StartContainer { container: c, endpoints: vec![leased(lease)] };
+        let start =
+            Command::StartContainer { container: c, endpoints: vec![leased(lease)], start: Start::Asked };
         lab.apply(start).unwrap();
         assert_eq!(lab.wire(c, blue).granted(), lease.1);
         fleet.release(ME, lease.0).unwrap();

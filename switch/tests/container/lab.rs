@@ -34,7 +34,17 @@ pub(crate) fn prepare(spec: LabSpec) -> Lab {
     let data = temp.path().join("a-directory-with-quite-a-long-name-for-the-socket-in-it");
     let id = ContainerId([0x5a; 32]);
     let dir = data.join("containers").join(id.to_string());
-    let launch = Launch { id, dir, spec, hostname: "box1".into(), host_network: false, hidden: vec![data] };
+    let launch = Launch {
+        id,
+        files: dir.clone(),
+        dir,
+        spec,
+        hostname: "box1".into(),
+        host_network: false,
+        hidden: vec![data],
+        network_of: None,
+        cgroup: None,
+    };
     let lab = Lab { launch, temp };
     lab.prepare_files();
     lab

@@ -17,7 +17,7 @@ use vswitch_proto::api::stream::Frame;
 use super::super::environment::Program;
 use super::super::log::{self, Stream};
 use super::super::protocol::{Answer, Note, Request, Status};
-use super::super::{Exec, Exit, Launch, files, init};
+use super::super::{Exec, Exit, Launch, cgroup, files, init};
 use super::client::{Client, HOLD_MAX, Role};
 use super::task::{End, Forked, Task};
 use crate::io::process;
@@ -296,7 +296,7 @@ impl Supervisor {
             Err(format!("{EXECS_MAX} commands run in the container by exec already: end one"))
         } else {
             match Task::fork(exec.tty, exec.stdin) {
-                Ok(Forked::Child { stdio, channel }) => init::run_exec(&program, init_pid, stdio, channel),
+                Ok(Forked::Child { stdio, channel }) => init::run_exec(program, init_pid, stdio, channel),
                 Ok(Forked::Shim(task)) => task.do_not_wait_for_notes().map(|()| *task),
                 Err(error) => Err(error),
             }
@@ -435,6 +435,8 @@ impl Supervisor {
 
     /// Writes down how the container ended, then tells everybody.
     fn conclude(&mut self, exit: &Exit) {
+        // Before anybody can start the container again.
+        cgroup::remove(&self.launch.id);
         if !exit.error.is_empty() {
             self.log_line(&exit.error);
         }

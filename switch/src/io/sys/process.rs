@@ -57,6 +57,14 @@ pub fn only_these(stdio: [OwnedFd; 3], channel: OwnedFd) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) })
 }
 
+/// Closes every descriptor but the standard ones.
+///
+/// For a freshly forked process that afterwards only exits: other owners of descriptors are left with closed ones.
+pub fn close_all_but_stdio() -> io::Result<()> {
+    // SAFETY: closes descriptors that nobody uses any more, as the contract of this function says.
+    unsafe { close_from(libc::STDERR_FILENO + 1) }
+}
+
 unsafe fn dup_to(from: RawFd, to: RawFd, flags: libc::c_int) -> libc::c_int {
     // SAFETY: the caller says that `to` may be replaced.
     unsafe { libc::dup3(from, to, flags) }

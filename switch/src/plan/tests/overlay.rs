@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vswitch_proto::command::{
     Attachment, Command, ContainerKind, CreateContainer, LabSpec, NewEndpoint, NodeInfo, Reserve, Scope,
-    SharedChange,
+    SharedChange, Start,
 };
 use vswitch_proto::id::{Name, NodeId};
 
@@ -74,7 +74,7 @@ impl Node {
             endpoints.push(new.unwrap_or_else(|| self.lab.endpoint_id()));
         }
         // Refused where a lease is missing.
-        let _outcome = self.lab.apply(Command::StartContainer { container, endpoints });
+        let _outcome = self.lab.apply(Command::StartContainer { container, endpoints, start: Start::Asked });
     }
 
     fn connect(&mut self, container: ContainerId, attachment: Attachment) {
