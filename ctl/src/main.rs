@@ -12,6 +12,7 @@ mod commands;
 mod detach;
 mod failure;
 mod filter;
+mod key_files;
 mod listing;
 mod pools;
 mod private_file;

@@ -1,18 +1,22 @@
 //! What may be typed: docker's verbs and flags.
 
+mod amounts;
 mod cluster;
 mod container;
 mod network;
 mod parse;
 mod pflag;
 mod refused;
+mod settings;
 mod switch;
+mod volumes;
 
 pub use cluster::*;
 pub use container::*;
 pub use network::*;
 pub use parse::Socket;
 pub use pflag::flatten;
+pub use settings::*;
 pub use switch::*;
 
 use std::ffi::OsString;
@@ -53,6 +57,14 @@ pub enum Command {
     Network(NetworkCommand),
     /// Create a container and run a command in it
     Run(RunArgs),
+    /// Create a container without starting it, and print its id
+    #[command(
+        mut_arg("detach", |flag| flag.hide(true)),
+        mut_arg("detach_keys", |flag| flag.hide(true)),
+        mut_arg("sig_proxy", |flag| flag.hide(true)),
+        after_help = "Example: vswitchctl create --name web --restart always -- busybox httpd -f"
+    )]
+    Create(RunArgs),
     /// Start containers that were created or have ended
     Start(References),
     /// List containers
@@ -67,6 +79,14 @@ pub enum Command {
     Logs(LogsArgs),
     /// End containers: SIGTERM, then SIGKILL
     Stop(StopArgs),
+    /// End containers and start them again
+    Restart(RestartArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
+    /// Change the restart policy and the limits of containers
+    Update(UpdateArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
     /// Send a signal to containers
     Kill(KillArgs),
     /// Remove containers

@@ -140,13 +140,18 @@ async fn network_names(client: &Client, wanted: &[&str]) -> Result<Vec<String>, 
 }
 
 pub async fn stop(client: &Client, args: StopArgs) -> Result<u8, Failure> {
-    let time_s = args.time.to_string();
-    let patience = ANSWER_TIMEOUT + Duration::from_secs(args.time.into());
-    each(client, args.references.containers, |container| {
-        let call = Call::post(&["containers", container, "stop"]).query("timeout_s", &time_s);
-        call.timeout(Some(patience))
-    })
-    .await
+    each(client, args.references.containers, |container| stop_call(container, "stop", args.time)).await
+}
+
+/// A call that may take until the container has ended. Without a time it is the container's own one, which may be any.
+pub fn stop_call(container: &str, verb: &str, time_s: Option<u32>) -> Call {
+    let call = Call::post(&["containers", container, verb]);
+    match time_s {
+        Some(time_s) => call
+            .query("timeout_s", &time_s.to_string())
+            .timeout(Some(ANSWER_TIMEOUT + Duration::from_secs(time_s.into()))),
+        None => call.timeout(None),
+    }
 }
 
 pub async fn wait(client: &Client, references: References) -> Result<u8, Failure> {

@@ -1,5 +1,6 @@
 //! What each command does: ask the daemon, print the answer.
 
+mod amend;
 mod cluster;
 mod container;
 mod info;
@@ -31,6 +32,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Network(command) => network::execute(&client, command).await,
         Command::Run(args) => run::run(&client, args).await,
+        Command::Create(args) => run::create(&client, args).await,
         Command::Start(references) => {
             each(&client, references.containers, |c| Call::post(&["containers", c, "start"])).await
         }
@@ -40,6 +42,10 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => run::exec(&client, args).await,
         Command::Logs(args) => stream::logs(&client, args).await,
         Command::Stop(args) => container::stop(&client, args).await,
+        Command::Restart(args) => amend::restart(&client, args).await,
+        Command::Rename(args) => amend::rename(&client, &args).await,
+        Command::Update(args) => amend::update(&client, args).await,
+        Command::Top(args) => amend::top(&client, args).await,
         Command::Kill(args) => {
             let signal = args.signal;
             each(&client, args.references.containers, |c| {
