@@ -403,6 +403,8 @@ impl Handle {
             let exit = match (&container.phase, self.lab_shim(container)?) {
                 (_, Some(shim)) => self.ended(&id, &shim).await,
                 (Phase::Exited { code, error }, None) => Exit { exit_code: *code, error: error.clone() },
+                // It is being started.
+                (Phase::Running, None) if revision.changed().await.is_ok() => continue,
                 (_, None) => return Err(not_running(container)),
             };
             let waits = self.shared.restarts.is_pending(&id);

@@ -162,6 +162,7 @@ impl Control {
     pub(super) fn watch(&self, container: ContainerId, shim: Shim) {
         let shim = Arc::new(shim);
         self.shared.shims().insert(container, Arc::clone(&shim));
+        self.shared.wake();
         let events = self.events.clone();
         tokio::spawn(async move {
             let exit = shim.wait().await;
