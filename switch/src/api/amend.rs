@@ -3,21 +3,23 @@
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use serde::Deserialize;
 use vswitch_proto::api::{Top, Update};
 use vswitch_proto::id::Name;
 
 use super::containers::Stop;
 use super::failure::{Failure, Json, query, request_id};
+use super::networks::warned;
 use crate::daemon::{Change, Handle};
 
 pub async fn restart(
     State(handle): State<Handle>,
     Path(reference): Path<String>,
     uri: Uri,
-) -> Result<StatusCode, Failure> {
-    handle.restart(&reference, query::<Stop>(&uri)?.patience()).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Failure> {
+    let done = handle.restart(&reference, query::<Stop>(&uri)?.patience()).await?;
+    Ok(warned(done.warnings()))
 }
 
 #[derive(Deserialize)]

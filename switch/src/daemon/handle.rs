@@ -392,7 +392,7 @@ impl Handle {
         loop {
             revision.mark_unchanged();
             let state = self.state();
-            let container = match (state.container(&id), last) {
+            let container = match (state.container(&id), last.clone()) {
                 (Some(container), _) => container,
                 // It was removed when it had ended.
                 (None, Some(exit)) => return Ok(exit),

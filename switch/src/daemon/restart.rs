@@ -16,7 +16,7 @@ use vswitch_proto::id::ContainerId;
 use super::control::Control;
 use super::handle::{Handle, Shared};
 use super::overlay::Prepared;
-use super::{Change, Event, random_request_id};
+use super::{Change, Done, Event, random_request_id};
 use crate::state::Container;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -187,7 +187,7 @@ impl Handle {
     }
 
     /// Stops the container, if it runs, and starts it.
-    pub async fn restart(&self, reference: &str, patience: Option<Duration>) -> Result<(), Error> {
+    pub async fn restart(&self, reference: &str, patience: Option<Duration>) -> Result<Done, Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
         let id = container.id;
@@ -201,7 +201,7 @@ impl Handle {
             // What is told is why it did not start.
             let _ = self.change(Change::Remove { reference: id.to_string(), force: false }, None).await;
         }
-        started.map(|_| ())
+        started
     }
 }
 
