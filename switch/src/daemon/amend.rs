@@ -19,20 +19,21 @@ use crate::state::Container;
 const MOVE_ROUNDS_MAX: u32 = 16;
 
 impl Control {
-    pub(super) async fn rename(&mut self, reference: &str, name: Name, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn rename(&self, reference: &str, name: Name, id: RequestId) -> Result<Done, Error> {
         let container = self.container_id(reference)?;
         self.commit(id, Command::RenameContainer { container, name }, None).await?;
         Ok(Done::Nothing)
     }
 
     pub(super) async fn update(
-        &mut self,
+        &self,
         reference: &str,
         request: Update,
         id: RequestId,
     ) -> Result<Done, Error> {
         let container = self.container_id(reference)?;
-        let found = self.state().container(&container).expect("it was just looked up");
+        let state = self.state();
+        let found = state.container(&container).expect("it was just looked up");
         let name = found.name.clone();
         let spec = match &found.kind {
             ContainerKind::Lab(spec) => &spec.settings,

@@ -174,7 +174,13 @@ impl Control {
             }
             Change::Connect { request, .. } => container(&request.container),
             Change::Disconnect { request, .. } => container(&request.container),
-            Change::Start(reference) | Change::Remove { reference, .. } => container(reference),
+            Change::Start(reference)
+            | Change::StartAgain(reference)
+            | Change::Rename { reference, .. }
+            | Change::Update { reference, .. }
+            | Change::Remove { reference, .. } => container(reference),
+            // One command, which is not to wait for a start that hangs.
+            Change::StopByHand(_) => None,
             Change::Docker(call) => docker::subject(call),
             Change::DockerState(change) => docker::state_subject(change),
         }
@@ -244,7 +250,7 @@ impl Control {
             Change::Adopt(request) => self.adopt(request, id, prepared).await,
             Change::Start(reference) => self.start(&reference, id, prepared, Start::Asked).await,
             Change::StartAgain(reference) => self.start(&reference, id, prepared, Start::Again).await,
-            Change::StopByHand(container) => self.note_stop(&container).map(|()| Done::Nothing),
+            Change::StopByHand(container) => self.note_stop(&container, id).await,
             Change::Rename { reference, name } => self.rename(&reference, name, id).await,
             Change::Update { reference, request } => self.update(&reference, request, id).await,
             Change::Remove { reference, force } => self.remove(&reference, force, id).await,

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork};
 use vswitch_proto::command::{
-    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, Limits, NewEndpoint,
-    Start,
+    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, RequestId};
 

@@ -83,7 +83,10 @@ impl Control {
                 if begun
                     && phase == Some(Phase::Created)
                     && let Err(error) = self
-                        .propose(random_request_id(), self.start_command(&id, &Prepared::default(), Start::Asked))
+                        .propose(
+                            random_request_id(),
+                            self.start_command(&id, &Prepared::default(), Start::Asked),
+                        )
                         .await
                 {
                     tracing::warn!(error = %error.message, "cannot note that a container runs");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{Command, RestartPolicy};
-use vswitch_proto::id::ContainerId;
+use vswitch_proto::id::{ContainerId, RequestId};
 
 use super::control::Control;
 use super::handle::{Handle, Shared};
@@ -118,7 +118,8 @@ impl Drop for Kept<'_> {
 impl Control {
     /// For a container that has just ended by itself.
     pub(super) fn restart_if_wanted(&self, id: &ContainerId) {
-        let Some(container) = self.state().container(id) else { return };
+        let state = self.state();
+        let Some(container) = state.container(id) else { return };
         if container.wants_restart() && !container.stopped_by_hand && !self.shared.restarts.is_kept(id) {
             schedule(&self.shared, &self.events, *id, lived(container));
         }
@@ -126,7 +127,8 @@ impl Control {
 
     /// At the start of the daemon: everything that its policy wants to run and that does not.
     pub(super) fn restart_all(&self) {
-        let wanted = self.state().containers().filter(|c| c.wants_restart() && c.started_at_ms.is_some());
+        let state = self.state();
+        let wanted = state.containers().filter(|c| c.wants_restart() && c.started_at_ms.is_some());
         for container in wanted.filter(|c| !self.shared.restarts.is_pending(&c.id)) {
             schedule(&self.shared, &self.events, container.id, Duration::ZERO);
         }
@@ -206,9 +208,10 @@ impl Handle {
 }
 
 impl Control {
-    pub(super) fn note_stop(&mut self, id: &ContainerId) -> Result<(), Error> {
-        self.shared.restarts.take(id);
-        self.propose(random_request_id(), Command::StopByHand { container: *id }).map(|_| ())
+    pub(super) async fn note_stop(&self, container: &ContainerId, id: RequestId) -> Result<Done, Error> {
+        self.shared.restarts.take(container);
+        self.commit(id, Command::StopByHand { container: *container }, None).await?;
+        Ok(Done::Nothing)
     }
 }
 
