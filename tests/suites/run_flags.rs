@@ -360,7 +360,7 @@ fn signals_of_the_command_line_are_passed_on_unless_forbidden() {
         let mut run =
             Process::spawn(&lab, &["vswitchctl", "run", flag, "--name=c", "--", "sh", "-c", script]);
         eventually("it is ready", || {
-            ensure!(run.output().contains("ready"));
+            ensure!(run.output().contains("ready") && lab.inspect("c").state.running);
             Ok(())
         });
         run.signal("INT");

@@ -109,7 +109,7 @@ fn bad_values_are_usage_errors() {
         "vswitchctl run --detach-keys ctrl-1",
         "vswitchctl kill -s NOPE a",
         "vswitchctl kill -s 0 a",
-        "vswitchctl stop -t -1 a",
+        "vswitchctl stop -t -2 a",
         "vswitchctl logs -n few a",
         "vswitchctl adopt --name a",
         "vswitchctl adopt --name a --pid 1 --netns /x",

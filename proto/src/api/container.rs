@@ -181,14 +181,16 @@ pub struct Container {
     pub log_path: String,
     pub config: ContainerConfig,
     /// By its restart policy, since somebody started it.
+    #[serde(default)]
     pub restart_count: u32,
+    #[serde(default)]
     pub mounts: Vec<MountPoint>,
     pub host_config: HostConfig,
     pub network_settings: NetworkSettings,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", default)]
 pub struct ContainerState {
     /// `created`, `running`, `restarting` or `exited`.
     pub status: String,
@@ -211,7 +213,7 @@ pub struct ContainerState {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
     pub hostname: String,
     /// The root directory of `--rootfs`, in the place of Docker's image; empty without one.
@@ -255,13 +257,13 @@ pub struct HostConfig {
     pub rootfs: String,
     /// Path of the network namespace of an adopted one, or of its process.
     pub netns: String,
-    #[serde(flatten)]
+    #[serde(flatten, default)]
     pub settings: HostSettings,
 }
 
 /// The part of [`HostConfig`] that the flags of `run` set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", default)]
 pub struct HostSettings {
     /// `HOST:CONTAINER` or `HOST:CONTAINER:ro`.
     pub binds: Vec<String>,

@@ -19,3 +19,5 @@ mod options;
 mod pools;
 #[path = "protocol.rs"]
 mod protocol;
+#[path = "run_flags.rs"]
+mod run_flags;
