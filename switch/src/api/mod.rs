@@ -118,7 +118,7 @@ fn class_of<B>(request: &Request<B>) -> (Option<Class>, bool) {
     match path {
         ["events", "", ""] => return (Some(Class::Stream), false),
         ["containers", _, "logs" | "attach" | "exec"] => return (Some(Class::Stream), true),
-        ["containers", _, "wait" | "stop"] => return (Some(Class::Stream), false),
+        ["containers", _, "wait" | "stop" | "restart"] => return (Some(Class::Stream), false),
         ["cluster", "snapshot", _] => return (Some(Class::Snapshot), false),
         _ => {}
     }
