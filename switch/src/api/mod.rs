@@ -116,8 +116,11 @@ async fn answer(
 fn class_of<B>(request: &Request<B>) -> (Option<Class>, bool) {
     let mut segments = request.uri().path().split('/').skip(2);
     let path = [segments.next(), segments.next(), segments.next()].map(Option::unwrap_or_default);
+    let is_deeper = segments.next().is_some();
     match path {
         ["events", "", ""] => return (Some(Class::Stream), false),
+        // A signal for an exec.
+        ["containers", _, "exec"] if is_deeper => {}
         ["containers", _, "logs" | "attach" | "exec"] => return (Some(Class::Stream), true),
         ["containers", _, "wait" | "stop" | "restart"] => return (Some(Class::Stream), false),
         ["cluster", "snapshot", _] => return (Some(Class::Snapshot), false),
@@ -236,7 +239,14 @@ mod tests {
         assert_eq!(plain("POST", "/v1/containers/c/wait"), (Some(Class::Stream), false));
         assert_eq!(plain("POST", "/v1/cluster/snapshot/restore"), (Some(Class::Snapshot), false));
         assert_eq!(plain("GET", "/v1/cluster/snapshot"), (Some(Class::Snapshot), false));
-        for path in ["/v1/containers/logs", "/v1/networks/events", "/v1/containers", "/", "/v1"] {
+        for path in [
+            "/v1/containers/c/exec/3/kill",
+            "/v1/containers/logs",
+            "/v1/networks/events",
+            "/v1/containers",
+            "/",
+            "/v1",
+        ] {
             assert_eq!(plain("GET", path), (None, false), "{path}");
         }
         let body = |name, value| class("POST", "/v1/networks", &[(name, value)]).0;

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
+use super::admission::Socket;
 use crate::container::Shim;
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -34,8 +35,8 @@ const LAST_READS_MAX: usize = 64;
 /// Ends when the shim has closed its connection and the client has everything, or when the client is gone. `exec` is
 /// the number of the exec that the client's process is.
 pub async fn relay(upgraded: Upgraded, mut shim_stream: UnixStream, exec: Option<(Arc<Shim>, u64)>) {
-    let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else {
-        tracing::error!("an upgraded connection is no unix socket");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else {
+        tracing::error!("an upgraded connection is none of the API's socket");
         return;
     };
     let client = parts.io.into_inner();

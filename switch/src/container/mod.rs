@@ -23,7 +23,7 @@
 //! | --- | --- | --- |
 //! | `config.json` | the [`Launch`] | 0600 |
 //! | `hosts`, `hostname`, `resolv.conf` | bind-mounted into the container's /etc | 0644 |
-//! | `log`, `log.1` | what it printed, see [`log`] | 0600 |
+//! | `log`, `log.1`, ... | what it printed, see [`log`] | 0600 |
 //! | `shim.sock` | requests, see `protocol` | in a 0700 directory |
 //! | `shim.json` | who the shim and init are | 0600 |
 //! | `shim.err` | empty, unless the shim itself failed | 0600 |
@@ -35,8 +35,10 @@
 //!    the kernel ends every process of the pid namespace; namespaces and mounts go with their last process. A
 //!    container whose own pid 1 gives up its user id loses that signal; [`Shim::wait`] and [`reconnect`] end it.
 //! 2. `exit.json` is there whole before anybody is told of the end.
-//! 3. No client can stop a container: input and output of each are bounded, and one that does not read is
-//!    dropped, see `shim`.
+//! 3. Only the foreground client of a container, and an exec's own client, hold a process up by not reading. Input and
+//!    output of each are bounded, and a further client that does not read is dropped, see `shim`.
+//! 4. A container is taken for ended only when its shim has said so, or when the kernel says that the shim is dead and
+//!    nobody listens on its socket. A question that fails says nothing.
 //!
 //! # What a container sees
 //!

@@ -1,6 +1,7 @@
 //! A connection with its place: the place is taken as long as the socket is open, also after an upgrade.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -177,6 +178,12 @@ impl Socket {
         }
         let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         unread.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 
