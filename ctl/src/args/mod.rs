@@ -3,6 +3,7 @@
 mod amounts;
 mod cluster;
 mod container;
+mod logs;
 mod network;
 mod parse;
 mod pflag;

@@ -108,7 +108,6 @@ const RUN: &[Refused] = &[
     neutral("kernel-memory", &["0"], NO_MEMORY),
     value("link", NO_LINKS),
     value("link-local-ip", NO_LINK_LOCAL),
-    value("log-opt", "logs have the bounds that vswitchd gives them; see 'vswitchctl logs'"),
     neutral(
         "log-driver",
         &["json-file", "local"],

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use vswitch_proto::command::{Bind, Dns, ExtraHost, Limits, RestartPolicy, Settings, TmpfsMount, Ulimit};
+use vswitch_proto::command::{
+    Bind, Dns, ExtraHost, Limits, LogLimits, RestartPolicy, Settings, TmpfsMount, Ulimit,
+};
 
+use super::logs::{self, LogOption};
 use super::volumes::{self, Mount};
 use super::{amounts, parse};
 
@@ -53,6 +56,9 @@ pub struct SettingsArgs {
     /// File with labels, a line each
     #[arg(long = "label-file", value_name = "FILE")]
     pub label_files: Vec<PathBuf>,
+    /// max-size=SIZE, at which a file of its output is full (20m), or max-file=NUMBER of such files (5)
+    #[arg(long = "log-opt", value_name = "KEY=VALUE", value_parser = logs::option)]
+    log_options: Vec<LogOption>,
     /// Memory that it may use, as 512m
     #[arg(short, long, value_name = "SIZE", value_parser = amounts::bytes)]
     memory: Option<u64>,
@@ -136,6 +142,7 @@ impl SettingsArgs {
                 nano_cpus: self.cpus.filter(|nano_cpus| *nano_cpus > 0),
                 pids: self.pids_limit.filter(|pids| *pids > 0),
             },
+            log: self.log_options.iter().fold(LogLimits::default(), |limits, option| option.apply(limits)),
         }
     }
 }

@@ -291,6 +291,18 @@ pub struct HostSettings {
     pub nano_cpus: u64,
     /// Null for no limit.
     pub pids_limit: Option<u32>,
+    pub log_config: LogConfig,
+}
+
+/// How the output is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct LogConfig {
+    /// `json-file`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// `max-size` in bytes, -1 for no bound, and `max-file`.
+    pub config: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,8 @@ use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::LogLimits;
+
 /// Everything about a lab container that has a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +44,8 @@ pub struct Settings {
     /// Seconds until SIGKILL; 10 when absent.
     pub stop_timeout_s: Option<u32>,
     pub limits: Limits,
+    /// Bounds of the files that keep its output.
+    pub log: LogLimits,
 }
 
 /// A directory or file of the host inside the container.

@@ -3,9 +3,9 @@
 #![deny(clippy::disallowed_methods)]
 
 use vswitch_proto::api::{
-    Container, ContainerSummary, HostSettings, MountPoint, RestartPolicyShown, UlimitShown,
+    Container, ContainerSummary, HostSettings, LogConfig, MountPoint, RestartPolicyShown, UlimitShown,
 };
-use vswitch_proto::command::{Bind, Settings};
+use vswitch_proto::command::{Bind, LogLimits, Settings};
 
 pub fn host(settings: &Settings) -> HostSettings {
     let dns = &settings.dns;
@@ -38,6 +38,16 @@ pub fn host(settings: &Settings) -> HostSettings {
         memory_swap: memory.saturating_mul(2),
         nano_cpus: settings.limits.nano_cpus.unwrap_or(0),
         pids_limit: settings.limits.pids,
+        log_config: log_config(&settings.log),
+    }
+}
+
+fn log_config(limits: &LogLimits) -> LogConfig {
+    let size = limits.bytes_max().map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
+    let config = [("max-size", size), ("max-file", limits.files_max().to_string())];
+    LogConfig {
+        kind: "json-file".into(),
+        config: config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
     }
 }
 

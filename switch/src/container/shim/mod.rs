@@ -46,8 +46,6 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{chdir, setsid};
 
-use vswitch_proto::command::LogLimits;
-
 use super::log::{self, Stream};
 use super::protocol::{NO_ROOT, Note, Report, STREAMS, Status};
 use super::{Exit, Launch, files, init};
@@ -152,7 +150,7 @@ fn detach(dir: &Path) -> Result<File, SetupError> {
 /// The container up to the point where init waits. Nothing is left over when this fails.
 fn set_up(dir: &Path, report: &File) -> Result<Supervisor, SetupError> {
     let launch = files::read_config(dir).step("read config.json")?;
-    let mut log = log::Writer::open(dir, LogLimits::default()).step("open the log")?;
+    let mut log = log::Writer::open(dir, launch.spec.settings.log).step("open the log")?;
     let signals = watch_signals().step("watch for signals")?;
     unshare(CloneFlags::CLONE_NEWPID).step("make a pid namespace")?;
     let listener = UnixListener::bind("shim.sock").step("listen on shim.sock")?;
