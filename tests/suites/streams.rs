@@ -282,6 +282,20 @@ fn a_long_log_is_there_whole_and_a_longer_one_says_what_is_missing() {
     lab.wait_until_exited("c");
     assert_eq!(pipeline(&lab, "vswitchctl logs c | wc -c"), "6888896 code 0");
     assert_eq!(lab.ok(&["logs", "-n", "2", "c"]), "999999\n1000000\n");
+    let bounds = ["--log-opt", "max-size=100k", "--log-opt=max-file=2"];
+    lab.ok(&[&["run", "-d", "--name=short"], &bounds[..], &["--", "seq", "1", "1000000"]].concat());
+    lab.wait_until_exited("short");
+    let kept = lab.ctl(&["logs", "short"]);
+    let text = format!("{}{}", kept.stderr, kept.stdout);
+    let (first, rest) = text.split_once('\n').expect("there are lines");
+    let lines = rest.lines().count();
+    assert!(first.contains(&(1_000_000 - lines).to_string()), "{lines} lines follow {first:?}");
+    assert!(lines > 0 && text.len() < 400_000 && text.ends_with("999999\n1000000\n"), "{first:?}");
+    let format = "--format={{json .HostConfig.LogConfig}}";
+    let shown = lab.ok(&["inspect", format, "short"]);
+    assert_eq!(shown.trim(), r#"{"Config":{"max-file":"2","max-size":"102400"},"Type":"json-file"}"#);
+    let refused = lab.ctl(&["run", "--log-opt=max-size=0", "--", "true"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
 }
 
 #[test]
