@@ -7,17 +7,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use vswitch_proto::api::{Problem, ProblemArea, Severity};
 use vswitch_proto::id::NodeId;
 
+use super::super::identity::{load, save};
 use super::super::transport::wire::Refusal;
 use super::engine::Input;
+use super::error::ClusterError;
 use super::member::Member;
 
+pub(super) const STARTS: &str = "starts";
 /// How long a refusal is shown that is not repeated. Whoever is refused tries again every second.
 const SHOWN: Duration = Duration::from_secs(30);
 /// The same for a message that was refused: somebody should look into that.
@@ -36,6 +41,17 @@ pub(super) struct Copies {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How often members were started on this directory.
+#[derive(Serialize, Deserialize)]
+struct Starts(u64);
+
+/// Counts a start, durably, before anybody hears of it.
+pub(super) fn next_start(dir: &Path) -> Result<u64, ClusterError> {
+    let before = load::<Starts>(&dir.join(STARTS))?.map_or(0, |Starts(before)| before);
+    save(dir, STARTS, &Starts(before + 1))?;
+    Ok(before + 1)
 }
 
 impl Member {

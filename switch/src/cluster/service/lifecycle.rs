@@ -30,7 +30,7 @@ use super::super::token::Token;
 use super::super::transport::tls::Credentials;
 use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
-use super::copies::Copies;
+use super::copies::{Copies, STARTS, next_start};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
 use super::member::{Member, Slot, Unsettled};
@@ -40,7 +40,6 @@ use crate::state::shared::Shared;
 
 const LOG: &str = "log.redb";
 const JOINING: &str = "joining";
-const STARTS: &str = "starts";
 /// While the cluster that is to be joined has no leader.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
 const JOIN_RETRY: Duration = Duration::from_millis(200);
@@ -158,17 +157,6 @@ impl Running {
         })
         .await;
     }
-}
-
-/// How often members were started on this directory.
-#[derive(Serialize, Deserialize)]
-struct Starts(u64);
-
-/// Counts a start, durably, before anybody hears of it.
-fn next_start(dir: &Path) -> Result<u64, ClusterError> {
-    let before = load::<Starts>(&dir.join(STARTS))?.map_or(0, |Starts(before)| before);
-    save(dir, STARTS, &Starts(before + 1))?;
-    Ok(before + 1)
 }
 
 async fn open_group(config: &Config, identity: &Identity) -> Result<Group<Shared>, ClusterError> {
