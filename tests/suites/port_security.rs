@@ -385,6 +385,9 @@ fn a_released_address_is_free_for_its_next_owner() {
         Ok(())
     });
     client.sh("ip address add 10.9.0.50/24 dev eth0");
+    // As whoever takes an address over does: the other client still knows the MAC address of the service.
+    Interface::of(two, "client-2", "net").believe_at_once();
+    client.send(MacAddr::BROADCAST, client.mac, ETHERTYPE_ARP, &arp(1, client.mac, service, service));
     reaches(two, "client-2");
 }
 
