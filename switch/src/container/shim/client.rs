@@ -22,6 +22,8 @@ const BEHIND_BYTES_MAX: usize = 8 << 20;
 pub(super) const FULL_MAX: Duration = Duration::from_secs(1);
 /// How long a client may take to read why it is dropped.
 pub(super) const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
+/// Between looks at clients that have a deadline, or for which output waits.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const READ_BYTES: usize = 32 << 10;
 
 /// What a connection is for.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 
-use super::client::{Client, LAST_WORDS_MAX};
+use super::client::{Client, LOOK_AGAIN};
 
 /// Sends what waits for the clients, all of which are closing. Returns when each has taken it, is gone, or is late (the
 /// foreground client and those of execs never are), or upon SIGTERM.
@@ -22,7 +22,7 @@ pub(super) fn linger(mut clients: BTreeMap<u64, Client>, signals: &SignalFd) -> 
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(clients.values().map(|client| PollFd::new(client.interest(false).0, PollFlags::POLLOUT)));
         let timeout = if clients.values().any(Client::has_deadline) {
-            PollTimeout::try_from(LAST_WORDS_MAX / 20).expect("a quarter of a second")
+            PollTimeout::try_from(LOOK_AGAIN).expect("it is short")
         } else {
             PollTimeout::NONE
         };

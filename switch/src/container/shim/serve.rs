@@ -19,7 +19,7 @@ use super::super::log::{self, Stream};
 use super::super::protocol::{Answer, KILLED, Note, Request, Status};
 use super::super::{Exec, Exit, Launch, cgroup, files, init};
 use super::bounds::Bounds;
-use super::client::{Client, FULL_MAX, Role};
+use super::client::{Client, LOOK_AGAIN, Role};
 use super::linger::linger;
 use super::patience::Patience;
 use super::signals;
@@ -28,8 +28,6 @@ use crate::io::{limits, process};
 
 /// The task that is the container; those of execs have the ids of their clients, from 1 on.
 const INIT: u64 = 0;
-/// Between looks at clients that have a deadline, or for which output waits.
-const LOOK_AGAIN: Duration = FULL_MAX.checked_div(4).expect("4 is not 0");
 /// Pause of accepting connections when there is no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
