@@ -17,7 +17,7 @@ use crate::forward::coalesce::Coalescer;
 use crate::forward::gso::Cutter;
 use crate::frame;
 use crate::io::tap::Tap;
-use crate::io::underlay::{Batch, Fill};
+use crate::io::underlay::Batch;
 use crate::publish::Subscription;
 
 /// The gateway's answers are at most 8 bytes longer than what they answer to.
@@ -124,13 +124,9 @@ impl Fabric {
             }
         }
         let is_full = self.batch.is_full();
-        if is_full {
-            // A socket that is open can be asked.
-            intake.note_fill(receiver.fill().unwrap_or_default());
-        } else {
-            intake.note_fill(Fill::default());
-        }
-        intake.weigh(self.batch.messages(), self.batch.buffer());
+        // A socket that is open can be asked.
+        let fill = is_full.then(|| receiver.fill().unwrap_or_default());
+        intake.weigh(self.batch.messages(), self.batch.buffer(), fill);
         let arrivals = Arrivals {
             tables: self.tables.load(),
             now: Instant::now(),

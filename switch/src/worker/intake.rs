@@ -3,13 +3,13 @@
 //!
 //! # Theory of operation
 //! A receiver shares its worker's time with ports like a port (see [`super::share`]); it is asked for as many messages as
-//! cost about one share. The kernel's buffer in front of it is one queue for all senders, which would lose packets of all
-//! of them alike when one sends without an end. So that there is always room, a receiver whose buffer is more than half full
-//! is read faster than its packets can be passed on, and what is too much is dropped here, from those who send most
-//! ([`DropReason::TunnelShare`](crate::forward::DropReason::TunnelShare)): the packets of each network and tunnel endpoint
-//! are weighed, and those above the level that halves the whole are thinned out to it. Within these, a container that
-//! sends little keeps its packets, as long as the buffer does not go on filling: then its address, which anybody might
-//! invent, does not count any more.
+//! cost about one share. The kernel's buffer in front of it is one queue for all senders: whatever waits there delays all
+//! of them, and when it is full packets of all of them are lost alike. So a receiver whose backlog would take more than
+//! [`BACKLOG`] to pass on, or fills most of the buffer, is read faster than that, and what is too much is dropped here, from
+//! those who send most ([`DropReason::TunnelShare`](crate::forward::DropReason::TunnelShare)): the packets of each network
+//! and tunnel endpoint are weighed, and those above the level that leaves a part of the whole are thinned out to it. The
+//! part becomes smaller while the backlog grows. A container that sends little keeps its packets, until the buffer is
+//! nearly full: then its address, which anybody might invent, does not count any more.
 //!
 //! # Bounds
 //! Networks, endpoints and containers are told apart by hashes with a key, in [`SLOTS`] slots each. Who shares a slot shares
@@ -29,21 +29,26 @@ const SLOTS: usize = 64;
 
 const WHOLE: u64 = 1 << 16;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Pressure {
-    None,
-    /// More than half of the buffer is in use.
-    Some,
-    /// More than three quarters of it.
-    High,
-}
+/// What may wait in the buffer, in units of cost.
+const BACKLOG: u64 = 16 * QUANTUM;
+
+/// At least one of so many parts of what arrives is passed on.
+const PARTS_MAX: u64 = 64;
+
+/// About what the kernel keeps of each message besides its bytes.
+const MESSAGE_BYTES: u64 = 512;
 
 /// One receiver's.
 pub(super) struct Intake {
     account: Account,
     /// How many messages cost about one share.
     messages: usize,
-    pressure: Pressure,
+    /// One of so many parts of what arrives is passed on: 1 unless there is too much.
+    parts: u64,
+    /// What waited in the buffer when it was looked at last, in units of cost.
+    backlog: u64,
+    /// Whether containers that send little are spared.
+    spares: bool,
     keys: RandomState,
     origins: Slots,
     senders: Slots,
@@ -54,7 +59,9 @@ impl Default for Intake {
         Intake {
             account: Account::new(0),
             messages: BATCH_MESSAGES,
-            pressure: Pressure::None,
+            parts: 1,
+            backlog: 0,
+            spares: true,
             keys: RandomState::new(),
             origins: Slots::default(),
             senders: Slots::default(),
@@ -69,45 +76,55 @@ impl Intake {
 
     /// How many messages to ask for.
     pub(super) fn messages(&self) -> usize {
-        if self.pressure == Pressure::None { self.messages } else { BATCH_MESSAGES }
+        if self.parts == 1 { self.messages } else { BATCH_MESSAGES }
     }
 
-    pub(super) fn note_fill(&mut self, fill: Fill) {
-        let (bytes, of) = (u64::from(fill.bytes), u64::from(fill.of));
-        self.pressure = match () {
-            () if 4 * bytes > 3 * of => Pressure::High,
-            () if 2 * bytes > of => Pressure::Some,
-            () => Pressure::None,
-        };
-    }
-
-    /// Looks at what a batch brings, before any of it is passed on. The messages lie in `buffer`.
-    pub(super) fn weigh(&mut self, messages: impl Iterator<Item = Message>, buffer: &[u8]) {
-        if self.pressure == Pressure::None {
+    /// Looks at a batch before any of it is passed on. The messages lie in `buffer`; `fill` is what waits behind them, if
+    /// anything does.
+    pub(super) fn weigh(
+        &mut self,
+        messages: impl Iterator<Item = Message>,
+        buffer: &[u8],
+        fill: Option<Fill>,
+    ) {
+        let Some(fill) = fill else {
+            (self.parts, self.backlog) = (1, 0);
             return;
-        }
+        };
         self.origins.decay();
         self.senders.decay();
+        let (mut units, mut kept_bytes) = (0, 0);
         for message in messages {
             let bytes = &buffer[message.range.clone()];
             let (origin, sender) = self.slots(message.source, bytes);
             let weight = weight(message.datagrams().count(), bytes);
             self.origins.arrivals[origin] += weight;
             self.senders.arrivals[sender] += weight;
+            units += weight;
+            kept_bytes += bytes.len() as u64 + MESSAGE_BYTES;
         }
-        let kept = if self.pressure == Pressure::High { 8 } else { 2 };
-        self.origins.set_level(kept);
-        self.senders.set_level(kept);
+        let (bytes, of) = (u64::from(fill.bytes), u64::from(fill.of));
+        // Less than 2^32 times less than 2^32.
+        let backlog = bytes * units / kept_bytes.max(1);
+        self.parts = match () {
+            () if backlog <= BACKLOG && 4 * bytes <= 3 * of => 1,
+            () if backlog >= self.backlog => (2 * self.parts).min(PARTS_MAX),
+            () => self.parts.max(2),
+        };
+        self.backlog = backlog;
+        self.spares = 8 * bytes <= 7 * of;
+        self.origins.set_level(self.parts);
+        self.senders.set_level(self.parts);
     }
 
     /// Whether a message is passed on.
     pub(super) fn admits(&mut self, message: &Message, bytes: &[u8]) -> bool {
-        if self.pressure == Pressure::None {
+        if self.parts == 1 {
             return true;
         }
         let (origin, sender) = self.slots(message.source, bytes);
         self.origins.is_light(origin)
-            || (self.pressure == Pressure::Some && self.senders.is_light(sender))
+            || (self.spares && self.senders.is_light(sender))
             || self.origins.thin_out(origin, weight(message.datagrams().count(), bytes))
     }
 
@@ -140,7 +157,9 @@ fn weight(datagrams: usize, bytes: &[u8]) -> u64 {
 #[derive(Debug)]
 struct Slots {
     arrivals: [u64; SLOTS],
-    /// What each may have of it.
+    /// Who has no more than this is not thinned out: the level that leaves half of all.
+    light: u64,
+    /// What the others may have.
     level: u64,
     /// What those above the level have left, in parts of which a unit of cost has [`WHOLE`].
     credits: [u64; SLOTS],
@@ -148,7 +167,7 @@ struct Slots {
 
 impl Default for Slots {
     fn default() -> Slots {
-        Slots { arrivals: [0; SLOTS], level: u64::MAX, credits: [0; SLOTS] }
+        Slots { arrivals: [0; SLOTS], light: u64::MAX, level: u64::MAX, credits: [0; SLOTS] }
     }
 }
 
@@ -160,11 +179,13 @@ impl Slots {
 
     /// Sets the level to where one of `parts` equal parts of all that arrived is left.
     fn set_level(&mut self, parts: u64) {
-        self.level = level(&self.arrivals, self.arrivals.iter().sum::<u64>() / parts);
+        let all = self.arrivals.iter().sum::<u64>();
+        self.light = level(&self.arrivals, all / 2);
+        self.level = level(&self.arrivals, all / parts);
     }
 
     fn is_light(&self, slot: usize) -> bool {
-        self.arrivals[slot] <= self.level
+        self.arrivals[slot] <= self.light
     }
 
     /// True for as many of the messages of a slot as its level allows.
@@ -243,7 +264,6 @@ mod tests {
         };
         let passes = |fill, heavy: [u8; 3], light: [u8; 3]| {
             let mut intake = Intake::default();
-            intake.note_fill(Fill { bytes: fill, of: 100 });
             let mut passed = [0; 2];
             let (mut buffer, mut batch) = (vec![], vec![]);
             for [vtep, vni, sender] in (0..15).map(|_| heavy).chain([light]) {
@@ -254,20 +274,43 @@ mod tests {
                 batch.push(Message { source, range, segment_bytes: None });
             }
             for _ in 0..100 {
-                intake.weigh(batch.iter().cloned(), &buffer);
+                intake.weigh(batch.iter().cloned(), &buffer, Some(Fill { bytes: fill, of: 1000 }));
+                // As if the backlog became smaller each time.
+                intake.backlog = u64::MAX;
                 for (at, message) in batch.iter().enumerate() {
                     passed[at / 15] += u32::from(intake.admits(message, &buffer[message.range.clone()]));
                 }
             }
             passed
         };
-        assert_eq!(passes(50, [2, 1, 1], [3, 1, 1]), [1500, 100]);
+        assert_eq!(passes(750, [2, 1, 1], [3, 1, 1]), [1500, 100]);
         for light in [[3, 1, 1], [2, 2, 1], [2, 1, 2]] {
-            let [heavy, _] = passes(51, [2, 1, 1], light);
+            let [heavy, _] = passes(751, [2, 1, 1], light);
             assert!(heavy < 900 && heavy > 500, "{heavy} of 1500");
             // One key in 64 has both in one slot.
-            assert!((0..20).any(|_| passes(51, [2, 1, 1], light)[1] == 100));
+            assert!((0..20).any(|_| passes(751, [2, 1, 1], light)[1] == 100));
         }
-        assert!(passes(76, [2, 1, 1], [3, 1, 1])[0] < 300);
+        // However little may be passed on, who sends little has it.
+        let mut slots = slots(&[1_000_000, 16_000]);
+        slots.set_level(PARTS_MAX);
+        assert!(slots.is_light(1) && !slots.is_light(0));
+        // An address may be invented, so it is not spared when there is no more room.
+        assert!((0..20).any(|_| passes(876, [2, 1, 1], [2, 1, 2])[1] < 100));
+    }
+
+    #[test]
+    fn less_is_passed_on_while_the_backlog_grows() {
+        let mut intake = Intake::default();
+        // 64 datagrams of 90 bytes, each of which is written by itself.
+        let buffer = vec![8; 64 * 90];
+        let message =
+            Message { source: IpAddr::from([10, 8, 0, 2]), range: 0..buffer.len(), segment_bytes: Some(90) };
+        let mut weigh = |kib: u32| {
+            let fill = Some(Fill { bytes: kib << 10, of: 8 << 20 });
+            intake.weigh(std::iter::once(message.clone()), &buffer, fill);
+            intake.parts
+        };
+        // Far from full, and yet more than could be passed on in time.
+        assert_eq!([10, 400, 500, 600, 550, 300].map(&mut weigh), [1, 2, 4, 8, 8, 1]);
     }
 }

@@ -68,11 +68,12 @@ impl Arrivals<'_> {
             let bytes = &batch.buffer()[message.range.clone()];
             let datagrams = message.datagrams().count();
             self.egress.cells().tunnel_received(datagrams, bytes.len());
-            self.cost += Cost::received(datagrams, bytes.len());
             if !admits(&message, bytes) {
+                self.cost += Cost::READ;
                 self.egress.cells().tunnel_dropped(datagrams, DropReason::TunnelShare);
                 continue;
             }
+            self.cost += Cost::received(datagrams, bytes.len());
             match message.segment_bytes.and_then(|segment_bytes| vxlan::uncut(bytes, segment_bytes)) {
                 Some((vni, frame, vnet)) => {
                     self.forward(Origin { vni, vtep: message.source }, &frame, |_| vnet);
