@@ -166,8 +166,6 @@ pub enum Rejected {
         "invalid {VXLAN_REMOTE_OPTION} {0:?}: give up to {REMOTES_MAX} IP addresses of tunnel endpoints with commas between"
     )]
     InvalidRemotes(String),
-    #[error("invalid {VXLAN_INNER_VLAN_OPTION} {0:?}: give true or false")]
-    InvalidInnerVlan(String),
     #[error("container {container} needs a lease of the cluster for its network {}: reserve one first", network.short())]
     LeaseMissing { container: Name, network: NetworkId },
     #[error("network {network} of this node takes no lease of the cluster: leave it out")]
@@ -269,6 +267,8 @@ pub enum Rejected {
     InvalidPortSecurity(String),
     #[error("invalid {SERVERS_OPTION} {0:?}: give dhcp, router, or both with a comma between them")]
     InvalidServers(String),
+    #[error("invalid {VXLAN_INNER_VLAN_OPTION} {0:?}: give true or false")]
+    InvalidInnerVlan(String),
 
     #[error("container {0} has that name already: choose another one")]
     SameName(Name),
