@@ -154,6 +154,7 @@ pub struct CreateContainer {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and none is copied often")]
 pub enum ContainerKind {
     /// Made and kept by the lab runner.
     Lab(LabSpec),

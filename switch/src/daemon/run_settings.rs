@@ -233,7 +233,7 @@ mod tests {
             (refused(|r| r.settings.binds = vec![bind("/var/lib/vswitch/x", "/a")]), "vswitchd's own"),
             (
                 refused(|r| {
-                    r.settings.tmpfs = vec![TmpfsMount { target: "/a".into(), options: "huge".into() }]
+                    r.settings.tmpfs = vec![TmpfsMount { target: "/a".into(), options: "huge".into() }];
                 }),
                 "\"huge\"",
             ),

@@ -90,8 +90,8 @@ mod tests {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: writes `limit`, which outlives the call.
         assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) }, 0);
-        set_resource_limit(libc::RLIMIT_CORE as u32, limit.rlim_cur, limit.rlim_max).unwrap();
-        assert!(set_resource_limit(libc::RLIMIT_CORE as u32, 2, 1).is_err(), "soft above hard");
+        set_resource_limit(libc::RLIMIT_CORE, limit.rlim_cur, limit.rlim_max).unwrap();
+        assert!(set_resource_limit(libc::RLIMIT_CORE, 2, 1).is_err(), "soft above hard");
         assert!(clock_ticks_per_s() >= 1);
     }
 }
