@@ -322,9 +322,9 @@ fn udp_is_never_put_together() {
 
 #[test]
 fn a_padded_segment_is_left_alone() {
-    let whole = Whole { flags: ACK, payload: vec![7; 2], gso_size: 1, options: vec![], ..Whole::tcp(0) };
+    let whole = Whole { flags: ACK, payload: vec![7; 16], gso_size: 8, options: vec![], ..Whole::tcp(0) };
     let mut frames = segments_of(&whole);
-    frames.iter_mut().for_each(|frame| frame.resize(60, 0));
+    frames.iter_mut().for_each(|frame| frame.resize(72, 0));
     let written = coalesce(&frames);
     assert_eq!(sizes(&written), [1, 1]);
     assert_eq!(written[0][12..], frames[0]);

@@ -38,6 +38,7 @@ use crate::container::Shim;
 use crate::forward::fdb::{Fdb, FdbConfig};
 use crate::forward::{ForwardConfig, flood::StormLimit};
 use crate::io::limits;
+use crate::io::netns::NetNs;
 use crate::vitals::Vitals;
 use crate::worker::{Dataplane, DataplaneConfig, EngineKind};
 
@@ -179,6 +180,7 @@ fn now_ms() -> u64 {
 pub fn run(config: Config) -> anyhow::Result<()> {
     start_log(&config);
     limits::raise_descriptors(None);
+    check_rights()?;
     let lock = socket::lock_data_dir(&config.data_dir)?;
     let replica = Replica::open(&config.data_dir.join("state.redb"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -193,6 +195,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     served
+}
+
+/// Interfaces are made inside network namespaces, which only root may enter, also the root of a user namespace.
+fn check_rights() -> anyhow::Result<()> {
+    let entered = NetNs::current().map(|here| here.run(|| ()));
+    entered?.context("vswitchd may not enter network namespaces: run it as root, or in a user namespace")
 }
 
 fn start_log(config: &Config) {
