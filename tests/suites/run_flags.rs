@@ -356,17 +356,17 @@ fn the_id_in_a_file() {
 fn signals_of_the_command_line_are_passed_on_unless_forbidden() {
     let lab = Lab::new();
     for (flag, ends) in [("--sig-proxy=true", true), ("--sig-proxy=false", false)] {
-        let script = "trap 'exit 9' INT; echo ready; while :; do sleep 0.05; done";
+        let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
         let mut run =
             Process::spawn(&lab, &["vswitchctl", "run", flag, "--name=c", "--", "sh", "-c", script]);
         eventually("it is ready", || {
             ensure!(run.output().contains("ready") && lab.inspect("c").state.running);
             Ok(())
         });
-        run.signal("INT");
+        run.signal("TERM");
         let code = run.wait();
         assert_eq!(lab.inspect("c").state.running, !ends, "{flag}");
-        assert_eq!(code, if ends { 9 } else { 130 }, "{flag}");
+        assert_eq!(code, if ends { 9 } else { 143 }, "{flag}");
         lab.ok(&["rm", "-f", "c"]);
     }
 }

@@ -235,7 +235,12 @@ fn top_shows_the_processes_of_the_container() {
     lab.run_idle("c", &["--init"]);
     lab.run_idle("other", &[]);
     lab.exec_ok("c", &["sh", "-c", "(sleep 4711 &)"]);
-    let top = lab.ok(&["top", "c"]);
+    // A process has no command line for a moment while it becomes another program.
+    let top = eventually("all three are shown", || {
+        let top = lab.ok(&["top", "c"]);
+        ensure!(top.ends_with(" sleep 4711\n"), "{top}");
+        Ok(top)
+    });
     let mut lines = top.lines();
     let titles: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(titles, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);

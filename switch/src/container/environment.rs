@@ -92,6 +92,8 @@ impl Program {
 
     /// Takes on the account and privileges of the program and becomes it. Returns only why it could not.
     pub(super) fn run(mut self) -> Exit {
+        // Before the limits that somebody asked for. With the limit of the shim a program runs as well.
+        let _ = limits::restore_descriptors();
         match self.privileges.assume() {
             Ok(account) if self.privileges.names_user() && !self.has_home => self.set("HOME", &account.home),
             Ok(_) => {}
@@ -123,8 +125,6 @@ impl Program {
         }
         umask(Mode::from_bits_truncate(0o022));
         process::reset_signals();
-        // With the limit of the shim a program runs as well.
-        let _ = limits::restore_descriptors();
         match process::exec(name, &arguments, &environment, self.get("PATH").unwrap_or(PATH)) {
             nix::Error::ENOENT | nix::Error::ENOTDIR => {
                 failed(NOT_FOUND, &format!("{name}: no such program in the container; look at its PATH"))
