@@ -70,7 +70,7 @@ impl Arrivals<'_> {
             self.egress.cells().tunnel_received(datagrams, bytes.len());
             if !admits(&message, bytes) {
                 self.cost += Cost::READ;
-                self.egress.cells().tunnel_dropped(datagrams, DropReason::TunnelShare);
+                self.spare(&message, &mut admits);
                 continue;
             }
             self.cost += Cost::received(datagrams, bytes.len());
@@ -83,6 +83,29 @@ impl Arrivals<'_> {
         }
         self.end_all();
         self.cost
+    }
+
+    /// Drops a message but for datagrams of somebody else that the kernel has put into it: it looks at the outer flow only,
+    /// which flows of several containers share.
+    fn spare(&mut self, message: &Message, admits: &mut impl FnMut(&Message, &[u8]) -> bool) {
+        let sender = |range: &Range<usize>| {
+            let bytes = &self.batch.buffer()[range.clone()];
+            // Of the VXLAN header the network, of the inner frame the source.
+            (bytes.get(4..7), bytes.get(14..20))
+        };
+        let first = message.datagrams().next().map(|range| sender(&range));
+        let mut dropped = 0;
+        for range in message.datagrams() {
+            let is_others = Some(sender(&range)) != first;
+            let single = Message { source: message.source, range: range.clone(), segment_bytes: None };
+            if is_others && admits(&single, &self.batch.buffer()[range.clone()]) {
+                self.cost += Cost::received(1, range.len());
+                self.datagram(message.source, range);
+            } else {
+                dropped += 1;
+            }
+        }
+        self.egress.cells().tunnel_dropped(dropped, DropReason::TunnelShare);
     }
 
     fn datagram(&mut self, vtep: IpAddr, range: Range<usize>) {
