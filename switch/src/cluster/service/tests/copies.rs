@@ -124,7 +124,8 @@ async fn a_directory_that_was_put_back(before_restart: bool) {
             .is_some_and(|reason| reason.contains("put back from a backup"))
     })
     .await;
-    assert!(hosts[follower].member().unwrap().view().status.is_muted);
+    let is_muted = async || hosts[follower].member().unwrap().view().status.is_muted;
+    eventually("the node to fall silent", is_muted).await;
     // The others are a quorum, and the advice helps.
     let other = (follower + 1) % 3;
     hosts[other].network("after").await.unwrap();
