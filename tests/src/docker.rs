@@ -46,6 +46,20 @@ tar -C /tmp/image -c . | docker import --change 'CMD ["sh"]' - busybox:latest
 rm -rf /tmp/image
 "#;
 
+/// Kills `$containers` and all processes of an engine that work in its directory, and prints the pids that were found.
+const KILL_ENGINE: &str = r#"
+for process in $containers $(grep -l 'docker-engin[e]' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3); do
+    if kill -9 "$process" 2>/dev/null; then echo "$process"; fi
+done
+"#;
+
+/// Unmounts and removes what an engine has made below its directories.
+const REMOVE_ENGINE: &str = r#"
+cut -d ' ' -f 5 /proc/self/mountinfo | grep -E '^(/run/docker-engine|/run/docker/netns|/tmp/docker)(/|$)' |
+    sort -r | while read -r at; do umount "$at" || exit 1; done || exit 1
+rm -rf /run/docker-engine /tmp/docker
+"#;
+
 /// A [`Lab`] whose daemon is the plugin of an engine beside it. Both are ready when the constructor returns.
 pub struct Docker {
     engine: Option<Process>,
@@ -144,18 +158,22 @@ impl Docker {
         self.past.push_str(&engine.output());
     }
 
-    /// Ends the engine with its containers, and takes away all that it knew.
+    /// Ends the engine with its containers, and removes all that it knew.
     pub fn lose_engine(&mut self) {
-        let pids = self.sh("docker ps -q | xargs docker inspect --format '{{.State.Pid}}'");
+        let containers = self.sh("docker ps -q | xargs -r docker inspect --format '{{.State.Pid}}'");
+        let containers = containers.split_whitespace().collect::<Vec<_>>().join(" ");
         self.kill9_engine();
-        for pid in pids.split_whitespace() {
-            self.sh(&format!("kill -9 {pid}"));
-        }
-        self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid) 2>/dev/null || true");
-        self.sh(
-            "umount /run/docker-engine/netns/* /run/docker/netns/* 2>/dev/null || true; rm -rf /run/docker-engine",
-        );
-        self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
+        // Containerd and its shims may start further processes until the last of them has ended, and each keeps mounts.
+        eventually("the engine's processes end", || {
+            let left = self.sh(&format!("containers='{containers}'\n{KILL_ENGINE}"));
+            ensure!(left.is_empty(), "processes {left} run");
+            Ok(())
+        });
+        eventually("the engine's files are removed", || {
+            let removed = self.run(&["sh", "-c", REMOVE_ENGINE]);
+            ensure!(removed.code == 0, "{removed:?}");
+            Ok(())
+        });
     }
 
     pub fn engine_log(&self) -> String {
