@@ -48,7 +48,9 @@ pub fn helped(help: &str) -> Vec<(String, Option<String>)> {
     let flag = |line: &str| {
         let words: Vec<&str> = line.trim_start().split([' ', '=']).collect();
         match words[..] {
-            [short, long, ..] if short.len() == 3 && short.ends_with(',') && long.len() > 2 && long.starts_with("--") => {
+            [short, long, ..]
+                if short.len() == 3 && short.ends_with(',') && long.len() > 2 && long.starts_with("--") =>
+            {
                 Some((long.to_owned(), Some(short.trim_end_matches(',').to_owned())))
             }
             [long, ..] if long.len() > 2 && long.starts_with("--") => Some((long.to_owned(), None)),

@@ -293,7 +293,7 @@ fn a_long_log_is_there_whole_and_a_longer_one_says_what_is_missing() {
     assert!(lines > 0 && text.len() < 400_000 && text.ends_with("999999\n1000000\n"), "{first:?}");
     let format = "--format={{json .HostConfig.LogConfig}}";
     let shown = lab.ok(&["inspect", format, "short"]);
-    assert_eq!(shown.trim(), r#"{"Config":{"max-file":"2","max-size":"102400"},"Type":"json-file"}"#);
+    assert_eq!(shown.trim(), r#"{"Type":"json-file","Config":{"max-file":"2","max-size":"102400"}}"#);
     let refused = lab.ctl(&["run", "--log-opt=max-size=0", "--", "true"]);
     assert_eq!(refused.code, 2, "{refused:?}");
 }
