@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::table;
-use crate::template::{Template, TemplateError, Value};
+use crate::template::{Problem, Template, TemplateError, Value};
 
 /// How a list is printed.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +18,8 @@ pub enum ListFormat {
     TableOf(Template),
     /// One object per line.
     Json,
+    /// `key: value` lines.
+    Raw,
     Template(Template),
 }
 
@@ -26,11 +28,12 @@ impl FromStr for ListFormat {
 
     fn from_str(text: &str) -> Result<ListFormat, TemplateError> {
         match text {
-            "table" => Ok(ListFormat::Table),
+            "" | "table" => Ok(ListFormat::Table),
             "json" => Ok(ListFormat::Json),
-            _ => match text.strip_prefix("table ") {
-                Some(columns) => Ok(ListFormat::TableOf(columns.trim_start().parse()?)),
-                None => Ok(ListFormat::Template(text.parse()?)),
+            "raw" => Ok(ListFormat::Raw),
+            _ => match text.strip_prefix("table") {
+                Some(columns) => Ok(ListFormat::TableOf(Template::of_list(columns.trim_matches(' '))?)),
+                None => Ok(ListFormat::Template(Template::of_list(text.trim_matches(' '))?)),
             },
         }
     }
@@ -48,7 +51,11 @@ impl FromStr for ItemFormat {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<ItemFormat, TemplateError> {
-        if text == "json" { Ok(ItemFormat::Json) } else { Ok(ItemFormat::Template(text.parse()?)) }
+        if matches!(text, "" | "json") {
+            Ok(ItemFormat::Json)
+        } else {
+            Ok(ItemFormat::Template(text.parse()?))
+        }
     }
 }
 
@@ -61,6 +68,18 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// Finds what is wrong with a template before there are rows: fields that none of them has. What functions make of
+    /// the empty fields of `row` says nothing.
+    ///
+    /// # Errors
+    /// When the template asks for what the rows do not have.
+    pub fn check<T: Serialize>(&self, format: &ListFormat, row: &T) -> Result<(), TemplateError> {
+        match self.print(format, false, &[row]) {
+            Err(error) if matches!(error.problem, Problem::NoField { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// When the template asks for what the rows do not have.
     pub fn print<T: Serialize>(
@@ -89,13 +108,28 @@ impl Listing {
                 }
                 Ok(table::layout(&cells))
             }
+            ListFormat::Raw => lines(&builtin(&self.raw(quiet)), &values),
             ListFormat::Json => Ok(values.iter().map(json_line).collect()),
             ListFormat::Template(template) => lines(template, &values),
         }
     }
 
+    /// A template with a line for each column, named after its heading, and an empty line; with the quiet column only
+    /// and no empty line.
+    fn raw(&self, quiet: bool) -> String {
+        let line = |(heading, template): &(&str, &str)| {
+            format!("{}: {template}", heading.to_lowercase().replace(' ', "_"))
+        };
+        match self.columns.iter().find(|(_, template)| quiet && *template == self.quiet) {
+            Some(column) => line(column),
+            None => self.columns.iter().map(|column| line(column) + "\n").collect(),
+        }
+    }
+
     fn heading_values(&self) -> Value {
-        Value::Struct(self.headings.iter().map(|(k, h)| ((*k).into(), Value::String((*h).into()))).collect())
+        let label = ("Label".into(), Value::Lookup(Default::default()));
+        let headings = self.headings.iter().map(|(k, h)| ((*k).into(), Value::from(*h)));
+        Value::Struct(headings.chain([label]).collect())
     }
 }
 
@@ -170,6 +204,14 @@ mod tests {
                 false,
                 "{\"ID\":\"7fca4eb8c647\",\"Name\":\"bridge\"}\n{\"ID\":\"9f904ee27bf5\",\"Name\":\"none\"}\n",
             ),
+            ("", true, "7fca4eb8c647\n9f904ee27bf5\n"),
+            (
+                "raw",
+                false,
+                "network_id: 7fca4eb8c647\nname: bridge\n\nnetwork_id: 9f904ee27bf5\nname: none\n\n",
+            ),
+            ("raw", true, "network_id: 7fca4eb8c647\nnetwork_id: 9f904ee27bf5\n"),
+            ("table{{upper .Name}}", false, "NAME\nBRIDGE\nNONE\n"),
             ("{{.Name}}", false, "bridge\nnone\n"),
             ("{{.Name}}: {{upper .Name}}", true, "bridge: BRIDGE\nnone: NONE\n"),
         ] {
@@ -178,6 +220,8 @@ mod tests {
         assert!(print("{{.Nope}}", false).unwrap_err().contains("can't evaluate field Nope"));
         assert!(print("table {{.Nope}}", false).unwrap_err().contains("can't evaluate field Nope"));
         assert!(print("{{", false).is_err());
+        let check = |format: &str| LISTING.check(&format.parse().unwrap(), &Row { id: "", name: "" }).is_ok();
+        assert!(check("{{slice .Name 1}}") && check("table {{index .ID 0}}") && !check("{{.Nope}}"));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `vswitchctl`: arguments in, requests to the daemon, tables and JSON out.
 //!
 //! [`args`] says what may be typed, [`commands`] what is done about it, [`client`] speaks HTTP over the daemon's
-//! socket, [`session`] and [`terminal`] carry an attached stream. What can be wrong without a daemon (a template, a
+//! socket, [`session`], [`output`] and [`terminal`] carry an attached stream. What can be wrong without a daemon (a template, a
 //! filter, a subnet) is found before the daemon is asked. Pure, and tested as such: [`template`], [`listing`],
-//! [`table`], [`filter`], [`pools`], [`detach`], [`age`].
+//! [`table`], [`filter`], [`pools`], [`prune`], [`detach`], [`age`].
 
 mod age;
 mod args;
@@ -12,9 +12,12 @@ mod commands;
 mod detach;
 mod failure;
 mod filter;
+mod key_files;
 mod listing;
+mod output;
 mod pools;
 mod private_file;
+mod prune;
 mod session;
 mod table;
 mod template;
@@ -23,13 +26,11 @@ mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::Cli;
 use failure::{FAILED, Failure, complain};
 
 fn main() -> ExitCode {
-    let code = match Cli::try_parse() {
+    let code = match args::parse_from(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(error) => usage::report(&error),
     };

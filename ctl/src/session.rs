@@ -1,12 +1,15 @@
 //! An attached stream: this process's standard streams on one side, frames of
 //! [`vswitch_proto::api::stream`] on the other.
 //!
-//! Two loops run side by side, so that neither direction waits for the other: *down* writes what the process says
-//! to standard output and error, *up* sends what is typed, the size of the terminal and signals. A thread reads
-//! standard input, because a read of a terminal cannot be cancelled; it is left behind when the process exits.
-//! Between it and *up* are at most [`INPUT_QUEUE`] reads.
+//! Two loops run side by side, so that neither direction waits for the other: *down* passes what the process says
+//! to standard output and error, *up* sends what is typed, the size of the terminal and signals. Threads read standard
+//! input and write standard output, because either may take as long as it likes; they are left behind when the process
+//! exits. Between them and the loops are at most [`INPUT_QUEUE`] reads and [`OUTPUT_QUEUE`] writes, so a reader that is
+//! slow holds the process up, and signals are passed on meanwhile.
+//!
+//! [`OUTPUT_QUEUE`]: crate::output::OUTPUT_QUEUE
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -17,11 +20,14 @@ use vswitch_proto::api::stream::{Decoder, Frame};
 
 use crate::client::{Call, Client};
 use crate::detach::{DetachKeys, Watcher};
-use crate::failure::{FAILED, Failure, UNREACHABLE, complain, output_failure};
+use crate::failure::{CONFLICT, FAILED, Failure, NOT_FOUND, UNREACHABLE, complain};
+use crate::output::Output;
 use crate::terminal::{self, RawMode};
 
 const INPUT_QUEUE: usize = 4;
 const READ_BYTES: usize = 16 << 10;
+/// Whoever sends so many signals does not want to wait any longer, as Docker has it.
+const SIGNALS_MAX: u32 = 3;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,10 +47,36 @@ pub struct Options {
     /// The process has a terminal.
     pub tty: bool,
     pub detach_keys: DetachKeys,
-    /// The container that gets the signals that this process receives, while the terminal is not raw.
-    pub signals_to: Option<String>,
+    /// Receiver of the signals that this process gets while the terminal is not raw.
+    pub signals_to: SignalsTo,
     /// Make the program inside draw its screen again.
     pub redraw: bool,
+}
+
+#[derive(Debug)]
+pub enum SignalsTo {
+    /// They end this process.
+    Nobody,
+    Container(String),
+    /// A command run by exec, by its number.
+    Exec {
+        container: String,
+        number: String,
+    },
+}
+
+impl SignalsTo {
+    /// The request that sends a signal.
+    fn call(&self, signal: &str) -> Option<Call> {
+        let call = match self {
+            SignalsTo::Nobody => return None,
+            SignalsTo::Container(container) => Call::post(&["containers", container, "kill"]),
+            SignalsTo::Exec { container, number } => {
+                Call::post(&["containers", container, "exec", number, "kill"])
+            }
+        };
+        Some(call.query("signal", signal))
+    }
 }
 
 /// What is set up before the process starts, so that no signal and no keystroke is lost.
@@ -68,7 +100,7 @@ impl Session {
         let cannot = |e: io::Error| Failure::new(FAILED, format_args!("cannot catch signals: {e}"));
         let is_raw = options.stdin && options.tty;
         let mut caught = Vec::new();
-        if is_raw || options.signals_to.is_some() {
+        if is_raw || !matches!(options.signals_to, SignalsTo::Nobody) {
             for (name, kind) in [
                 ("INT", SignalKind::interrupt()),
                 ("TERM", SignalKind::terminate()),
@@ -100,6 +132,7 @@ impl Session {
             input,
             resized,
             signals,
+            signals_seen: 0,
             client,
         };
         // The terminal is restored before anything else is said.
@@ -133,62 +166,29 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
+/// Returns when all output has been written.
 async fn down(mut reader: ReadHalf<TokioIo<Upgraded>>) -> Result<End, Failure> {
-    let mut printer = Printer::default();
+    let mut output = Output::start();
+    let mut decoder = Decoder::default();
     let mut block = vec![0; READ_BYTES];
-    loop {
+    let end = loop {
         let count = match reader.read(&mut block).await {
-            Ok(0) | Err(_) => return Ok(End::Closed),
+            Ok(0) | Err(_) => break End::Closed,
             Ok(count) => count,
         };
-        if let Some(code) = printer.push(&block[..count])? {
-            return Ok(End::Exit(code));
-        }
-    }
-}
-
-/// Writes the frames of a process's output to this one's.
-#[derive(Debug, Default)]
-pub struct Printer {
-    decoder: Decoder,
-}
-
-impl Printer {
-    /// The exit code, once it has come.
-    ///
-    /// # Errors
-    /// When the output cannot be written, the frames are malformed, or the daemon reports an error.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Option<i32>, Failure> {
-        self.decoder.push(bytes);
-        loop {
-            let frame = self.decoder.next_frame().map_err(|e| {
-                Failure::new(FAILED, format_args!("the daemon broke the protocol of the stream: {e}"))
-            })?;
-            match frame {
-                None => return Ok(None),
-                Some(Frame::Stdout(data)) => write(io::stdout().lock(), &data)?,
-                Some(Frame::Stderr(data)) => write(io::stderr().lock(), &data)?,
-                Some(Frame::Exit(code)) => return Ok(Some(code)),
-                Some(Frame::Error(line)) => {
-                    return Err(Failure::new(FAILED, String::from_utf8_lossy(&line)));
-                }
-                // What only the other direction has.
-                Some(
-                    Frame::Stdin(_)
-                    | Frame::StdinClosed
-                    | Frame::Resize { .. }
-                    | Frame::Request(_)
-                    | Frame::Answer(_),
-                ) => {
-                    return Err(Failure::new(FAILED, "the daemon sent a frame that only a client may send"));
-                }
+        decoder.push(&block[..count]);
+        match output.pass_on(&mut decoder).await {
+            Ok(None) => {}
+            Ok(Some(code)) => break End::Exit(code),
+            Err(failure) => {
+                // All that came before it is written first; the first failure is the one to tell.
+                let _ = output.finish().await;
+                return Err(failure);
             }
         }
-    }
-}
-
-fn write(mut out: impl Write, data: &[u8]) -> Result<(), Failure> {
-    out.write_all(data).and_then(|()| out.flush()).map_err(output_failure)
+    };
+    output.finish().await?;
+    Ok(end)
 }
 
 struct Up<'a> {
@@ -199,6 +199,7 @@ struct Up<'a> {
     is_raw: bool,
     resized: Signal,
     signals: Signals,
+    signals_seen: u32,
     client: &'a Client,
 }
 
@@ -213,6 +214,8 @@ impl Up<'_> {
             tokio::select! {
                 block = next_input(&mut self.input) => {
                     if self.forward(&block).await {
+                        // To an exec it makes the difference to a terminal that hangs up.
+                        self.send(&Frame::Detach.to_bytes()).await;
                         return Ok(End::Detached);
                     }
                 }
@@ -253,23 +256,27 @@ impl Up<'_> {
     }
 
     async fn signalled(&mut self, name: &str, number: i32) -> Result<(), Failure> {
-        match &self.options.signals_to {
-            Some(container) if !self.is_raw => {
-                let call = Call::post(&["containers", container, "kill"]).query("signal", name);
-                match self.client.perform(call).await {
-                    Err(failure) if failure.code() == UNREACHABLE => Err(failure),
-                    Err(failure) => {
-                        complain(failure);
-                        Ok(())
-                    }
-                    Ok(()) => Ok(()),
-                }
+        self.signals_seen += 1;
+        let call = if self.is_raw { None } else { self.options.signals_to.call(name) };
+        let Some(call) = call.filter(|_| self.signals_seen < SIGNALS_MAX) else {
+            let code = u8::try_from(128 + number).unwrap_or(FAILED);
+            return Err(Failure::new(code, format_args!("ended by SIG{name}; the container goes on")));
+        };
+        match self.client.perform(call).await {
+            Err(failure) if failure.code() == UNREACHABLE => Err(failure),
+            // A command that has ended has no use for it; its last output is on its way.
+            Err(failure) if self.is_over(&failure) => Ok(()),
+            Err(failure) => {
+                complain(failure);
+                Ok(())
             }
-            _ => {
-                let code = u8::try_from(128 + number).unwrap_or(FAILED);
-                Err(Failure::new(code, format_args!("ended by SIG{name}; the container goes on")))
-            }
+            Ok(()) => Ok(()),
         }
+    }
+
+    fn is_over(&self, failure: &Failure) -> bool {
+        matches!(self.options.signals_to, SignalsTo::Exec { .. })
+            && [CONFLICT, NOT_FOUND].contains(&failure.code())
     }
 }
 

@@ -1,16 +1,17 @@
-//! What a decision costs: [`Forwarder::forward`] on a frame whose receiver is known, and the forwarding database at
+//! What a decision costs: [`Forwarder::forward`] on a frame whose receiver is known, with port security, and the forwarding database at
 //! 1, 1,000 and 100,000 addresses.
 //!
 //! Run it with `cargo bench -p vswitch-perf`.
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use vswitch::forward::fdb::Place;
-use vswitch::forward::tables::{Network, Port, Tables};
+use vswitch::forward::tables::{Network, Overlay, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, Verdict};
 use vswitch::frame::Frame;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
@@ -43,7 +44,7 @@ fn tables(registered: impl Iterator<Item = MacAddr>) -> Tables {
         endpoints: registered.map(|mac| (mac, B)).collect(),
         ..Network::default()
     };
-    let port = |number| Port { vni: vni(), mac: mac(number), mtu: 1500 };
+    let port = |number| Port { vni: vni(), mac: mac(number), mtu: 1500, ipv4: None, ipv6: None };
     Tables {
         networks: [(vni(), network.into())].into_iter().collect(),
         ports: [(A, port(u32::MAX - 1)), (B, port(u32::MAX - 2))].into_iter().collect(),
@@ -92,6 +93,75 @@ fn known_unicast(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Frames whose addresses are registered, from a port and from a tunnel: what port security looks at.
+fn registered_sources(criterion: &mut Criterion) {
+    let now = Instant::now();
+    let tables = registered_tables();
+    let mut group = criterion.benchmark_group("forward/registered source");
+    let (tcp, udp, icmp) = (6, 17, 1);
+    let port = Ingress::Port(A);
+    let tunnel = Ingress::Tunnel { vni: vni(), vtep: VTEP };
+    for (name, ingress, source, payload) in [
+        ("TCP", port, 1, ipv4(1, tcp)),
+        ("UDP", port, 1, ipv4(1, udp)),
+        ("ICMP", port, 1, ipv4(1, icmp)),
+        ("a floating address", port, 1, ipv4(99, tcp)),
+        ("no IP", port, 1, [0; 46]),
+        ("TCP from a tunnel", tunnel, 3, ipv4(3, tcp)),
+    ] {
+        let ethertype = if payload[0] == 0 { [0x88, 0xb5] } else { [8, 0] };
+        let raw = [&[0; HEADER_BYTES][..], &mac(2).0, &mac(source).0, &ethertype, &payload].concat();
+        let frame = Frame::parse(&raw).expect("the frame is well-formed");
+        let mut forwarder = Forwarder::new(database(0, now), ForwardConfig::default());
+        assert_eq!(forwarder.forward(&tables, &frame, ingress, now), Verdict::Port(B));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| forwarder.forward(&tables, black_box(&frame), ingress, now));
+        });
+    }
+    group.finish();
+}
+
+const VTEP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a00_0000 + number)
+}
+
+/// An IPv4 packet without a message.
+fn ipv4(source: u32, protocol: u8) -> [u8; 46] {
+    let mut packet = [0; 46];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 46]);
+    packet[9] = protocol;
+    packet[12..16].copy_from_slice(&address(source).octets());
+    packet
+}
+
+/// An overlay network with the endpoints 1 and 2 behind ports of this host, and 100 more on another one.
+fn registered_tables() -> Tables {
+    let ports = [(1, A), (2, B)];
+    let known =
+        |number| Port { vni: vni(), mac: mac(number), mtu: 1500, ipv4: Some(address(number)), ipv6: None };
+    let overlay = Overlay {
+        vtep: Ipv4Addr::new(192, 0, 2, 9).into(),
+        remotes: (3..103).map(|number| (mac(number), VTEP)).collect(),
+        flood_vteps: vec![VTEP],
+        static_vteps: vec![],
+        inner_vlan: false,
+    };
+    let network = Network {
+        ports: vec![A, B],
+        endpoints: ports.map(|(number, port)| (mac(number), port)).into_iter().collect(),
+        neighbors: (1..99).map(|number| (address(number).into(), mac(number))).collect(),
+        overlay: Some(overlay),
+        ..Network::default()
+    };
+    Tables {
+        networks: [(vni(), network.into())].into_iter().collect(),
+        ports: ports.map(|(number, port)| (port, known(number))).into_iter().collect(),
+        vteps: [VTEP].into_iter().collect(),
+    }
 }
 
 /// Frames for every known receiver in turn: what the worker's cache cannot hold comes from the shared table.
@@ -174,5 +244,5 @@ fn shuffled(count: u32) -> impl Iterator<Item = u32> {
     (0..u64::from(count)).map(move |at| (at * STEP % u64::from(count)) as u32)
 }
 
-criterion_group!(benches, known_unicast, receivers_in_turn, receivers_foreseen, fdb);
+criterion_group!(benches, known_unicast, registered_sources, receivers_in_turn, receivers_foreseen, fdb);
 criterion_main!(benches);

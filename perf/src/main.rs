@@ -5,6 +5,7 @@
 //! | [`run`] | a run from beginning to end |
 //! | [`cluster`] | the replicated control plane, apart from the rest |
 //! | [`docker`] | Docker with vswitch beside Docker's bridge |
+//! | [`fairness`] | what a container at full power costs the others |
 //! | [`mod@compare`] | two runs, judged |
 //! | [`peers`] | the switches, each set up in namespaces of its own |
 //! | [`measure`] | what is measured of them |
@@ -27,6 +28,7 @@ mod closeness;
 mod cluster;
 mod compare;
 mod docker;
+mod fairness;
 mod lab;
 mod machine;
 mod measure;
@@ -76,6 +78,9 @@ enum Command {
     /// Measure Docker with vswitch beside Docker's own bridge, with an engine of its own (needs root)
     #[command(after_help = "Example: vswitch-perf docker --runs 20")]
     Docker(docker::Docker),
+    /// Measure what a container at full power costs the others, by each kind of attack (needs root)
+    #[command(after_help = "Example: vswitch-perf fairness --only segments,broadcast")]
+    Fairness(fairness::Fairness),
     #[command(hide = true)]
     Member(cluster::member::Member),
     #[command(hide = true)]
@@ -122,6 +127,7 @@ fn act(command: Command) -> anyhow::Result<bool> {
             stop::watch()?;
             return docker::run(&args);
         }
+        Command::Fairness(args) => return fairness::run(&args),
         Command::Member(args) => cluster::member::run(&args),
         Command::Inside(args) => lab::inside::become_command(args),
         Command::Hold { count } => lab::inside::hold(count),

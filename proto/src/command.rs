@@ -14,9 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, RequestId};
 
 mod docker;
+mod log;
+mod settings;
 mod shared;
 
 pub use docker::{AddressHolder, DockerChange, DockerNetwork, DockerSpec, Reservation};
+pub use log::LogLimits;
+pub use settings::{Bind, Dns, ExtraHost, Limits, RestartPolicy, Settings, TmpfsMount, Ulimit};
 pub use shared::{NodeInfo, Reserve, Role, SharedChange, SharedCommand};
 
 /// One entry of a log: of this node's own by default, of the cluster's as [`SharedEnvelope`].
@@ -46,6 +50,7 @@ pub enum Command {
     StartContainer {
         container: ContainerId,
         endpoints: Vec<NewEndpoint>,
+        start: Start,
     },
     /// The container's process ended: its endpoints are released, its attachments stay.
     ContainerExited {
@@ -66,6 +71,36 @@ pub enum Command {
         network: NetworkId,
     },
     Docker(DockerChange),
+    /// A person stops the container: its restart policy is told so, see [`RestartPolicy::UnlessStopped`].
+    StopByHand {
+        container: ContainerId,
+    },
+    RenameContainer {
+        container: ContainerId,
+        name: Name,
+    },
+    /// Replaces the restart policy and the limits of a lab container.
+    UpdateContainer {
+        container: ContainerId,
+        restart: RestartPolicy,
+        limits: Limits,
+    },
+    /// What a network of the cluster is called, before a container is attached to it: it may be gone by the time that
+    /// somebody asks.
+    NoteNetwork {
+        network: NetworkId,
+        name: Name,
+    },
+}
+
+/// Why a container's process is started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// Somebody asked for it: restarts are counted from zero.
+    #[default]
+    Asked,
+    /// By its restart policy.
+    Again,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +154,7 @@ pub struct CreateContainer {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and none is copied often")]
 pub enum ContainerKind {
     /// Made and kept by the lab runner.
     Lab(LabSpec),
@@ -141,6 +177,16 @@ pub struct LabSpec {
     pub rootfs: Option<String>,
     pub workdir: Option<String>,
     pub labels: BTreeMap<String, String>,
+    pub settings: Settings,
+    /// Another lab container whose network namespace, host name and names files this one shares.
+    pub network_of: Option<ContainerId>,
+}
+
+impl LabSpec {
+    /// The words that are executed.
+    pub fn words(&self) -> impl Iterator<Item = &String> {
+        self.settings.entrypoint.iter().chain(&self.command)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,8 @@
 //! 4. [`peer`]: messages between the nodes of a replicated group, and the entries of its log.
 //! 5. [`docker`]: the calls of a Docker engine to its network and address plugin.
 //! 6. [`address`]: where nodes are, as people write it.
-//! 7. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
+//! 7. [`security`]: port security of a network.
+//! 8. [`api`]: requests and answers of the daemon's HTTP API, and the framing of attached streams.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -24,4 +25,5 @@ pub mod command;
 pub mod docker;
 pub mod id;
 pub mod peer;
+pub mod security;
 pub mod wire;

@@ -7,13 +7,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use ipnet::IpNet;
 use serde::Deserialize;
 use vswitch_proto::id::Name;
 
 mod cluster;
+mod pools;
 
 pub use cluster::ClusterStore;
 use cluster::{IpPort, RaftStore};
+pub use pools::AddressPool;
 
 const DOCKER_PLUGIN: &str = "/run/docker/plugins/vswitch.sock";
 
@@ -111,13 +114,25 @@ struct Raw {
     /// MTU of containers' interfaces in bytes, unless their network says otherwise [default: 1500]
     #[arg(long, value_name = "BYTES", env = "VSWITCH_MTU")]
     mtu: Option<u32>,
+    /// Pool for subnets of networks that ask for none; may be given several times [default: Docker's]
+    #[arg(
+        long,
+        value_name = "base=PREFIX,size=LENGTH",
+        env = "VSWITCH_DEFAULT_ADDRESS_POOL",
+        value_delimiter = ' '
+    )]
+    default_address_pool: Option<Vec<AddressPool>>,
+    /// Gateway address and prefix length of the network bridge, when it is made at the first start
+    #[arg(long, value_name = "IP/LENGTH", env = "VSWITCH_BIP")]
+    bip: Option<IpNet>,
     /// Seconds after which a learned address that was not seen is forgotten [default: 300]
     #[arg(long, value_name = "S", env = "VSWITCH_FDB_AGEING_S")]
     fdb_ageing_s: Option<u32>,
     /// Most addresses that are learned, in all networks together [default: 65536]
     #[arg(long, value_name = "N", env = "VSWITCH_FDB_CAPACITY")]
     fdb_capacity: Option<u32>,
-    /// Broadcast, unknown and multicast frames per second and port; 0 for no limit [default: 20000]
+    /// Broadcast, unknown and multicast frames per second and port, and as many questions to the gateway; 0 for no limit
+    /// [default: 20000]
     #[arg(long, value_name = "FRAMES", env = "VSWITCH_STORM_LIMIT")]
     storm_limit: Option<u32>,
     /// Do not offer TCP segmentation offload to containers
@@ -203,6 +218,10 @@ pub struct Config {
     pub poll_us: u32,
     /// Bytes.
     pub mtu: u32,
+    /// In the order in which they are used; empty for Docker's.
+    pub default_address_pools: Vec<AddressPool>,
+    /// The gateway of the network bridge, with the prefix length of its subnet.
+    pub bip: Option<IpNet>,
     pub fdb_ageing_s: u32,
     pub fdb_capacity: u32,
     /// Frames per second; `None` for no limit.
@@ -248,6 +267,8 @@ pub enum ConfigError {
     FdbCapacity(u32),
     #[error("docker-host is {0:?}, it must be the engine's unix socket, as unix:///var/run/docker.sock")]
     DockerHost(String),
+    #[error("bip is {0}, it must be an IPv4 address of a host with its prefix length, as 192.168.5.1/24")]
+    Bip(IpNet),
     #[error("data-dir and socket must not be empty")]
     EmptyPath,
     #[error(
@@ -269,6 +290,7 @@ impl Config {
         let name = raw.node_name.as_deref().unwrap_or(host_name);
         let node_name = name.parse().map_err(|_| ConfigError::NodeName { name: name.into() })?;
         let cluster_store = cluster::check(&raw)?;
+        let bip = pools::bip(&raw)?;
         let config = Config {
             data_dir: raw.data_dir.unwrap_or_else(|| "/var/lib/vswitch".into()),
             socket: raw.socket.unwrap_or_else(|| "/run/vswitch/vswitchd.sock".into()),
@@ -289,6 +311,8 @@ impl Config {
             pin_cpus: raw.pin_cpus.unwrap_or_default(),
             poll_us: raw.poll_us.unwrap_or(0),
             mtu: raw.mtu.unwrap_or(1500),
+            default_address_pools: raw.default_address_pool.unwrap_or_default(),
+            bip,
             fdb_ageing_s: raw.fdb_ageing_s.unwrap_or(300),
             fdb_capacity: raw.fdb_capacity.unwrap_or(65_536),
             storm_limit: match raw.storm_limit {
@@ -359,6 +383,8 @@ impl Raw {
             pin_cpus: self.pin_cpus.or(below.pin_cpus),
             poll_us: self.poll_us.or(below.poll_us),
             mtu: self.mtu.or(below.mtu),
+            default_address_pool: self.default_address_pool.or(below.default_address_pool),
+            bip: self.bip.or(below.bip),
             fdb_ageing_s: self.fdb_ageing_s.or(below.fdb_ageing_s),
             fdb_capacity: self.fdb_capacity.or(below.fdb_capacity),
             storm_limit: self.storm_limit.or(below.storm_limit),
@@ -461,6 +487,18 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn address_pools_are_written_as_docker_has_them() {
+        let flags = ["--default-address-pool", "base=10.10.0.0/16,size=24", "--bip=10.9.0.1/24"];
+        let config = load(&flags, Some("default-address-pool = [\"base=10.11.0.0/16,size=24\"]")).unwrap();
+        let pool = AddressPool { base: "10.10.0.0/16".parse().unwrap(), size: 24 };
+        assert_eq!((config.default_address_pools, config.bip), (vec![pool], "10.9.0.1/24".parse().ok()));
+        let twice = ["base=10.1.0.0/16,size=24", "size=64,base=fd00::/48"];
+        let flags: Vec<String> = twice.iter().map(|pool| format!("--default-address-pool={pool}")).collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        assert_eq!(load(&flags, None).unwrap().default_address_pools.len(), 2);
+    }
+
+    #[test]
     fn workers_poll_only_beside_spare_processors() {
         let path = |flags: &[&str], processors| {
             let arguments = Arguments::try_parse_from([&["vswitchd"], flags].concat()).unwrap();
@@ -481,6 +519,11 @@ pub(super) mod tests {
         for (flags, file, part) in [
             (&["--workers", "0"][..], None, "workers is 0"),
             (&["--mtu", "70000"], None, "mtu is 70000"),
+            (&["--bip", "10.0.0.0/24"], None, "bip is 10.0.0.0/24"),
+            (&["--bip", "fd00::1/64"], None, "bip is fd00::1/64"),
+            (&[], Some("default-address-pool = [\"base=10.0.0.1/8,size=24\"]"), "did you mean 10.0.0.0/8?"),
+            (&[], Some("default-address-pool = [\"base=10.0.0.0/16,size=8\"]"), "the size 8 is none"),
+            (&[], Some("default-address-pool = [\"10.0.0.0/16\"]"), "neither base=PREFIX nor size"),
             (&["--docker-host", "tcp://127.0.0.1:2375"], None, "docker-host is"),
             (&["--pin-cpus", "0,1"], None, "pin-cpus has 2 processors for 1 workers"),
             (&["--poll-us", "2000000"], None, "poll-us is 2000000"),

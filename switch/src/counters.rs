@@ -49,6 +49,8 @@ pub struct TunnelTotals {
     pub refused_sends: u64,
     /// Frames that were put together from more than one segment.
     pub coalesced_frames: u64,
+    /// Times that a receiver had used up its share of a worker's turn.
+    pub rx_deferred: u64,
     /// Packets for which the underlay had no room when they came.
     pub rx_overflows: u64,
 }
@@ -97,6 +99,7 @@ struct TunnelCells {
     segmented_sends: Cell,
     refused_sends: Cell,
     coalesced_frames: Cell,
+    rx_deferred: Cell,
 }
 
 /// What one worker counted of one port.
@@ -109,6 +112,8 @@ pub struct PortCell {
     tx_bytes: Cell,
     rx_dropped: Cell,
     tx_dropped: Cell,
+    rx_outputs: Cell,
+    rx_deferred: Cell,
 }
 
 /// One port's cells, one for each worker.
@@ -152,6 +157,8 @@ impl Counters {
             sum.tx_bytes += cell.tx_bytes.get();
             sum.rx_dropped += cell.rx_dropped.get();
             sum.tx_dropped += cell.tx_dropped.get();
+            sum.rx_outputs += cell.rx_outputs.get();
+            sum.rx_deferred += cell.rx_deferred.get();
         }
         Some(sum)
     }
@@ -174,6 +181,7 @@ impl Counters {
                 segmented_sends: sum(|cells| &cells.tunnel.segmented_sends),
                 refused_sends: sum(|cells| &cells.tunnel.refused_sends),
                 coalesced_frames: sum(|cells| &cells.tunnel.coalesced_frames),
+                rx_deferred: sum(|cells| &cells.tunnel.rx_deferred),
                 // The kernel counts these.
                 rx_overflows: 0,
             },
@@ -251,6 +259,11 @@ impl WorkerCells {
         self.tunnel.coalesced_frames.add(1);
     }
 
+    /// A receiver of the underlay has used up its share of a turn.
+    pub fn tunnel_deferred(&self) {
+        self.tunnel.rx_deferred.add(1);
+    }
+
     /// Frames that came from, or were for, a tunnel go nowhere.
     pub fn tunnel_dropped(&self, frames: usize, reason: DropReason) {
         self.drops[reason as usize].add(frames as u64);
@@ -271,6 +284,19 @@ impl WorkerCells {
     }
 }
 
+/// As [`WorkerCells`], of one port.
+impl PortCell {
+    /// A frame from the port became this many frames and datagrams.
+    pub fn caused(&self, outputs: u64) {
+        self.rx_outputs.add(outputs);
+    }
+
+    /// The port has used up its share of a turn.
+    pub fn deferred(&self) {
+        self.rx_deferred.add(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +311,8 @@ mod tests {
             own.sent(port, 60);
             own.dropped(port, DropReason::Hairpin);
             own.not_sent(Some(port), DropReason::TapFull);
+            port.caused(3);
+            port.deferred();
         }
         counters.of_worker(1).flooded();
         counters.of_worker(1).not_sent(None, DropReason::TapGone);
@@ -295,6 +323,8 @@ mod tests {
             tx_bytes: 120,
             rx_dropped: 2,
             tx_dropped: 2,
+            rx_outputs: 6,
+            rx_deferred: 2,
         };
         assert_eq!(counters.port(PortId(1)), Some(expected));
         let totals = counters.totals();

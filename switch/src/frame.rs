@@ -24,6 +24,16 @@ pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
 /// The virtio-net header and the frame behind it, as one read from a TAP returns them.
 pub const BUFFER_BYTES: usize = vnet_hdr::HEADER_BYTES + FRAME_BYTES_MAX;
 
+/// Most segments that one frame may stand for: those of 64 KiB with 32 bytes each. A TCP socket whose peer wants the
+/// smallest segments that Linux agrees to (`tcp_min_snd_mss`, 48 with options) stays below.
+pub const SEGMENTS_MAX: usize = 2048;
+
+/// Most segments of one UDP frame (UDP_MAX_SEGMENTS of include/linux/udp.h).
+const UDP_SEGMENTS_MAX: usize = 128;
+
+/// Least payload of a segment of TCP that is one of several (TCP_MIN_GSO_SIZE of include/net/tcp.h).
+const TCP_SEGMENT_BYTES_MIN: usize = 8;
+
 /// Where the checksum lies in the headers of TCP and UDP.
 pub const TCP_CHECKSUM_AT: u16 = 16;
 pub const UDP_CHECKSUM_AT: u16 = 6;
@@ -44,6 +54,8 @@ pub enum FrameError {
     Vnet(#[from] VnetError),
     #[error("the headers of a segmented frame are not what its segmentation type says")]
     Segments,
+    #[error("more segments, or shorter ones, than any network stack makes")]
+    TooManySegments,
     #[error("shorter than an Ethernet header")]
     Runt,
     #[error("longer than {FRAME_BYTES_MAX} bytes")]
@@ -58,11 +70,8 @@ impl<'a> Frame<'a> {
             return Err(FrameError::Oversized);
         }
         let ethernet = Ethernet::new(bytes).ok_or(FrameError::Runt)?;
-        let packet_bytes = if vnet.is_gso() {
-            segment_packet_bytes(&vnet, bytes).ok_or(FrameError::Segments)?
-        } else {
-            untagged_bytes(&ethernet)
-        };
+        let packet_bytes =
+            if vnet.is_gso() { segment_packet_bytes(&vnet, bytes)? } else { untagged_bytes(&ethernet) };
         Ok(Frame { bytes, vnet, ethernet, packet_bytes })
     }
 
@@ -111,8 +120,27 @@ fn untagged_bytes(ethernet: &Ethernet<'_>) -> usize {
     if is_vlan(ethernet.ethertype()) { payload.saturating_sub(VLAN_TAG_BYTES) } else { payload }
 }
 
-/// The IP packet that the largest segment of a GSO frame becomes, or `None` if the headers do not fit its type.
-fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
+/// The IP packet that the largest segment of a GSO frame becomes. One frame must not cost without a bound what its
+/// segments do: each is a datagram in a tunnel.
+fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Result<usize, FrameError> {
+    let (packet_bytes, repeated_bytes, tag_bytes) = segments(vnet, frame).ok_or(FrameError::Segments)?;
+    let (payload_bytes, segment_bytes) =
+        (packet_bytes.saturating_sub(repeated_bytes), usize::from(vnet.gso_size));
+    let (segments_max, segment_bytes_min) = match vnet.gso_type {
+        vnet_hdr::GSO_UDP_L4 => (UDP_SEGMENTS_MAX, 0),
+        vnet_hdr::GSO_TCPV4 | vnet_hdr::GSO_TCPV6 => (SEGMENTS_MAX, TCP_SEGMENT_BYTES_MIN),
+        _ => (SEGMENTS_MAX, 0),
+    };
+    let are_several = payload_bytes > segment_bytes;
+    if payload_bytes > segments_max * segment_bytes || are_several && segment_bytes < segment_bytes_min {
+        return Err(FrameError::TooManySegments);
+    }
+    Ok(packet_bytes.min(repeated_bytes + segment_bytes) + tag_bytes)
+}
+
+/// Of a GSO frame: the length of its IP packet, of the headers in it that are repeated, and of a second VLAN tag. `None` if
+/// the headers do not fit its type.
+fn segments(vnet: &VnetHdr, frame: &[u8]) -> Option<(usize, usize, usize)> {
     let headers = Headers::parse(frame)?;
     let Headers { is_ipv6, network_at, protocol, transport_at, .. } = headers;
     // The segmenting kernel puts each segment's checksum where this points.
@@ -138,7 +166,7 @@ fn segment_packet_bytes(vnet: &VnetHdr, frame: &[u8]) -> Option<usize> {
         return None;
     }
     let second_tag_bytes = (network_at - ethernet::HEADER_BYTES).saturating_sub(VLAN_TAG_BYTES);
-    Some(packet.len().min(repeated_bytes + usize::from(vnet.gso_size)) + second_tag_bytes)
+    Some((packet.len(), repeated_bytes, second_tag_bytes))
 }
 
 #[cfg(test)]
@@ -240,6 +268,32 @@ mod tests {
         assert_eq!(packet_bytes(&raw), Err(FrameError::Segments), "the checksum of TCP in UDP");
         raw[8] = 4;
         assert_eq!(packet_bytes(&raw[..12 + 34 + 7]), Err(FrameError::Segments), "half a UDP header");
+    }
+
+    #[test]
+    fn a_frame_stands_for_a_bounded_number_of_segments() {
+        // Each with the largest number of payload bytes that passes.
+        let v6 = ipv6(6);
+        for (gso_size, mut raw, passing) in [
+            (1u16, gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 0), 128),
+            (100, gso(UDP_L4, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 0), 12_800),
+            (1, gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 0), 1),
+            (7, gso(TCPV6, 54, &[&[0x86, 0xdd], &v6, &TCP], 0), 7),
+            (8, gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 0), 8 * 2048),
+            (31, gso(TCPV6, 54, &[&[0x86, 0xdd], &v6, &TCP], 0), 31 * 2048),
+            // A socket with TCP_MAXSEG 88 and time stamps.
+            (76, gso(TCPV4, 34, &[&[8, 0], &IPV4_TCP, &TCP], 0), 65_483),
+            // IP fragments, of which the first has UDP's header.
+            (8, gso(UFO, 34, &[&[8, 0], &IPV4_UDP, &[0; 8]], 0), 8 * 2048 - 8),
+        ] {
+            raw[4..6].copy_from_slice(&gso_size.to_le_bytes());
+            raw.resize(raw.len() + passing, 0);
+            assert!(packet_bytes(&raw).is_ok(), "{passing} bytes in segments of {gso_size}");
+            if passing < 65_483 {
+                raw.push(0);
+                assert_eq!(packet_bytes(&raw), Err(FrameError::TooManySegments), "{gso_size}");
+            }
+        }
     }
 
     #[test]

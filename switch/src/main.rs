@@ -13,7 +13,10 @@ fn main() -> ExitCode {
     match words.next().as_deref().and_then(|word| word.to_str()) {
         // A container's shim is this same executable; it never reads the daemon's configuration.
         Some("shim") => match words.next() {
-            Some(dir) => container::shim::main(Path::new(&dir)),
+            Some(dir) => {
+                let limit = words.next().and_then(|word| word.to_str()?.parse().ok());
+                container::shim::main(Path::new(&dir), limit)
+            }
             None => fail("shim: the container's directory is missing"),
         },
         Some("man") => print_manual(),

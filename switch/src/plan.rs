@@ -166,6 +166,45 @@ pub fn actions(old: View<'_>, new: View<'_>, settings: &Settings) -> Vec<Action>
     actions
 }
 
+/// An action that failed, as it would be in `view`; `None` where there is nothing to do any more.
+pub fn again(view: View<'_>, failed: &Action, settings: &Settings) -> Option<Action> {
+    match failed {
+        Action::Attach(attach) => {
+            attach_again(view, &attach.endpoint, attach.port, settings).map(Action::Attach)
+        }
+        Action::Detach { endpoint, port, .. } => {
+            let has_it = |endpoint| view.wire(endpoint).is_some_and(|wire| wire.port == *port);
+            let is_back = view.local.endpoint(endpoint).is_some_and(has_it);
+            (!is_back).then(|| failed.clone())
+        }
+        Action::SetRoutes { container, .. } => {
+            let has_wire = view.wires_of(container).next().is_some();
+            let routes = || routes(view, container);
+            has_wire.then(|| Action::SetRoutes { container: *container, routes: routes() })
+        }
+        Action::WriteHosts { container, .. } => has_file(view, container).then(|| {
+            let content = HostsFiles::new(view).file(container);
+            Action::WriteHosts { container: *container, content }
+        }),
+    }
+}
+
+/// The interface of an endpoint with the default routes that go via it, if the endpoint has this port.
+pub fn attach_again(
+    view: View<'_>,
+    endpoint: &EndpointId,
+    port: PortId,
+    settings: &Settings,
+) -> Option<Attach> {
+    let endpoint = view.local.endpoint(endpoint)?;
+    let wire = view.wire(endpoint).filter(|wire| wire.port == port)?;
+    let mut attach = attach(view, view, endpoint, wire, settings);
+    let routes = routes(view, &endpoint.container).into_iter();
+    attach.gateways =
+        routes.filter(|route| route.interface == attach.interface).map(|route| route.gateway).collect();
+    Some(attach)
+}
+
 type Wired<'a> = (&'a Endpoint, &'a Wire);
 
 /// Interfaces that come, go or are replaced, in the order of the endpoints' ids.

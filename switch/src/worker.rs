@@ -8,6 +8,9 @@
 //! How frames are read and written is the business of the worker's `engine`, of which there are two, for kernels with
 //! and without io_uring. What happens in between is the same code (`fabric`, `path`, `tunnel`).
 //!
+//! Ports and receivers of the underlay share a worker's time by what their frames cost, not by how many these are
+//! (`share`): one that floods or has frames cut into hundreds of datagrams is deferred, and counted, while others go on.
+//!
 //! With epoll, a worker that has ready ports gives each a burst of at most [`DataplaneConfig::burst_frames`] frames in
 //! turn, and looks for new events between turns. A port leaves the turn when its TAP is empty: the next frame makes a
 //! new event. A frame is written out before the next is read, so one buffer serves a worker. With io_uring, the kernel
@@ -33,6 +36,8 @@
 //! frames for it are counted as [`DropReason::TapGone`]. That a namespace is deserted is nothing a worker can see: its
 //! TAPs keep it (see [`crate::io::tap`]).
 //!
+//! A worker that panics, or whose engine fails beyond repair, is reported to [`DataplaneConfig::vitals`].
+//!
 //! [`Forwarder::forward`]: crate::forward::Forwarder::forward
 //! [`DropReason::TapGone`]: crate::forward::DropReason::TapGone
 
@@ -54,9 +59,11 @@ use vswitch_proto::id::{MacAddr, PortId};
 use crate::counters::{Counters, Totals};
 use crate::forward::tables::Tables;
 use crate::forward::{Fdb, FdbConfig, ForwardConfig, neighbor};
+use crate::io::netns::NetNsId;
 use crate::io::tap::Tap;
 use crate::io::underlay::Underlay;
 use crate::publish::Publisher;
+use crate::vitals::Vitals;
 use egress::Link;
 use engine::{Engine, Wake};
 use fabric::Fabric;
@@ -67,7 +74,9 @@ pub use engine::{EngineError, EngineKind};
 mod egress;
 mod engine;
 mod fabric;
+mod intake;
 mod path;
+mod share;
 mod tunnel;
 mod turns;
 
@@ -90,6 +99,8 @@ pub struct DataplaneConfig {
     pub fdb: Arc<Fdb>,
     /// Called by a worker, at most once per attachment. It must not block.
     pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
+    /// Told of a worker that panics or cannot go on.
+    pub vitals: Vitals,
 }
 
 impl DataplaneConfig {
@@ -109,6 +120,7 @@ impl Default for DataplaneConfig {
             coalesce: true,
             fdb: Arc::new(Fdb::new(FdbConfig::default())),
             on_port_death: Arc::new(|port| tracing::error!(?port, "the interface of a port is gone")),
+            vitals: Vitals::default(),
         }
     }
 }
@@ -120,6 +132,7 @@ pub struct Dataplane {
     engine: EngineKind,
     /// A worker had to go over to epoll.
     has_failed: Arc<AtomicBool>,
+    why_not_uring: Option<String>,
     workers: Vec<Worker>,
     /// Held during an attachment or a detachment, so each worker has one command at a time.
     links: Mutex<HashMap<PortId, Arc<Link>>>,
@@ -183,7 +196,9 @@ impl Dataplane {
         match Dataplane::start_with(&config, config.engine) {
             Err(why) if config.engine.is_none() => {
                 tracing::info!("frames are moved with epoll: {why}");
-                Dataplane::start_with(&config, Some(EngineKind::Epoll))
+                let mut dataplane = Dataplane::start_with(&config, Some(EngineKind::Epoll))?;
+                dataplane.why_not_uring = Some(why.to_string());
+                Ok(dataplane)
             }
             started => started,
         }
@@ -192,8 +207,11 @@ impl Dataplane {
     fn start_with(config: &DataplaneConfig, engine: Option<EngineKind>) -> Result<Dataplane, EngineError> {
         let count = config.workers.get();
         let wakes = (0..count).map(|_| engine::new_wake()).collect::<io::Result<Vec<Wake>>>()?;
-        let (engine, engines) = engine::choose(engine, config.burst_frames.get(), &wakes)?;
-        Dataplane::with_engines(config, engine, engines.into_iter().zip(wakes).collect())
+        let chosen = engine::choose(engine, config.burst_frames.get(), &wakes)?;
+        let engines = chosen.engines.into_iter().zip(wakes).collect();
+        let mut dataplane = Dataplane::with_engines(config, chosen.kind, engines)?;
+        dataplane.why_not_uring = chosen.why_not;
+        Ok(dataplane)
     }
 
     /// One for each worker, with what ends its wait.
@@ -208,6 +226,7 @@ impl Dataplane {
             // The last ones are the control side's.
             counters: Arc::new(Counters::new(count + 1)),
             engine,
+            why_not_uring: None,
             has_failed: Arc::default(),
             workers: Vec::with_capacity(count),
             links: Mutex::default(),
@@ -236,10 +255,12 @@ impl Dataplane {
             burst_frames: config.burst_frames.get(),
             wake: Arc::clone(&wake),
             fabric,
+            vitals: config.vitals.clone(),
         };
         let (started, start) = mpsc::sync_channel(1);
         let builder = thread::Builder::new().name(format!("vswitch-worker-{index}"));
-        let spawn = || builder.spawn(move || turns.run(&started));
+        let (vitals, name) = (config.vitals.clone(), format!("data plane worker {index}"));
+        let spawn = || builder.spawn(move || vitals.run(&name, || turns.run(&started)));
         let thread = match config.pin_cpus.get(index) {
             Some(&cpu) => pinned(cpu, spawn)?,
             None => spawn()?,
@@ -251,6 +272,14 @@ impl Dataplane {
     /// The engine in use; epoll if one worker had to go over to it.
     pub fn engine(&self) -> EngineKind {
         if self.has_failed.load(Ordering::Relaxed) { EngineKind::Epoll } else { self.engine }
+    }
+
+    /// Why it is not io_uring, where that was not ruled out.
+    pub fn why_not_uring(&self) -> Option<&str> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return Some("io_uring failed at work; the log says how");
+        }
+        self.why_not_uring.as_deref()
     }
 
     /// From the next burst on, workers forward by these tables.
@@ -333,6 +362,12 @@ impl Dataplane {
         Ok(())
     }
 
+    /// The network namespace that a port's interface is in; `None` if it has none, or the kernel does not tell.
+    pub fn locate(&self, port: PortId) -> Option<NetNsId> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(&port)?.tap.namespace().ok()
+    }
+
     /// Tells the container behind a port that `mac` has an address now. Nothing happens if there is none.
     pub fn announce(&self, port: PortId, ip: IpAddr, mac: MacAddr) {
         // Counters have one writer at a time, and a TAP is not taken back meanwhile.
@@ -412,9 +447,8 @@ impl Drop for Dataplane {
             }
         }
         for worker in &mut self.workers {
-            if worker.thread.take().is_some_and(|thread| thread.join().is_err()) {
-                tracing::error!("a data plane worker had panicked");
-            }
+            // A panic was reported when it happened.
+            let _ = worker.thread.take().map(JoinHandle::join);
         }
     }
 }

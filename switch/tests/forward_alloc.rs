@@ -59,8 +59,8 @@ fn known_receivers_cost_no_allocation() {
     let vni = Vni::new(1).unwrap();
     let mut tables = Tables::default();
     let mut network = Network::default();
-    for n in 1..=3 {
-        tables.ports.insert(PortId(n), Port { vni, mac: mac(n as u8), mtu: 1500 });
+    for (n, mac) in [(1, mac(1)), (2, mac(2)), (3, mac(33))] {
+        tables.ports.insert(PortId(n), Port { vni, mac, mtu: 1500, ipv4: None, ipv6: None });
         network.ports.push(PortId(n));
     }
     network.endpoints.insert(mac(1), PortId(1));
@@ -108,7 +108,7 @@ fn tunnels_cost_no_allocation() {
         remotes: [(MacAddr([2; 6]), vtep())].into_iter().collect(),
         flood_vteps: vec![vtep()],
         static_vteps: vec![vtep()],
-        neighbors: Default::default(),
+        inner_vlan: false,
     };
     let own = MacAddr([2, 0, 0, 0, 0, 1]);
     let network = Network {
@@ -118,7 +118,7 @@ fn tunnels_cost_no_allocation() {
         ..Network::default()
     };
     tables.networks.insert(vni(), network.into());
-    tables.ports.insert(PortId(1), Port { vni: vni(), mac: own, mtu: 1450 });
+    tables.ports.insert(PortId(1), Port { vni: vni(), mac: own, mtu: 1450, ipv4: None, ipv6: None });
 
     let whole = Whole::tcp(60_000).raw();
     let (datagrams, _) = segments::cut(&whole);

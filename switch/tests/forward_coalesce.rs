@@ -112,6 +112,47 @@ fn a_whole_frame_comes_back() {
     }
 }
 
+/// The EtherType of a tag in front of a frame's own, and the tag.
+const VLANS: [&[u8]; 3] = [&[0x81, 0, 0, 5], &[0x81, 0, 0, 6], &[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5]];
+
+fn tagged(frame: &[u8], tags: &[u8]) -> Vec<u8> {
+    [&frame[..12], tags, &frame[12..]].concat()
+}
+
+/// What a TAP gives for this frame from a VLAN interface.
+fn tagged_whole(whole: &Whole, tags: &[u8]) -> Vec<u8> {
+    let raw = whole.raw();
+    let mut vnet = raw[..12].to_vec();
+    for at in [2, 6] {
+        vnet[at] += tags.len() as u8;
+    }
+    [vnet, tagged(&raw[12..], tags)].concat()
+}
+
+#[test]
+fn frames_with_tags_are_cut_and_put_together_like_others() {
+    for (is_ipv6, tags) in [false, true].into_iter().flat_map(|six| VLANS.map(|tags| (six, tags))) {
+        let whole = Whole { is_ipv6, ..Whole::tcp(60_000) };
+        let expected: Vec<_> = segments_of(&whole).iter().map(|frame| tagged(frame, tags)).collect();
+        let raw = tagged_whole(&whole, tags);
+        let (datagrams, _) = cut(&raw);
+        let segments: Vec<_> = datagrams.iter().map(|datagram| datagram[VXLAN_BYTES..].to_vec()).collect();
+        assert_eq!(segments, expected);
+        assert_eq!(coalesce(&segments), [raw]);
+    }
+}
+
+#[test]
+fn flows_of_two_vlans_are_two() {
+    let segments = segments_of(&Whole { flags: ACK, payload: vec![7; 4 * 1398], ..Whole::tcp(0) });
+    let tags = [VLANS[0], VLANS[1], VLANS[2], &[]];
+    let frames: Vec<_> = segments.iter().zip(tags).map(|(frame, tags)| tagged(frame, tags)).collect();
+    assert_eq!(sizes(&coalesce(&frames)), [1, 1, 1, 1]);
+    let alternating: Vec<_> =
+        segments.iter().flat_map(|frame| [tagged(frame, VLANS[0]), tagged(frame, VLANS[2])]).collect();
+    assert_eq!(sizes(&coalesce(&alternating)), [4, 4]);
+}
+
 #[test]
 fn a_frame_ends_with_push_fin_a_short_segment_or_when_full() {
     let full = Whole { flags: ACK, payload: vec![7; 10 * 1398], ..Whole::tcp(0) };
@@ -281,9 +322,9 @@ fn udp_is_never_put_together() {
 
 #[test]
 fn a_padded_segment_is_left_alone() {
-    let whole = Whole { flags: ACK, payload: vec![7; 2], gso_size: 1, options: vec![], ..Whole::tcp(0) };
+    let whole = Whole { flags: ACK, payload: vec![7; 16], gso_size: 8, options: vec![], ..Whole::tcp(0) };
     let mut frames = segments_of(&whole);
-    frames.iter_mut().for_each(|frame| frame.resize(60, 0));
+    frames.iter_mut().for_each(|frame| frame.resize(72, 0));
     let written = coalesce(&frames);
     assert_eq!(sizes(&written), [1, 1]);
     assert_eq!(written[0][12..], frames[0]);

@@ -225,11 +225,16 @@ impl World {
             let ports = (0..size).map(|host| port(n, host)).collect();
             let mut network = Network { ports, gateway, ..Network::default() };
             for host in 0..size {
-                let mac = MacAddr::from_ipv4(ipv4(host));
-                tables.ports.insert(port(n, host), Port { vni, mac, mtu: MTU as u32 });
                 // Every third host is not registered, so its address has to be learned.
-                if host % 3 != 0 {
+                let is_registered = host % 3 != 0;
+                let mac = MacAddr::from_ipv4(ipv4(host));
+                let port_mac = if is_registered { mac } else { MacAddr([6, 0, 0, 0, 0, host as u8]) };
+                let (v4, v6) = (is_registered.then(|| ipv4(host)), is_registered.then(|| ipv6(host)));
+                let known = Port { vni, mac: port_mac, mtu: MTU as u32, ipv4: v4, ipv6: v6 };
+                tables.ports.insert(port(n, host), known);
+                if is_registered {
                     network.endpoints.insert(mac, port(n, host));
+                    network.neighbors.extend([(ipv4(host).into(), mac), (ipv6(host).into(), mac)]);
                 }
             }
             tables.networks.insert(vni, network.into());

@@ -9,6 +9,7 @@ use vswitch::forward::tables::{Gateway, Network, Port, Tables};
 use vswitch::forward::{Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, Verdict, flood};
 use vswitch::frame::Frame;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
+use vswitch_proto::security::PortSecurity;
 
 const NETWORKS: u32 = 3;
 const PORTS_EACH: u32 = 4;
@@ -48,10 +49,12 @@ fn tables((members, endpoints): &Lies) -> Tables {
         let (ipv4, ipv6) = (Ipv4Addr::new(172, 17, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
         let gateway = Gateway { mac: MacAddr::from_ipv4(ipv4), ipv4: Some(ipv4), ipv6: Some(ipv6) };
         let ids = (n * PORTS_EACH..(n + 1) * PORTS_EACH).map(PortId);
-        let mut network =
-            Network { ports: ids.clone().collect(), gateway: Some(gateway), ..Network::default() };
+        // Without port security, frames with any source come as far as a verdict on their destination.
+        let security = if n == 0 { PortSecurity::default() } else { PortSecurity::Off };
+        let ports = ids.clone().collect();
+        let mut network = Network { ports, gateway: Some(gateway), security, ..Network::default() };
         for id in ids {
-            tables.ports.insert(id, Port { vni: vni(n), mac: mac(id.0), mtu: 1500 });
+            tables.ports.insert(id, Port { vni: vni(n), mac: mac(id.0), mtu: 1500, ipv4: None, ipv6: None });
             network.endpoints.insert(mac(id.0), id);
         }
         tables.networks.insert(vni(n), network.into());
@@ -82,7 +85,7 @@ proptest! {
             prop_assert_eq!(added.is_ok(), mac.is_unicast());
         }
         let tables = tables(&lies);
-        let mut forwarder = Forwarder::new(fdb, ForwardConfig { storm: None });
+        let mut forwarder = Forwarder::new(fdb, ForwardConfig { storm: None, gateway: None });
         let now = Instant::now();
         for (port, destination, source, rest) in frames {
             let raw = [&[0; 12][..], &destination.0, &source.0, &rest].concat();

@@ -91,7 +91,7 @@ struct Model {
     endpoints: Vec<(u32, u8, u32)>,
     /// (network, mac, port, seen), the last `None` for static ones.
     entries: Vec<(u32, u8, u32, Option<u64>)>,
-    /// (port, level, when it was measured); a level of [`STORM_INTERVAL_MS`] is one frame.
+    /// (port in its network, level, when it was measured); a level of [`STORM_INTERVAL_MS`] is one frame.
     buckets: Vec<(u32, u64, u64)>,
     stats: FdbStats,
 }
@@ -146,7 +146,9 @@ impl Model {
         self.registered(network, mac).or(entry)
     }
 
-    fn take_token(&mut self, port: u32) -> bool {
+    fn take_token(&mut self, network: u32, port: u32) -> bool {
+        // A port that comes back in another network begins with a full bucket there.
+        let port = network * PORTS + port;
         let full = STORM_BURST * STORM_INTERVAL_MS;
         let (mut tokens, mut at) = (full, self.now_ms);
         if let Some(bucket) = self.buckets.iter().find(|b| b.0 == port) {
@@ -173,20 +175,22 @@ impl Model {
         if packet_bytes > MTU as usize {
             return Verdict::Drop(DropReason::Oversized);
         }
-        if self.registered(network, source).is_none() {
-            self.learn(network, source, port);
+        match self.registered(network, source) {
+            None => self.learn(network, source, port),
+            Some(owner) if owner != port => return Verdict::Drop(DropReason::GuardMac),
+            Some(_) => {}
         }
         let broadcast = destination == MACS + 1;
         let found = if broadcast { None } else { self.look_up(network, destination) };
         let verdict = match found {
             _ if destination == MACS => return Verdict::Gateway,
-            _ if broadcast && arp_target == Some(1) => Verdict::Gateway,
+            _ if broadcast && arp_target == Some(1) => return Verdict::Gateway,
             Some(to) if to == port => return Verdict::Drop(DropReason::Hairpin),
             Some(to) if self.network_of(to) == Some(network) => return Verdict::Port(PortId(to)),
             _ if self.others(port).is_empty() => return Verdict::Drop(DropReason::NoReceiver),
             _ => Verdict::Flood,
         };
-        if self.take_token(port) { verdict } else { Verdict::Drop(DropReason::StormControl) }
+        if self.take_token(network, port) { verdict } else { Verdict::Drop(DropReason::StormControl) }
     }
 
     fn rows(&self) -> Vec<FdbRow> {
@@ -215,7 +219,10 @@ impl Model {
         let mut ports = self.ports.clone();
         ports.sort_unstable();
         for (id, n) in ports {
-            tables.ports.insert(PortId(id), Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU });
+            tables.ports.insert(
+                PortId(id),
+                Port { vni: vni(n), mac: MacAddr([2, 1, 0, 0, 0, 0]), mtu: MTU, ipv4: None, ipv6: None },
+            );
             Arc::make_mut(tables.networks.get_mut(&vni(n)).unwrap()).ports.push(PortId(id));
         }
         for (n, m, port) in &self.endpoints {
@@ -258,7 +265,7 @@ impl Real {
         let positive = |n| NonZeroU32::new(n).unwrap();
         let frames_per_s = positive(1000 / STORM_INTERVAL_MS as u32);
         let storm = Some(StormLimit { frames_per_s, burst: positive(STORM_BURST as u32) });
-        let worker = || Forwarder::new(fdb.clone(), ForwardConfig { storm });
+        let worker = || Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: None });
         Real { workers: [worker(), worker()], fdb, t0: Instant::now() }
     }
 }

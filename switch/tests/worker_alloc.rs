@@ -101,15 +101,18 @@ fn tables(ports: &[u32], remote: Option<u32>, addresses: Addresses) -> Tables {
         if is_registered {
             network.endpoints.insert(mac(port), PortId(port));
         }
-        tables.ports.insert(PortId(port), Port { vni, mac: mac(port), mtu: MTU });
+        let own = if is_registered { mac(port) } else { MacAddr([6; 6]) };
+        tables.ports.insert(PortId(port), Port { vni, mac: own, mtu: MTU, ipv4: None, ipv6: None });
     }
     network.overlay = remote.map(|remote| Overlay {
         vtep: vtep(ports[0]),
         remotes: is_registered.then(|| (mac(remote), vtep(remote))).into_iter().collect(),
         flood_vteps: vec![vtep(remote)],
         static_vteps: if is_registered { vec![] } else { vec![vtep(remote)] },
-        neighbors: is_registered.then(|| (ip(remote).into(), mac(remote))).into_iter().collect(),
+        inner_vlan: false,
     });
+    network.neighbors =
+        remote.filter(|_| is_registered).map(|n| (ip(n).into(), mac(n))).into_iter().collect();
     tables.vteps.extend(remote.filter(|_| is_registered).map(vtep));
     tables.networks.insert(vni, network.into());
     tables

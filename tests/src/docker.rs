@@ -46,6 +46,20 @@ tar -C /tmp/image -c . | docker import --change 'CMD ["sh"]' - busybox:latest
 rm -rf /tmp/image
 "#;
 
+/// Kills `$containers` and all processes of an engine that work in its directory, and prints the pids that were found.
+const KILL_ENGINE: &str = r#"
+for process in $containers $(grep -l 'docker-engin[e]' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3); do
+    if kill -9 "$process" 2>/dev/null; then echo "$process"; fi
+done
+"#;
+
+/// Unmounts and removes what an engine has made below its directories.
+const REMOVE_ENGINE: &str = r#"
+cut -d ' ' -f 5 /proc/self/mountinfo | grep -E '^(/run/docker-engine|/run/docker/netns|/tmp/docker)(/|$)' |
+    sort -r | while read -r at; do umount "$at" || exit 1; done || exit 1
+rm -rf /run/docker-engine /tmp/docker
+"#;
+
 /// A [`Lab`] whose daemon is the plugin of an engine beside it. Both are ready when the constructor returns.
 pub struct Docker {
     engine: Option<Process>,
@@ -53,6 +67,8 @@ pub struct Docker {
     past: String,
     lab: Lab,
     group: ControlGroup,
+    /// Whether the engine's mounts are seen by nobody else.
+    has_own_mounts: bool,
 }
 
 impl Docker {
@@ -74,7 +90,18 @@ impl Docker {
 
     /// With an engine beside this daemon.
     pub fn beside(lab: Lab) -> Docker {
-        let mut docker = Docker { engine: None, past: String::new(), lab, group: ControlGroup::new() };
+        Docker::apart(lab, false)
+    }
+
+    /// With an engine that has a mount namespace of its own, as a service with `PrivateMounts=`.
+    pub fn with_own_mounts(arguments: &[&str]) -> Docker {
+        let lab = Lab::with(Host::new(), &[&["--docker-plugin", "--log-level=debug"], arguments].concat());
+        Docker::apart(lab, true)
+    }
+
+    fn apart(lab: Lab, has_own_mounts: bool) -> Docker {
+        let (engine, past, group) = (None, String::new(), ControlGroup::new());
+        let mut docker = Docker { engine, past, lab, group, has_own_mounts };
         docker.sh(OWN_CLIENT);
         docker.start_engine();
         docker.imports_image();
@@ -95,6 +122,7 @@ impl Docker {
     pub fn spawn_engine(&mut self) {
         assert!(self.engine.is_none(), "the engine runs already");
         let group = format!("--cgroup-parent=/{}", self.group.name);
+        let apart = ["unshare", "--mount", "--propagation=private"];
         let command = [
             "dockerd",
             "--data-root=/tmp/docker",
@@ -107,7 +135,8 @@ impl Docker {
             "--userland-proxy=false",
             &group,
         ];
-        self.engine = Some(Process::spawn(&self.lab, &command));
+        let apart = if self.has_own_mounts { &apart[..] } else { &[] };
+        self.engine = Some(Process::spawn(&self.lab, &[apart, &command].concat()));
     }
 
     pub fn wait_for_engine(&mut self) {
@@ -129,18 +158,22 @@ impl Docker {
         self.past.push_str(&engine.output());
     }
 
-    /// Ends the engine with its containers, and takes away all that it knew.
+    /// Ends the engine with its containers, and removes all that it knew.
     pub fn lose_engine(&mut self) {
-        let pids = self.sh("docker ps -q | xargs docker inspect --format '{{.State.Pid}}'");
+        let containers = self.sh("docker ps -q | xargs -r docker inspect --format '{{.State.Pid}}'");
+        let containers = containers.split_whitespace().collect::<Vec<_>>().join(" ");
         self.kill9_engine();
-        for pid in pids.split_whitespace() {
-            self.sh(&format!("kill -9 {pid}"));
-        }
-        self.sh("kill -9 $(cat /run/docker-engine/containerd/containerd.pid) 2>/dev/null || true");
-        self.sh(
-            "umount /run/docker-engine/netns/* /run/docker/netns/* 2>/dev/null || true; rm -rf /run/docker-engine",
-        );
-        self.sh("umount /tmp/docker 2>/dev/null || true; rm -rf /tmp/docker");
+        // Containerd and its shims may start further processes until the last of them has ended, and each keeps mounts.
+        eventually("the engine's processes end", || {
+            let left = self.sh(&format!("containers='{containers}'\n{KILL_ENGINE}"));
+            ensure!(left.is_empty(), "processes {left} run");
+            Ok(())
+        });
+        eventually("the engine's files are removed", || {
+            let removed = self.run(&["sh", "-c", REMOVE_ENGINE]);
+            ensure!(removed.code == 0, "{removed:?}");
+            Ok(())
+        });
     }
 
     pub fn engine_log(&self) -> String {

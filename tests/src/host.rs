@@ -114,10 +114,11 @@ pub(crate) fn resolve(program: &str) -> String {
 }
 
 /// A binary of the build that the test executable belongs to: `target/debug/deps/guide-0123` finds `target/debug/NAME`.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test executable has a path");
-    let directory = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps");
-    let path = directory.join(name);
+    // A benchmark lies beside the binaries itself.
+    let mut directories = test.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let path = directories.find(|path| path.exists()).unwrap_or_else(|| name.into());
     assert!(
         path.exists(),
         "{} is missing: run `cargo build --workspace --all-targets` first",

@@ -26,6 +26,8 @@ pub struct Lab {
     daemon: Option<Process>,
     /// What the daemon's kernel lacks, for `bin/without.rs`.
     missing: String,
+    /// How many descriptors the daemon may have, unless as many as usual.
+    descriptors: Option<u32>,
     arguments: Vec<String>,
     /// Logs of the daemons that have ended.
     past: String,
@@ -53,9 +55,25 @@ impl Lab {
         lab
     }
 
+    /// A machine whose daemon may have this many descriptors, and no more.
+    pub fn with_descriptors(descriptors: u32, arguments: &[&str]) -> Lab {
+        let mut lab = Lab::without_daemon(Host::new(), arguments);
+        lab.descriptors = Some(descriptors);
+        lab.start();
+        lab
+    }
+
     fn without_daemon(host: Host, arguments: &[&str]) -> Lab {
         let arguments = arguments.iter().map(|&a| a.into()).collect();
-        Lab { daemon: None, missing: String::new(), arguments, past: String::new(), passed: None, host }
+        Lab {
+            daemon: None,
+            missing: String::new(),
+            descriptors: None,
+            arguments,
+            past: String::new(),
+            passed: None,
+            host,
+        }
     }
 
     /// A machine with a socket at this path that each daemon takes over, as from a service manager. So far there is no
@@ -80,9 +98,11 @@ impl Lab {
     /// Starts the daemon (again) and waits until it answers.
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let mut command = match self.missing.as_str() {
-            "" => vec!["vswitchd"],
-            missing => vec!["/mnt/without", missing, "/mnt/vswitchd"],
+        let limit = self.descriptors.map(|descriptors| format!("--nofile={descriptors}:{descriptors}"));
+        let mut command = match (self.missing.as_str(), &limit) {
+            ("", None) => vec!["vswitchd"],
+            ("", Some(limit)) => vec!["prlimit", limit, "/mnt/vswitchd"],
+            (missing, _) => vec!["/mnt/without", missing, "/mnt/vswitchd"],
         };
         command.extend(["--data-dir", DATA_DIR]);
         command.extend(self.arguments.iter().map(String::as_str));

@@ -17,9 +17,11 @@
 //! | [`engines`] | the engines of the data plane that work here |
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
+//! | [`attack`] | a container at full power |
 //! | [`capture`] | what tshark says of frames |
 //! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
 //! | [`ovs`] | Open vSwitch as such another |
+//! | [`flags`] | the flags of docker, in its help and in our documentation |
 //! | [`flows`] | numbered datagrams that see what is lost or out of order |
 //! | [`footprint`] | what a machine holds, to see that nothing is left |
 //! | [`wait`] | waiting for something to become true |
@@ -28,11 +30,13 @@
 //!
 //! Waiting is polling with a deadline far beyond what a healthy system needs; no test asserts how long a thing took.
 
+pub mod attack;
 pub mod capture;
 pub mod cluster;
 pub mod ctl;
 pub mod docker;
 pub mod engines;
+pub mod flags;
 pub mod flows;
 pub mod footprint;
 pub mod fuzz;
@@ -50,5 +54,5 @@ pub mod terminal;
 pub mod wait;
 
 pub use cluster::Cluster;
-pub use host::Host;
+pub use host::{Host, binary};
 pub use lab::Lab;

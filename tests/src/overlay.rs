@@ -183,22 +183,25 @@ impl Pair {
         let network = Network {
             ports: vec![PORT],
             endpoints: [(mac(host), PORT)].into_iter().collect(),
-            gateway: None,
-            names: Default::default(),
+            neighbors: [host, other]
+                .into_iter()
+                .filter(|&n| n == host || !is_static)
+                .flat_map(|n| [false, true].map(|v6| (address(n, v6), mac(n))))
+                .collect(),
             overlay: Some(Overlay {
                 vtep: self.cable.vtep(host),
                 remotes: (!is_static).then(|| (mac(other), self.cable.vtep(other))).into_iter().collect(),
                 flood_vteps: vec![self.cable.vtep(other)],
                 static_vteps: is_static.then(|| self.cable.vtep(other)).into_iter().collect(),
-                neighbors: [host, other]
-                    .into_iter()
-                    .filter(|&n| n == host || !is_static)
-                    .flat_map(|n| [false, true].map(|v6| (address(n, v6), mac(n))))
-                    .collect(),
+                inner_vlan: false,
             }),
+            ..Network::default()
         };
         tables.vteps.extend((!is_static).then(|| self.cable.vtep(other)));
-        tables.ports.insert(PORT, Port { vni: vni(), mac: mac(host), mtu: self.cable.mtu() });
+        let own = [false, true].map(|v6| address(host, v6));
+        let [IpAddr::V4(ipv4), IpAddr::V6(ipv6)] = own else { panic!("one of each family") };
+        let (ipv4, ipv6) = (Some(ipv4), Some(ipv6));
+        tables.ports.insert(PORT, Port { vni: vni(), mac: mac(host), mtu: self.cable.mtu(), ipv4, ipv6 });
         tables.networks.insert(vni(), network.into());
         tables
     }

@@ -1,11 +1,12 @@
 //! A process behind a pseudo-terminal.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::pty::{Winsize, openpty};
@@ -30,6 +31,25 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a process on a machine with a terminal of 24 rows and 80 columns.
     pub fn spawn(host: &Host, args: &[&str]) -> Terminal {
+        Terminal::spawn_with(host, args, |from, into| collect(from, into))
+    }
+
+    /// [`Terminal::spawn`] with a screen that shows so many bytes every tenth of a second, as over a slow line.
+    pub fn spawn_slow(host: &Host, args: &[&str], bytes: usize) -> Terminal {
+        Terminal::spawn_with(host, args, move |mut from, into| {
+            let mut buffer = vec![0; bytes];
+            while let Ok(read @ 1..) = from.read(&mut buffer) {
+                into.lock().expect("no holder panics").extend_from_slice(&buffer[..read]);
+                thread::sleep(Duration::from_millis(100));
+            }
+        })
+    }
+
+    fn spawn_with(
+        host: &Host,
+        args: &[&str],
+        show: impl FnOnce(File, &Mutex<Vec<u8>>) + Send + 'static,
+    ) -> Terminal {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("a pseudo-terminal can be made");
         let far_end = || Stdio::from(pty.slave.try_clone().expect("a descriptor can be duplicated"));
@@ -41,7 +61,7 @@ impl Terminal {
         let keyboard = File::from(pty.master);
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (from, into) = (keyboard.try_clone().expect("a descriptor can be duplicated"), screen.clone());
-        thread::spawn(move || collect(from, &into));
+        thread::spawn(move || show(from, &into));
         Terminal { keyboard, screen, far_end: Some(pty.slave), child }
     }
 

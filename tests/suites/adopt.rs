@@ -132,3 +132,33 @@ fn an_interface_name_that_is_taken_is_left_alone() {
     }
     assert_eq!(in_netns(&lab, "ip addr"), untouched);
 }
+
+#[test]
+fn a_namespace_that_is_replaced_at_once_is_not_taken_for_the_old_one() {
+    let lab = Lab::new();
+    for round in 0..5 {
+        lab.sh("ip netns add outside");
+        lab.ok(&["adopt", "--netns", "/run/netns/outside", "--name", "first"]);
+        lab.sh("ip netns del outside; ip netns add outside");
+        eventually(&format!("the first one is noticed to be gone, round {round}"), || {
+            let state = lab.inspect("first").state;
+            ensure!(!state.running, "{state:?}");
+            Ok(())
+        });
+        assert!(!in_netns(&lab, "ip -o link").contains("eth0"), "the second one is left alone");
+        lab.ok(&["rm", "first"]);
+        lab.sh("ip netns del outside");
+    }
+}
+
+#[test]
+fn a_network_is_not_connected_in_the_namespace_that_has_replaced_another() {
+    let lab = Lab::new();
+    lab.ok(&["network", "create", "net"]);
+    lab.sh("ip netns add outside");
+    lab.ok(&["adopt", "--netns", "/run/netns/outside", "--name", "first"]);
+    lab.sh("ip netns del outside; ip netns add outside");
+    // Refused, or carried out for one that has ended by then.
+    lab.ctl(&["network", "connect", "net", "first"]);
+    assert!(!in_netns(&lab, "ip -o link").contains("eth"), "the second one is left alone");
+}

@@ -45,10 +45,10 @@ fn quiet(mut value: Value) -> Value {
     value
 }
 
-/// A lab with two networks and three containers, and a route of the machine to 10.99.0.0/16.
+/// A lab with two networks and three containers.
 fn lab() -> Lab {
     let host = Host::new();
-    host.sh("ip tuntap add tap9 mode tap; ip link set tap9 up; ip route add 10.99.0.0/16 dev tap9; ip netns add made");
+    host.sh("ip netns add made");
     let lab = Lab::with(host, &[]);
     lab.ok(&["network", "create", "--subnet", "10.5.0.0/24", "net"]);
     lab.ok(&["network", "create", "--subnet", "10.6.0.0/30", "tiny"]);
@@ -136,8 +136,6 @@ fn subnets_that_are_invalid_or_overlap() {
         (&["network", "create", "--subnet=10.5.0.128/25", "new"], CONFLICT, &["10.5.0.128/25", "net"]),
         (&["network", "create", "--subnet=10.0.0.0/8", "new"], CONFLICT, &["10.0.0.0/8"]),
         (&["network", "create", "--subnet=172.17.0.0/16", "new"], CONFLICT, &["172.17.0.0/16", "bridge"]),
-        (&["network", "create", "--subnet=10.99.1.0/24", "new"], CONFLICT, &["10.99.1.0/24", "10.99.0.0/16"]),
-        (&["network", "create", "--subnet=10.98.0.0/15", "new"], CONFLICT, &["10.98.0.0/15", "10.99.0.0/16"]),
         (&["network", "create", "--subnet=10.7.0.0/24", "--gateway=10.8.0.1", "new"], USAGE, &["10.8.0.1"]),
         (
             &["network", "create", "--subnet=10.7.0.0/24", "--ip-range=10.8.0.0/28", "new"],
@@ -198,7 +196,7 @@ fn formats_signals_and_sources_that_are_wrong() {
         (&["network", "ls", "--format={{.NoSuchKey}}"], USAGE, &["NoSuchKey"]),
         (&["network", "ls", "--format={{template \"x\"}}"], USAGE, &["template"]),
         (&["network", "ls", "--format={{range .Name}}"], USAGE, &["range"]),
-        (&["network", "ls", "--format={{printf \"%s\" .Name}}"], USAGE, &["printf"]),
+        (&["network", "ls", "--format={{nothing .Name}}"], USAGE, &["nothing"]),
         (&["inspect", "--format={{.State.Nothing}}", "a"], USAGE, &["Nothing"]),
         (&["network", "ls", "--filter=nonsense"], USAGE, &["nonsense"]),
         (&["network", "ls", "--filter=colour=red"], USAGE, &["colour"]),

@@ -10,9 +10,15 @@ use anyhow::ensure;
 use vswitch_tests::Lab;
 use vswitch_tests::wait::eventually;
 
-/// Address and name of each line that stands for a container of a network.
+/// Whether it is twelve hexadecimal digits.
+fn is_short_id(name: &str) -> bool {
+    name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Address and name of each line that stands for a container of a network, but for the short ids.
 fn names(file: &str) -> BTreeSet<(String, String)> {
     let lines = file.lines().skip(7).filter_map(|line| line.split_once('\t'));
+    let lines = lines.filter(|(_, name)| !is_short_id(name));
     lines.map(|(address, name)| (address.into(), name.into())).collect()
 }
 
@@ -77,6 +83,29 @@ fn own_lines_and_the_files_beside_it() {
 }
 
 #[test]
+fn short_ids_are_names() {
+    let lab = Lab::new();
+    lab.ok(&["network", "create", "--subnet", "10.3.0.0/24", "--ipv6", "--subnet", "fd03::/64", "net"]);
+    let a = lab.run_idle("a", &["--net=net", "--hostname=www"]);
+    let b = lab.run_idle("b", &["--net=net"]);
+    let outside = lab.run_idle("outside", &[]);
+    for (from, to) in [("a", &b), ("b", &a), ("a", &a)] {
+        lab.assert_reaches(from, &to[..12]);
+    }
+    let hosts = lab.exec_ok("b", &["cat", "/etc/hosts"]);
+    let address = lab.inspect("a").network_settings.networks["net"].global_ipv6_address.clone();
+    assert!(hosts.contains(&format!("{address}\t{}\n", &a[..12])), "{hosts}");
+    let short = &outside[..12];
+    let unknown = format!("ping: bad address '{short}'\n");
+    assert_eq!(lab.ping("a", short).output.stderr, unknown, "of another network");
+    lab.ok(&["rm", "-f", "b"]);
+    eventually("it is gone", || {
+        ensure!(!lab.exec_ok("a", &["cat", "/etc/hosts"]).contains(&b[..12]));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_bind_mount_of_the_file_survives_changes() {
     let lab = Lab::new();
     lab.run_idle("a", &[]);
@@ -116,9 +145,12 @@ fn check_whole(file: &str, own_line: &str) -> anyhow::Result<()> {
     let Some(rest) = rest else { anyhow::bail!("it does not begin as it should") };
     ensure!(rest.ends_with('\n'), "the last line is cut");
     let lines: Vec<_> = rest.lines().collect();
-    ensure!(lines.len() % 2 == 0, "a container has only one of its names");
-    for pair in lines.chunks(2) {
+    ensure!(lines.len() % 3 == 0, "a container lacks one of its names");
+    let (pairs, ids) = lines.split_at(lines.len() / 3 * 2);
+    for (pair, id) in pairs.chunks(2).zip(ids) {
         ensure!(pair[1] == format!("{}.bridge", pair[0]), "{pair:?} is no pair of names");
+        let [name, id] = [pair[0], id].map(|line| line.split_once('\t').unwrap_or_default());
+        ensure!(name.0 == id.0 && is_short_id(id.1), "{id:?} is not the short id of {name:?}");
     }
     Ok(())
 }

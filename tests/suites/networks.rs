@@ -282,3 +282,112 @@ fn ports_table_and_forwarding_table() {
     assert_eq!(stats["ports"], 2, "{stats}");
     assert_eq!(stats["containers_running"], 2, "{stats}");
 }
+
+#[test]
+fn networks_are_made_from_configurations() {
+    let lab = Lab::new();
+    lab.ok(&[
+        "network",
+        "create",
+        "--config-only",
+        "--subnet=10.94.0.0/24",
+        "--label=a=b",
+        "-o",
+        MTU,
+        "plan",
+    ]);
+    let show = |template: &str, name: &str| lab.ok(&["network", "inspect", "-v", "-f", template, name]);
+    let template =
+        "{{.ConfigOnly}} {{.Driver}} {{.Scope}} {{json .IPAM.Config}} {{json .Labels}} {{json .Options}}";
+    let expected = "true null local [{\"Subnet\":\"10.94.0.0/24\"}] {\"a\":\"b\"} \
+                    {\"com.docker.network.driver.mtu\":\"1400\"}\n";
+    assert_eq!(show(template, "plan"), expected);
+    // What it is not.
+    assert!(lab.fails(&["run", "-d", "--net=plan"], 4).contains("plan is only a configuration"));
+    assert!(lab.fails(&["network", "create", "--config-only", "--internal", "x"], 2).contains("--internal"));
+    assert!(
+        lab.fails(&["network", "create", "--config-only", "--config-from=plan", "x"], 2)
+            .contains("--config-only")
+    );
+    assert!(
+        lab.fails(&["network", "create", "--config-from=bridge", "x"], 2)
+            .contains("no configuration network")
+    );
+    assert!(lab.fails(&["network", "create", "--config-from=none-such", "x"], 3).contains("none-such"));
+    assert!(
+        lab.fails(&["network", "create", "--config-from=plan", "--label=c", "x"], 2)
+            .contains("leave them out")
+    );
+    assert!(
+        lab.fails(&["network", "create", "-o", "vswitch.config-from=plan", "x"], 2).contains("--config-from")
+    );
+
+    lab.ok(&["network", "create", "--config-from=plan", "--attachable", "net"]);
+    let template = "{{.ConfigFrom.Network}} {{.Attachable}} {{(index .IPAM.Config 0).Subnet}} {{json .Labels}} {{json .Options}}";
+    let expected = "plan true 10.94.0.0/24 {\"a\":\"b\"} {\"com.docker.network.driver.mtu\":\"1400\"}\n";
+    assert_eq!(show(template, "net"), expected);
+    lab.run_idle("c", &["--net=net"]);
+    assert_eq!(lab.ok(&["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "c"]), "10.94.0.2\n");
+    assert!(lab.fails(&["network", "rm", "plan"], 4).contains("used by net"));
+    assert!(lab.fails(&["network", "create", "--config-from=plan", "second"], 4).contains("10.94.0.0/24"));
+    lab.ok(&["rm", "-f", "c"]);
+    assert_eq!(lab.ok(&["network", "prune", "-f"]), "Deleted Networks:\nnet\n\n", "a configuration stays");
+    lab.ok(&["network", "rm", "plan"]);
+}
+
+const MTU: &str = "com.docker.network.driver.mtu=1400";
+
+#[test]
+fn a_pruning_is_filtered() {
+    let lab = Lab::new();
+    for (name, label) in [("old", "tier=a"), ("new", "tier=b"), ("plain", "other")] {
+        lab.ok(&["network", "create", "--label", label, name]);
+    }
+    let prune = |filters: &[&str]| lab.ok(&[&["network", "prune", "-f"], filters].concat());
+    assert_eq!(prune(&["--filter", "until=1h"]), "");
+    assert_eq!(prune(&["--filter", "label=tier", "--filter", "label=tier=c"]), "");
+    assert_eq!(prune(&["--filter=label=tier=a", "--filter=until=2099-01-01"]), "Deleted Networks:\nold\n\n");
+    assert_eq!(prune(&["--filter=label!=tier"]), "Deleted Networks:\nplain\n\n");
+    assert!(lab.fails(&["network", "prune", "-f", "--filter=name=x"], 2).contains("unknown filter 'name'"));
+    assert_eq!(prune(&[]), "Deleted Networks:\nnew\n\n");
+}
+
+/// Keys that templates for docker use, of containers and networks.
+#[test]
+fn inspect_has_the_keys_of_docker() {
+    let lab = Lab::new();
+    lab.ok(&["network", "create", "--subnet=10.95.0.0/24", "net"]);
+    let id = lab.run_idle("c", &["--net=name=net,ip=10.95.0.9,alias=web"]);
+    lab.run_idle("plain", &[]);
+    let show = |template: &str, name: &str| lab.ok(&["inspect", "-f", template, name]);
+    for (template, expected) in [
+        ("{{.ID}} {{.Id}}", format!("{id} {id}")),
+        ("{{.NetworkSettings.Networks.net.IPAMConfig.IPv4Address}}", "10.95.0.9".into()),
+        ("{{json .NetworkSettings.Networks.net.IPAMConfig}}", "{\"IPv4Address\":\"10.95.0.9\"}".into()),
+        ("{{json .NetworkSettings.Networks.net.DNSNames}}", format!("[\"c\",\"web\",\"{}\"]", &id[..12])),
+        (
+            "{{.NetworkSettings.IPAddress}}|{{.NetworkSettings.Bridge}}|{{.NetworkSettings.Ports}}",
+            "||map[]".into(),
+        ),
+        ("{{.Config.Image}}|{{.Image}}|{{.Platform}}|{{.Config.Tty}}", "||linux|false".into()),
+        ("{{.State.Paused}} {{.State.OOMKilled}} {{.State.Dead}}", "false false false".into()),
+        (
+            "{{with .NetworkSettings.Networks.net}}{{.GwPriority}}{{json .Links}}{{json .DriverOpts}}{{end}}",
+            "0nullnull".into(),
+        ),
+        ("{{.NetworkSettings.SandboxKey}}", show("/proc/{{.State.Pid}}/ns/net", "c").trim_end().into()),
+    ] {
+        assert_eq!(show(template, "c"), format!("{expected}\n"), "{template}");
+    }
+    let shown =
+        show("{{.NetworkSettings.IPAddress}} {{.NetworkSettings.Networks.bridge.IPAddress}}", "plain");
+    let (old, new) = shown.trim_end().split_once(' ').expect("two addresses");
+    assert!(old == new && !old.is_empty(), "{shown}");
+    lab.ok(&["kill", "c"]);
+    eventually("it has ended", || {
+        ensure!(show("{{.State.Running}}{{.NetworkSettings.SandboxKey}}", "c") == "false\n");
+        Ok(())
+    });
+    let keys = "{{.Attachable}} {{.Ingress}} {{.ConfigOnly}} {{.ConfigFrom.Network}}| {{.Internal}}";
+    assert_eq!(show(keys, "net"), "false false false | false\n");
+}

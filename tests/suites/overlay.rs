@@ -5,7 +5,9 @@ use std::net::UdpSocket;
 
 use anyhow::ensure;
 use vswitch_proto::api::{ClusterFounded, ClusterJoined, FdbEntry, FdbKind, Stats};
+use vswitch_proto::id::MacAddr;
 use vswitch_tests::cluster::{address, address_v6, join_request_to};
+use vswitch_tests::packet::{ETHERTYPE, Packet, holds};
 use vswitch_tests::wait::eventually;
 use vswitch_tests::{Cluster, Lab, netns};
 
@@ -152,6 +154,9 @@ fn containers_connect_and_disconnect_while_they_run() {
         ensure!(!inspected.contains(&id[..12]), "{inspected}");
         Ok(())
     });
+    let error = one.fails(&["start", "a"], 3);
+    assert!(error.contains("network other that container a was connected to is gone"), "{error}");
+    one.ok(&["network", "disconnect", "-f", "other", "a"]);
     one.ok(&["start", "a"]);
     let error = one.fails(&["network", "connect", "net", "a"], 3);
     assert!(error.contains("network net not found"), "{error}");
@@ -186,7 +191,7 @@ fn a_host_alone_has_overlay_networks_too() {
 }
 
 #[test]
-fn what_has_ended_is_in_no_network_that_was_removed() {
+fn what_has_ended_does_not_start_without_a_network_that_was_removed() {
     let cluster = Cluster::joined(2);
     let [one, two] = &cluster.labs[..] else { panic!("there are two") };
     one.ok(&["network", "create", "-d", "overlay", "net"]);
@@ -200,11 +205,15 @@ fn what_has_ended_is_in_no_network_that_was_removed() {
         ensure!(removed.code == 0, "{removed:?}");
         Ok(())
     });
-    eventually("it is disconnected, and starts without", || {
-        let started = one.ctl(&["start", "a"]);
-        ensure!(started.code == 0, "{started:?}");
+    eventually("its own host knows", || {
+        let names = one.ok(&["network", "ls", "--format={{.Name}}"]);
+        ensure!(!names.lines().any(|name| name == "net"), "{names}");
         Ok(())
     });
+    let error = one.fails(&["start", "a"], 3);
+    assert!(error.contains("network net that container a was connected to is gone"), "{error}");
+    one.ok(&["network", "disconnect", "net", "a"]);
+    one.ok(&["start", "a"]);
     assert_eq!(one.inspect("a").network_settings.networks.into_keys().collect::<Vec<_>>(), ["kept"]);
 }
 
@@ -296,6 +305,133 @@ fn a_remote_that_is_not_ours_is_in_the_network() {
     let entries: Vec<FdbEntry> = ours.http("GET", "/v1/fdb?network=mixed", "").parsed();
     let learned: Vec<_> = entries.iter().filter(|e| e.kind == FdbKind::Learned).map(|e| e.vtep).collect();
     assert_eq!(learned, [Some(address(7).into())]);
+}
+
+/// EtherTypes and tags in front of a frame's own EtherType: VLAN 5, and VLAN 7 in VLAN 6 (QinQ).
+const TAGS: [&[u8]; 2] = [&[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 6, 0x81, 0, 0, 7]];
+
+/// Ends what is sent, so that its arrival is seen.
+const END: &[u8] = b"<the end>";
+
+fn dropped(lab: &Lab, reason: &str) -> u64 {
+    lab.http("GET", "/v1/stats", "").parsed::<Stats>().drops[reason]
+}
+
+fn mac_of(lab: &Lab, container: &str, network: &str) -> MacAddr {
+    let settings = lab.inspect(container).network_settings.networks.remove(network);
+    settings.expect("it is in the network").mac_address.parse().expect("it is a MAC address")
+}
+
+fn tagged(destination: MacAddr, source: MacAddr, tags: &[u8], payload: &[u8]) -> Vec<u8> {
+    let frame = [&destination.0[..], &source.0, tags, &ETHERTYPE.to_be_bytes(), payload].concat();
+    [&frame[..], &vec![0; 60_usize.saturating_sub(frame.len())]].concat()
+}
+
+/// A frame of TCP for several segments of 1,000 bytes, behind the virtio-net header of a packet socket. Its payload ends
+/// with [`END`].
+fn tagged_segments(destination: MacAddr, source: MacAddr, tags: &[u8]) -> Vec<u8> {
+    let payload = [&[7; 20_000][..], END].concat();
+    let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 55, 0, 1, 10, 55, 0, 2];
+    ip[2..4].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+    let sum = |bytes: &[u8]| bytes.chunks(2).map(|b| u32::from(b[0]) << 8 | u32::from(b[1])).sum::<u32>();
+    let fold = |sum: u32| (((sum >> 16) + (sum & 0xffff)) % 0xffff) as u16;
+    let checksum = !fold(sum(&ip));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    // The sum of the pseudo-header: addresses, protocol, length.
+    let partial = fold(sum(&ip[12..20]) + 6 + 20 + payload.len() as u32).to_be_bytes();
+    let tcp = [0x9c, 0x40, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, partial[0], partial[1], 0, 0];
+    let network_at = 14 + tags.len() as u8;
+    // VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4; header, segment, checksum's start and place.
+    let vnet = [1, 1, network_at + 40, 0, 0xe8, 3, network_at + 20, 0, 16, 0];
+    [&vnet[..], &destination.0, &source.0, tags, &[8, 0], &ip, &tcp, &payload].concat()
+}
+
+#[test]
+fn tagged_frames_pass_between_our_hosts() {
+    let cluster = Cluster::joined(2);
+    let [one, two] = &cluster.labs[..] else { panic!("there are two") };
+    one.ok(&["network", "create", "-d", "overlay", "net"]);
+    one.run_idle("a", &["--net=net"]);
+    two.run_idle("b", &["--net=net"]);
+    wait_for_name(&cluster, 0, "a", "b");
+    one.assert_reaches("a", "b");
+    let (a, b) = (mac_of(one, "a", "net"), mac_of(two, "b", "net"));
+    let cable = Packet::open(&cluster.fabric().path("/proc/1/ns/net"), "port0");
+    let receiver = Packet::open(&two.netns("b"), "eth0");
+    for (tags, name) in TAGS.into_iter().zip(["vlan", "qinq"]) {
+        for (destination, how) in [(b, "unicast"), (MacAddr::BROADCAST, "broadcast")] {
+            let marker = format!("<{name} {how}>");
+            let frame = tagged(destination, a, tags, marker.as_bytes());
+            Packet::open(&one.netns("a"), "eth0").send(&frame).expect("it is sent");
+            // A packet socket is not shown the outer tag of what it receives, but the cable carries all of them.
+            receiver.drain_until(marker.as_bytes());
+            assert!(
+                cable.drain_until(marker.as_bytes()).iter().any(|packet| holds(packet, &frame)),
+                "{marker}"
+            );
+        }
+        let sender = Packet::open(&one.netns("a"), "eth0");
+        sender.expect_vnet_headers();
+        sender.send(&tagged_segments(b, a, tags)).expect("it is sent");
+        let arrived = receiver.drain_until(END);
+        let inner_tag = &tags[4..];
+        let sevens: usize = arrived.iter().flatten().filter(|&&byte| byte == 7).count();
+        let has_tag = inner_tag.is_empty() || arrived.iter().any(|frame| holds(frame, inner_tag));
+        assert!(sevens >= 20_000 && has_tag, "{name}: {sevens} bytes in {} frames", arrived.len());
+    }
+    assert_eq!([one, two].map(|lab| dropped(lab, "inner_vlan")), [0, 0]);
+    let stats: [Stats; 2] = [one, two].map(|lab| lab.http("GET", "/v1/stats", "").parsed());
+    assert!(stats[0].tunnel.segmented_sends > 0, "{:?}", stats[0].tunnel);
+    assert!(stats[1].tunnel.coalesced_frames > 0, "{:?}", stats[1].tunnel);
+    // A frame of the container's whole MTU and a tag has no room in the underlay, which is counted.
+    let longest = tagged(b, a, TAGS[0], &[7; 1450]);
+    Packet::open(&one.netns("a"), "eth0").send(&longest).expect("it is sent");
+    eventually("what does not fit is counted", || {
+        ensure!(dropped(one, "tunnel_too_big") > 0, "it is not");
+        Ok(())
+    });
+}
+
+#[test]
+fn tagged_frames_pass_to_other_tunnel_endpoints_if_the_network_says_so() {
+    for is_allowed in [false, true] {
+        let cluster = Cluster::with(1, &[]);
+        let ours = &cluster.labs[0];
+        let kernel = cluster.plug(7);
+        kernel.sh(&format!(
+            "ip link add vxlan0 type vxlan id 5000 dstport {VXLAN_PORT} local {} remote {} dev u0
+             ip address add 10.9.0.200/24 dev vxlan0
+             ip link set vxlan0 up",
+            address(7),
+            address(0)
+        ));
+        let remote = format!("vxlan.remote={}", address(7));
+        let create = ["network", "create", "-d", "overlay", "--subnet=10.9.0.0/24", "-o", "vxlan.id=5000"];
+        let vlan = format!("vxlan.inner-vlan={is_allowed}");
+        ours.ok(&[&create[..], &["-o", &remote, "-o", &vlan, "mixed"]].concat());
+        ours.run_idle("a", &["--net=mixed"]);
+        ours.assert_reaches("a", "10.9.0.200");
+        let (a, other) = (mac_of(ours, "a", "mixed"), MacAddr([2, 0, 0, 0, 0, 9]));
+        let here = Packet::open(&ours.netns("a"), "eth0");
+        let there = Packet::open(&kernel.path("/proc/1/ns/net"), "vxlan0");
+        for tags in TAGS {
+            let before = dropped(ours, "inner_vlan");
+            let out = tagged(MacAddr::BROADCAST, a, tags, b"<outwards>");
+            here.send(&out).expect("it is sent");
+            there.send(&tagged(a, other, tags, b"<inwards>")).expect("it is sent");
+            if is_allowed {
+                there.drain_until(b"<outwards>");
+                here.drain_until(b"<inwards>");
+                assert_eq!(dropped(ours, "inner_vlan"), 0);
+            } else {
+                eventually("both are counted", || {
+                    let now = dropped(ours, "inner_vlan") - before;
+                    ensure!(now == 2, "{now} are");
+                    Ok(())
+                });
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,9 @@ use clap::{ArgAction, ArgGroup, Args};
 use vswitch_proto::api::RunNetwork;
 use vswitch_proto::id::{MacAddr, Name};
 
+use super::amounts;
 use super::parse::{self, NetworkAttachment, Tail};
+use super::settings::SettingsArgs;
 use crate::detach::DetachKeys;
 use crate::filter::ContainerFilter;
 use crate::listing::{ItemFormat, ListFormat};
@@ -22,8 +24,8 @@ pub struct References {
 /// Which networks a new container is connected to.
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
-    /// Network to connect to, bridge otherwise; the first one becomes eth0. Also
-    /// name=NETWORK,ip=IP,ip6=IP,mac-address=MAC,alias=NAME
+    /// Network to connect to, bridge otherwise; the first one becomes eth0. Also container:NAME, to share the network of
+    /// that container, and name=NETWORK,ip=IP,ip6=IP,mac-address=MAC,alias=NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     pub networks: Vec<NetworkAttachment>,
     /// IPv4 address in the first network
@@ -40,7 +42,33 @@ pub struct NetworkArgs {
     pub aliases: Vec<Name>,
 }
 
+/// Before the name of a container whose network is shared.
+const SHARED: &str = "container:";
+
 impl NetworkArgs {
+    /// The container whose network is shared, if one is.
+    ///
+    /// # Errors
+    /// When something is asked of that network, or of another one.
+    pub fn shared_with(&self) -> Result<Option<String>, &'static str> {
+        let names = || self.networks.iter().map(|wanted| wanted.0.network.as_str());
+        let Some(container) = names().find_map(|name| name.strip_prefix(SHARED)) else { return Ok(None) };
+        if container.is_empty() {
+            return Err("--network container:NAME wants the name of a container");
+        }
+        if self.networks.len() > 1 {
+            return Err("conflicting options: the network of a container and other networks");
+        }
+        if self.mac_address.is_some() {
+            return Err("conflicting options: mac-address and the network mode");
+        }
+        let is_plain = self.networks[0].0.endpoint == Default::default();
+        if self.ip.is_some() || self.ip6.is_some() || !self.aliases.is_empty() || !is_plain {
+            return Err("conflicting options: an address or alias and the network of a container");
+        }
+        Ok(Some(container.into()))
+    }
+
     /// The networks asked for; `bridge` when something is asked of a network that is not named.
     pub fn attachments(&self) -> Vec<RunNetwork> {
         let mut networks: Vec<RunNetwork> = self.networks.iter().map(|n| n.0.clone()).collect();
@@ -101,6 +129,11 @@ pub struct RunArgs {
     /// Directory of the daemon's host to be its root; otherwise the host's own files, read-only
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<String>,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Pass signals that this command gets on to the container
+    #[arg(long, action = ArgAction::Set, default_value_t = true, hide_default_value = true, value_name = "true|false")]
+    pub sig_proxy: bool,
     /// Keys that leave the terminal
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: DetachKeys,
@@ -127,7 +160,7 @@ pub struct PsArgs {
     /// Do not shorten ids and commands
     #[arg(long)]
     pub no_trunc: bool,
-    /// Only those with KEY=VALUE: name, id, status, network, label
+    /// Only those with KEY=VALUE: name and id (regular expressions), status, network, label, exited, before, since, health
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<ContainerFilter>,
     /// 'table', 'table TEMPLATE', 'json' or a template
@@ -169,6 +202,12 @@ pub struct ExecArgs {
     /// Environment variable; without a value it is taken from here
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = parse::environment)]
     pub env: Vec<String>,
+    /// File with environment variables, a line each
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
+    /// User and group of the command, as NAME, UID or UID:GID; the container's otherwise
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
@@ -198,11 +237,51 @@ pub struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// Seconds between SIGTERM and SIGKILL
-    #[arg(short = 't', long, visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
-    pub time: u32,
+    /// Seconds until SIGKILL, -1 for never; the container's own --stop-timeout otherwise, which is 10
+    #[arg(
+        short = 't',
+        long,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        value_parser = amounts::patience_s,
+        allow_hyphen_values = true
+    )]
+    pub time: Option<u32>,
     #[command(flatten)]
     pub references: References,
+}
+
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Seconds until SIGKILL, -1 for never; the container's own --stop-timeout otherwise, which is 10
+    #[arg(
+        short = 't',
+        long,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        value_parser = amounts::patience_s,
+        allow_hyphen_values = true
+    )]
+    pub time: Option<u32>,
+    #[command(flatten)]
+    pub references: References,
+}
+
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    #[arg(value_name = "CONTAINER", value_parser = NonEmptyStringValueParser::new())]
+    pub container: String,
+    #[arg(value_name = "NEW_NAME")]
+    pub name: Name,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub container: String,
+    /// Only -ef, whose columns are shown
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    pub options: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,20 +1,29 @@
 //! What may be typed: docker's verbs and flags.
 
+mod amounts;
 mod cluster;
 mod container;
+mod logs;
 mod network;
 mod parse;
+mod pflag;
+mod refused;
+mod settings;
 mod switch;
+mod volumes;
 
 pub use cluster::*;
 pub use container::*;
 pub use network::*;
 pub use parse::Socket;
+pub use pflag::flatten;
+pub use settings::*;
 pub use switch::*;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Containers and networks of a vswitchd, with docker's verbs and flags.
 #[derive(Debug, Parser)]
@@ -49,6 +58,14 @@ pub enum Command {
     Network(NetworkCommand),
     /// Create a container and run a command in it
     Run(RunArgs),
+    /// Create a container without starting it, and print its id
+    #[command(
+        mut_arg("detach", |flag| flag.hide(true)),
+        mut_arg("detach_keys", |flag| flag.hide(true)),
+        mut_arg("sig_proxy", |flag| flag.hide(true)),
+        after_help = "Example: vswitchctl create --name web --restart always -- busybox httpd -f"
+    )]
+    Create(RunArgs),
     /// Start containers that were created or have ended
     Start(References),
     /// List containers
@@ -63,6 +80,14 @@ pub enum Command {
     Logs(LogsArgs),
     /// End containers: SIGTERM, then SIGKILL
     Stop(StopArgs),
+    /// End containers and start them again
+    Restart(RestartArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
+    /// Change the restart policy and the limits of containers
+    Update(UpdateArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
     /// Send a signal to containers
     Kill(KillArgs),
     /// Remove containers
@@ -88,6 +113,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Follow every change of networks and containers
     Events(EventsArgs),
+    /// Show the daemon and its host at a glance
+    Info(InfoArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example: vswitchctl completion bash > /etc/bash_completion.d/vswitchctl")]
     Completion {
@@ -103,6 +130,21 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+/// Parses a command line, its first word being the program's name, with docker's conventions for flags. The definition
+/// without them, [`Cli::command`], is the one that people read: in the help, man pages and completions.
+pub fn parse_from<I>(words: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn command() -> clap::Command {
+    refused::add(pflag::adapt(Cli::command()))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

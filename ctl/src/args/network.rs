@@ -9,8 +9,10 @@ use vswitch_proto::api::EndpointConfig;
 use vswitch_proto::id::{MacAddr, Name};
 
 use super::parse;
+use super::pflag::{Strings, flatten};
 use crate::filter::NetworkFilter;
 use crate::listing::{ItemFormat, ListFormat};
+use crate::prune::PruneFilter;
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
@@ -39,6 +41,9 @@ Example: vswitchctl network create --subnet 10.1.0.0/16 --gateway 10.1.0.254 --i
         /// Do not ask
         #[arg(short, long)]
         force: bool,
+        /// Only those created before until=24h|TIME, with label=KEY[=VALUE], or without label!=KEY[=VALUE]
+        #[arg(long = "filter", value_name = "KEY=VALUE")]
+        filters: Vec<PruneFilter>,
     },
     /// Connect a container to a network
     #[command(after_help = "Example: vswitchctl network connect --ip 10.1.0.9 --alias db web container2")]
@@ -63,7 +68,8 @@ pub struct NetworkLsArgs {
     /// Do not shorten ids
     #[arg(long)]
     pub no_trunc: bool,
-    /// Only those with KEY=VALUE: name, id, driver, label, scope, type=builtin|custom
+    /// Only those with KEY=VALUE: name and id (regular expressions), driver, label, scope, type=builtin|custom,
+    /// dangling=true|false
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<NetworkFilter>,
     /// 'table', 'table TEMPLATE', 'json' or a template
@@ -78,13 +84,13 @@ pub struct NetworkCreateArgs {
     pub driver: String,
     /// Subnet in CIDR notation; several for IPv4 and IPv6
     #[arg(long = "subnet", value_name = "CIDR")]
-    pub subnets: Vec<IpNet>,
+    pub subnets: Vec<Strings<IpNet>>,
     /// Address of the subnet's gateway; the first usable one otherwise
     #[arg(long = "gateway", value_name = "IP")]
-    pub gateways: Vec<IpAddr>,
+    pub gateways: Vec<Strings<IpAddr>>,
     /// Part of the subnet to take containers' addresses from
     #[arg(long = "ip-range", value_name = "CIDR")]
-    pub ip_ranges: Vec<IpNet>,
+    pub ip_ranges: Vec<Strings<IpNet>>,
     /// Address that no container gets
     #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = parse::aux_address)]
     pub aux_addresses: Vec<(String, IpAddr)>,
@@ -97,6 +103,18 @@ pub struct NetworkCreateArgs {
     /// Metadata that filters find
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub labels: Vec<(String, String)>,
+    /// Kept and shown: containers can be connected to any network
+    #[arg(long)]
+    pub attachable: bool,
+    /// Make no network but a configuration, for --config-from
+    #[arg(long)]
+    pub config_only: bool,
+    /// Configuration that has the subnets, options and labels
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+    pub config_from: Option<String>,
+    /// As the driver has it: local, and global or swarm for overlay networks
+    #[arg(long)]
+    pub scope: Option<String>,
     /// Option of the driver
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = parse::key_value)]
     pub options: Vec<(String, String)>,
@@ -108,6 +126,9 @@ pub struct NetworkInspectArgs {
     /// 'json' or a template
     #[arg(short, long, value_name = "FORMAT", default_value = "json", hide_default_value = true)]
     pub format: ItemFormat,
+    /// As without: all is shown
+    #[arg(short, long)]
+    verbose: bool,
     #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub networks: Vec<String>,
 }
@@ -134,7 +155,7 @@ pub struct NetworkConnectArgs {
     mac_address: Option<MacAddr>,
     /// Further name of the container in this network
     #[arg(long = "alias", value_name = "NAME")]
-    aliases: Vec<Name>,
+    aliases: Vec<Strings<Name>>,
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub network: String,
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -143,6 +164,11 @@ pub struct NetworkConnectArgs {
 
 impl NetworkConnectArgs {
     pub fn endpoint(&self) -> EndpointConfig {
-        EndpointConfig { ipv4: self.ip, ipv6: self.ip6, mac: self.mac_address, aliases: self.aliases.clone() }
+        EndpointConfig {
+            ipv4: self.ip,
+            ipv6: self.ip6,
+            mac: self.mac_address,
+            aliases: flatten(&self.aliases),
+        }
     }
 }

@@ -8,6 +8,10 @@ use nix::sys::signal::Signal;
 use vswitch_proto::api::{EndpointConfig, RunNetwork};
 use vswitch_proto::id::{MacAddr, Name};
 
+/// As glibc numbers the real-time signals that programs may use.
+const SIGNAL_RTMIN: i32 = 34;
+const SIGNAL_MAX: i32 = 64;
+
 /// Where the daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket(pub PathBuf);
@@ -69,6 +73,28 @@ pub fn signal(text: &str) -> Result<String, String> {
     }
 }
 
+/// `TERM`, `SIGTERM`, `15`, or a real-time signal as `RTMIN+3`, to its number.
+pub fn signal_number(text: &str) -> Result<i32, String> {
+    let bad = || "no such signal; name it as TERM, SIGTERM, RTMIN+3 or 15".to_owned();
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = if let Ok(number) = upper.parse::<i32>() {
+        Some(number)
+    } else if let Some(after) = name.strip_prefix("RTMIN") {
+        if after.is_empty() { Some(SIGNAL_RTMIN) } else { offset(after, '+').map(|n| SIGNAL_RTMIN + n) }
+    } else if let Some(before) = name.strip_prefix("RTMAX") {
+        if before.is_empty() { Some(SIGNAL_MAX) } else { offset(before, '-').map(|n| SIGNAL_MAX - n) }
+    } else {
+        format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
+    };
+    number.filter(|number| (1..=SIGNAL_MAX).contains(number)).ok_or_else(bad)
+}
+
+/// The distance from a real-time signal, at most that between the first and the last.
+fn offset(text: &str, sign: char) -> Option<i32> {
+    text.strip_prefix(sign)?.parse().ok().filter(|offset| (0..=SIGNAL_MAX - SIGNAL_RTMIN).contains(offset))
+}
+
 /// Lines of a log: a number, or all of them.
 pub fn tail(text: &str) -> Result<Tail, String> {
     match text {
@@ -81,6 +107,7 @@ pub fn tail(text: &str) -> Result<Tail, String> {
 pub struct Tail(pub Option<u64>);
 
 /// A network with what is asked of it: `NAME`, or `name=NAME,ip=IP,ip6=IP,mac-address=MAC,alias=ALIAS`.
+/// `default` stands for `bridge`, as in docker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkAttachment(pub RunNetwork);
 
@@ -114,9 +141,34 @@ fn named(network: &str, endpoint: EndpointConfig) -> Result<NetworkAttachment, S
     if network.is_empty() {
         return Err("the name of a network is wanted".into());
     }
+    let network = if network == "default" { "bridge" } else { network };
     Ok(NetworkAttachment(RunNetwork { network: network.into(), endpoint }))
 }
 
 fn bad(value: &str, error: impl std::fmt::Display) -> String {
     format!("'{value}': {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_numbers() {
+        for (text, number) in [
+            ("TERM", 15),
+            ("sigint", 2),
+            ("9", 9),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+            ("RTMAX-1", 63),
+            ("64", 64),
+        ] {
+            assert_eq!(signal_number(text), Ok(number), "{text}");
+        }
+        for bad in ["", "0", "65", "SIG", "NOPE", "RTMIN+31", "RTMIN-1", "RTMAX+1", "RTMIN+x", "SIGSIGTERM"] {
+            assert!(signal_number(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -85,6 +85,17 @@ pub struct EventsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Fields of templates are the keys that --format json shows, as {{.ContainersRunning}} {{.Cluster.Leader}}. \
+What is wrong goes to standard error."
+)]
+pub struct InfoArgs {
+    /// 'json' or a template
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<ItemFormat>,
+}
+
+#[derive(Debug, Args)]
 pub struct VersionArgs {
     /// 'json' or a template
     #[arg(short, long, value_name = "FORMAT")]

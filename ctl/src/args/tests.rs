@@ -1,9 +1,9 @@
-use clap::{CommandFactory, error::ErrorKind};
+use clap::error::ErrorKind;
 
 use super::*;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
-    Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    parse_from(line.split_whitespace()).map(|cli| cli.command)
 }
 
 fn run(line: &str) -> RunArgs {
@@ -16,6 +16,7 @@ fn run(line: &str) -> RunArgs {
 #[test]
 fn the_definition_is_consistent() {
     Cli::command().debug_assert();
+    command().debug_assert();
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn bad_values_are_usage_errors() {
         "vswitchctl run --detach-keys ctrl-1",
         "vswitchctl kill -s NOPE a",
         "vswitchctl kill -s 0 a",
-        "vswitchctl stop -t -1 a",
+        "vswitchctl stop -t -2 a",
         "vswitchctl logs -n few a",
         "vswitchctl adopt --name a",
         "vswitchctl adopt --name a --pid 1 --netns /x",
@@ -133,7 +134,7 @@ fn bad_values_are_usage_errors() {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");
     }
-    let empty = Cli::try_parse_from(["vswitchctl", "network", "rm", ""]);
+    let empty = parse_from(["vswitchctl", "network", "rm", ""]);
     assert!(empty.is_err());
 }
 
@@ -149,4 +150,57 @@ fn values_are_understood() {
     assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
     assert_eq!("".parse(), Ok(Socket("/run/vswitch/vswitchd.sock".into())));
     assert_eq!("unix:///a b".parse(), Ok(Socket("/a b".into())));
+}
+
+/// What docker 20.10 and 28 do with the same words.
+#[test]
+fn flags_are_written_as_in_docker() {
+    for (flags, detach, interactive, tty) in [
+        ("-itd", true, true, true),
+        ("-itd=true", true, true, true),
+        ("-itd=0", false, true, true),
+        ("-d=true -i=f -t=T", true, false, true),
+        ("--detach=false -i --tty=1", false, true, true),
+        ("-d -d=F", false, false, false),
+        ("--detach --interactive=false --tty=FALSE", true, false, false),
+    ] {
+        let run = run(&format!("vswitchctl run {flags} sh -d=x"));
+        assert_eq!((run.detach, run.interactive, run.tty), (detach, interactive, tty), "{flags}");
+        assert_eq!(run.command, ["sh", "-d=x"], "{flags}");
+    }
+    assert_eq!(run("vswitchctl run -d true").command, ["true"], "a boolean flag takes no word after it");
+    assert_eq!(run("vswitchctl run --name a --name=b").name.unwrap().as_str(), "b", "the last one counts");
+    assert_eq!(run("vswitchctl run -w=/a -w/b -e-X=1 -l -y=2 sh").workdir.as_deref(), Some("/b"));
+    assert_eq!(run("vswitchctl run --env --env=x").env, ["--env=x"], "a value may begin with a hyphen");
+    assert_eq!(run("vswitchctl run --net default sh").network.attachments()[0].network, "bridge");
+    assert_eq!(
+        run("vswitchctl run --net name=default,ip=172.17.0.9").network.attachments()[0].network,
+        "bridge"
+    );
+    for line in ["vswitchctl run -d=yes", "vswitchctl run --rm= sh", "vswitchctl network create --ipv6=2 n"] {
+        assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn lists_of_network_flags_may_be_separated_by_commas() {
+    let line = "vswitchctl network create n --subnet 10.1.0.0/16,fd00::/64 --subnet= --subnet=10.2.0.0/16 --ipv6=true \
+                --internal=0 --gateway 10.1.0.1,fd00::1 --ip-range 10.1.1.0/24";
+    let Ok(Command::Network(NetworkCommand::Create(create))) = parse(line) else {
+        panic!("{line} is not understood");
+    };
+    let subnets: Vec<String> = flatten(&create.subnets).iter().map(ToString::to_string).collect();
+    assert_eq!(subnets, ["10.1.0.0/16", "fd00::/64", "10.2.0.0/16"]);
+    assert_eq!((flatten(&create.gateways).len(), flatten(&create.ip_ranges).len()), (2, 1));
+    assert!(create.ipv6 && !create.internal);
+    let line = "vswitchctl network connect --alias a,b n c --alias d";
+    let Ok(Command::Network(NetworkCommand::Connect(connect))) = parse(line) else {
+        panic!("{line} is not understood");
+    };
+    let aliases: Vec<String> = connect.endpoint().aliases.iter().map(ToString::to_string).collect();
+    assert_eq!(aliases, ["a", "b", "d"]);
+    for list in ["10.1.0.0/16,", "10.1.0.0/16 ,10.2.0.0/16", "\"10.1.0.0/16"] {
+        let words = ["vswitchctl", "network", "create", "--subnet", list, "n"];
+        assert!(parse_from(words).is_err(), "{list}");
+    }
 }

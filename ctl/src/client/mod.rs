@@ -21,10 +21,10 @@ use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use vswitch_proto::api;
+use vswitch_proto::api::{self, Warned};
 
 use crate::args::Socket;
-use crate::failure::{FAILED, Failure, UNREACHABLE};
+use crate::failure::{FAILED, Failure, UNREACHABLE, complain};
 
 /// Largest answer that is read, bytes. A container takes about 1 KiB of a list.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -79,6 +79,17 @@ impl Client {
     /// As [`Client::fetch`].
     pub async fn perform(&self, call: Call) -> Result<(), Failure> {
         self.answer(&call).await.map(drop)
+    }
+
+    /// For calls whose success says everything, save for warnings, which are printed.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub async fn perform_warned(&self, call: Call) -> Result<(), Failure> {
+        let answer = self.answer(&call).await?;
+        let warned: Warned = serde_json::from_slice(&answer).unwrap_or_default();
+        warned.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+        Ok(())
     }
 
     async fn answer(&self, call: &Call) -> Result<Bytes, Failure> {
@@ -143,15 +154,19 @@ impl Client {
         Err(self.refused(response).await)
     }
 
-    /// Changes the protocol of the connection to frames both ways.
+    /// Changes the protocol of the connection to frames both ways. With it comes the number of the exec, if the daemon
+    /// gives one.
     ///
     /// # Errors
     /// As [`Client::fetch`].
-    pub async fn upgrade(&self, call: Call) -> Result<TokioIo<Upgraded>, Failure> {
+    pub async fn upgrade(&self, call: Call) -> Result<(TokioIo<Upgraded>, Option<String>), Failure> {
         let response = self.head(&call, Some(STREAM_PROTOCOL)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let exec = response.headers().get(api::EXEC_HEADER).and_then(|exec| exec.to_str().ok());
+            let exec = exec.map(String::from);
             let upgraded = hyper::upgrade::on(response).await;
-            return upgraded.map(TokioIo::new).map_err(|e| self.failure(broken(e)));
+            let io = upgraded.map(TokioIo::new).map_err(|e| self.failure(broken(e)))?;
+            return Ok((io, exec));
         }
         if response.status().is_success() {
             return Err(self.foreign("an answer without the upgrade to a stream"));

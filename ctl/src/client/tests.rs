@@ -144,7 +144,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
             .with_upgrades();
         connection.await.unwrap();
     });
-    let mut io = f.client.upgrade(Call::post(&["containers", "c", "attach"])).await.unwrap();
+    let (mut io, _) = f.client.upgrade(Call::post(&["containers", "c", "attach"])).await.unwrap();
     io.write_all(b"ping").await.unwrap();
     let mut back = String::new();
     io.read_to_string(&mut back).await.unwrap();

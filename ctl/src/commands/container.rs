@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use vswitch_proto::api::{Adopt, ContainerSummary, Created, Exit, Network};
+use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Network};
 
 use super::network::print_created;
 use super::{each, labels_text, now_s};
@@ -11,9 +11,10 @@ use crate::age::{ago, as_docker, parse_utc};
 use crate::args::{AdoptArgs, PsArgs, References, StopArgs};
 use crate::client::{ANSWER_TIMEOUT, Call, Client};
 use crate::failure::{Failure, Outcomes, complain, print};
-use crate::filter::{asks_for_status, container_matches, wanted_networks};
+use crate::filter::{ContainerFilter, ContainerKey, Named, asks_for_status, container_matches, references};
 use crate::listing::Listing;
 use crate::table::{ellipsis, short_id};
+use crate::template::Lookup;
 
 /// Characters of a command that a table shows.
 const COMMAND_WIDTH: usize = 20;
@@ -29,6 +30,11 @@ const LISTING: Listing = Listing {
     ],
     headings: &[
         ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Ports", "PORTS"),
+        ("Size", "SIZE"),
+        ("Mounts", "MOUNTS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
         ("Names", "NAMES"),
         ("Command", "COMMAND"),
         ("CreatedAt", "CREATED AT"),
@@ -49,21 +55,29 @@ struct Row {
     created_at: String,
     #[serde(rename = "ID")]
     id: String,
+    /// What it runs, as far as there is something like an image.
+    image: String,
+    /// docker's `.Label "key"`.
+    label: Lookup,
     labels: String,
+    local_volumes: String,
+    mounts: String,
     names: String,
     networks: String,
+    ports: String,
     running_for: String,
+    size: String,
     state: String,
     status: String,
 }
 
 pub async fn ps(client: &Client, args: PsArgs) -> Result<u8, Failure> {
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
-    let networks = network_names(client, &wanted_networks(&args.filters)).await?;
+    LISTING.check(&args.format, &Row::default())?;
+    let named = named(client, &args.filters).await?;
     let all = args.all || asks_for_status(&args.filters);
     let call = Call::get(&["containers"]).query("all", &all.to_string());
     let mut containers: Vec<ContainerSummary> = client.fetch(call).await?;
-    containers.retain(|container| container_matches(container, &args.filters, &networks));
+    containers.retain(|container| container_matches(container, &args.filters, &named));
     // The newest first.
     containers.sort_by_key(|container| std::cmp::Reverse(parse_utc(&container.created_at)));
     let now_s = now_s();
@@ -78,13 +92,38 @@ fn row(container: ContainerSummary, no_trunc: bool, now_s: i64) -> Row {
         command: format!("{command:?}"),
         created_at: as_docker(&container.created_at),
         id: if no_trunc { container.id } else { short_id(&container.id) },
+        image: String::new(),
         labels: labels_text(&container.labels),
+        label: Lookup(container.labels),
+        local_volumes: "0".into(),
+        mounts: String::new(),
         names: container.names,
         networks: container.networks.join(","),
+        ports: String::new(),
         running_for: ago(&container.created_at, now_s),
+        size: "0B".into(),
         state: container.state,
         status: container.status,
     }
+}
+
+/// What the filters refer to.
+async fn named(client: &Client, filters: &[ContainerFilter]) -> Result<Named, Failure> {
+    Ok(Named {
+        networks: network_names(client, &references(filters, ContainerKey::Network)).await?,
+        before: created(client, &references(filters, ContainerKey::Before)).await?,
+        since: created(client, &references(filters, ContainerKey::Since)).await?,
+    })
+}
+
+/// When containers were created.
+async fn created(client: &Client, references: &[&str]) -> Result<Vec<String>, Failure> {
+    let mut times = Vec::new();
+    for reference in references {
+        let container: Container = client.fetch(Call::get(&["containers", reference])).await?;
+        times.push(container.created);
+    }
+    Ok(times)
 }
 
 /// The names of networks given by name, id or prefix. One that does not exist has no containers.
@@ -101,13 +140,18 @@ async fn network_names(client: &Client, wanted: &[&str]) -> Result<Vec<String>, 
 }
 
 pub async fn stop(client: &Client, args: StopArgs) -> Result<u8, Failure> {
-    let time_s = args.time.to_string();
-    let patience = ANSWER_TIMEOUT + Duration::from_secs(args.time.into());
-    each(client, args.references.containers, |container| {
-        let call = Call::post(&["containers", container, "stop"]).query("timeout_s", &time_s);
-        call.timeout(Some(patience))
-    })
-    .await
+    each(client, args.references.containers, |container| stop_call(container, "stop", args.time)).await
+}
+
+/// A call that may take until the container has ended. Without a time it is the container's own one, which may be any.
+pub fn stop_call(container: &str, verb: &str, time_s: Option<u32>) -> Call {
+    let call = Call::post(&["containers", container, verb]);
+    match time_s {
+        Some(time_s) => call
+            .query("timeout_s", &time_s.to_string())
+            .timeout(Some(ANSWER_TIMEOUT + Duration::from_secs(time_s.into()))),
+        None => call.timeout(None),
+    }
 }
 
 pub async fn wait(client: &Client, references: References) -> Result<u8, Failure> {

@@ -1,7 +1,9 @@
 //! What each command does: ask the daemon, print the answer.
 
+mod amend;
 mod cluster;
 mod container;
+mod info;
 mod inspect;
 mod local;
 mod network;
@@ -30,6 +32,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Network(command) => network::execute(&client, command).await,
         Command::Run(args) => run::run(&client, args).await,
+        Command::Create(args) => run::create(&client, args).await,
         Command::Start(references) => {
             each(&client, references.containers, |c| Call::post(&["containers", c, "start"])).await
         }
@@ -39,6 +42,10 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => run::exec(&client, args).await,
         Command::Logs(args) => stream::logs(&client, args).await,
         Command::Stop(args) => container::stop(&client, args).await,
+        Command::Restart(args) => amend::restart(&client, args).await,
+        Command::Rename(args) => amend::rename(&client, &args).await,
+        Command::Update(args) => amend::update(&client, args).await,
+        Command::Top(args) => amend::top(&client, args).await,
         Command::Kill(args) => {
             let signal = args.signal;
             each(&client, args.references.containers, |c| {
@@ -61,6 +68,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Fdb(command) => switch::fdb(&client, command).await,
         Command::Stats(args) => switch::stats(&client, args).await,
         Command::Events(args) => stream::events(&client, args).await,
+        Command::Info(args) => info::info(&client, args).await,
         Command::Completion { shell } => local::completion(shell),
         Command::Version(args) => local::version(&client, args).await,
         Command::Man { out } => local::man(&out),
@@ -71,7 +79,7 @@ pub async fn execute(cli: Cli) -> Result<u8, Failure> {
 async fn each(client: &Client, names: Vec<String>, call: impl Fn(&str) -> Call) -> Result<u8, Failure> {
     let mut outcomes = Outcomes::default();
     for name in names {
-        match client.perform(call(&name)).await {
+        match client.perform_warned(call(&name)).await {
             Ok(()) => print(format!("{name}\n"))?,
             failed => outcomes.note(failed)?,
         }

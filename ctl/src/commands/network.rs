@@ -5,15 +5,19 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned};
 
-use super::{inspect, labels_text};
+use super::{inspect, labels_text, now_s};
 use crate::age::as_docker;
-use crate::args::{NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkLsArgs, NetworkRmArgs};
+use crate::args::{
+    NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkLsArgs, NetworkRmArgs, flatten,
+};
 use crate::client::{Call, Client};
 use crate::failure::{FAILED, Failure, Outcomes, complain, print};
-use crate::filter::network_matches;
+use crate::filter::{check_networks, network_matches};
 use crate::listing::Listing;
 use crate::pools::{Requested, assemble};
+use crate::prune::{PruneFilter, assemble as assemble_filter};
 use crate::table::short_id;
+use crate::template::Lookup;
 
 const LISTING: Listing = Listing {
     columns: &[
@@ -49,6 +53,8 @@ struct Row {
     #[serde(rename = "IPv6")]
     ipv6: String,
     internal: String,
+    /// docker's `.Label "key"`.
+    label: Lookup,
     labels: String,
     name: String,
     scope: String,
@@ -60,7 +66,7 @@ pub async fn execute(client: &Client, command: NetworkCommand) -> Result<u8, Fai
         NetworkCommand::Create(args) => create(client, args).await,
         NetworkCommand::Inspect(args) => inspect::networks(client, args).await,
         NetworkCommand::Rm(args) => rm(client, args).await,
-        NetworkCommand::Prune { force } => prune(client, force).await,
+        NetworkCommand::Prune { force, filters } => prune(client, force, &filters).await,
         NetworkCommand::Connect(args) => connect(client, args).await,
         NetworkCommand::Disconnect { force, network, container } => {
             let call = Call::post(&["networks", &network, "disconnect"]);
@@ -70,7 +76,8 @@ pub async fn execute(client: &Client, command: NetworkCommand) -> Result<u8, Fai
 }
 
 async fn ls(client: &Client, args: NetworkLsArgs) -> Result<u8, Failure> {
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
+    check_networks(&args.filters).map_err(|error| Failure::usage(format_args!("--filter: {error}")))?;
+    LISTING.check(&args.format, &Row::default())?;
     let mut networks: Vec<Network> = client.fetch(Call::get(&["networks"])).await?;
     networks.retain(|network| network_matches(network, &args.filters));
     networks.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,6 +95,7 @@ fn row(network: Network, no_trunc: bool) -> Row {
         ipv6: network.enable_ipv6.to_string(),
         internal: network.internal.to_string(),
         labels: labels_text(&network.labels),
+        label: Lookup(network.labels),
         name: network.name,
         scope: network.scope,
     }
@@ -95,12 +103,16 @@ fn row(network: Network, no_trunc: bool) -> Row {
 
 async fn create(client: &Client, args: NetworkCreateArgs) -> Result<u8, Failure> {
     let requested = Requested {
-        subnets: &args.subnets,
-        gateways: &args.gateways,
-        ip_ranges: &args.ip_ranges,
+        subnets: &flatten(&args.subnets),
+        gateways: &flatten(&args.gateways),
+        ip_ranges: &flatten(&args.ip_ranges),
         aux_addresses: &args.aux_addresses,
     };
+    check_scope(args.scope.as_deref(), &args.driver)?;
     let request = NetworkCreate {
+        attachable: args.attachable,
+        config_only: args.config_only,
+        config_from: args.config_from,
         pools: assemble(&requested).map_err(Failure::usage)?,
         name: args.name,
         driver: Some(args.driver),
@@ -111,6 +123,20 @@ async fn create(client: &Client, args: NetworkCreateArgs) -> Result<u8, Failure>
     };
     let created: Created = client.fetch(Call::post(&["networks"]).body(&request)).await?;
     print_created(&created)
+}
+
+/// The scope is the driver's, and docker's flag can only say the same.
+fn check_scope(scope: Option<&str>, driver: &str) -> Result<(), Failure> {
+    let fits = match scope {
+        None | Some("") => true,
+        Some("local") => driver != "overlay",
+        Some("global" | "swarm") => driver == "overlay",
+        Some(_) => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Failure::usage("--scope: bridge networks are local, overlay networks (-d overlay) are global"))
 }
 
 /// Warnings for the person, the id for the script.
@@ -133,11 +159,13 @@ async fn rm(client: &Client, args: NetworkRmArgs) -> Result<u8, Failure> {
     Ok(outcomes.code())
 }
 
-async fn prune(client: &Client, force: bool) -> Result<u8, Failure> {
+async fn prune(client: &Client, force: bool, filters: &[PruneFilter]) -> Result<u8, Failure> {
     if !force && !confirmed()? {
         return Err(Failure::new(FAILED, "network prune has been cancelled"));
     }
-    let pruned: Pruned = client.fetch(Call::post(&["networks", "prune"])).await?;
+    let filter = assemble_filter(filters, now_s())
+        .map_err(|error| Failure::usage(format_args!("--filter: {error}")))?;
+    let pruned: Pruned = client.fetch(Call::post(&["networks", "prune"]).body(&filter)).await?;
     if !pruned.networks.is_empty() {
         let names: String = pruned.networks.iter().map(|name| format!("{name}\n")).collect();
         print(format!("Deleted Networks:\n{names}\n"))?;
@@ -164,5 +192,5 @@ fn confirmed() -> Result<bool, Failure> {
 async fn connect(client: &Client, args: NetworkConnectArgs) -> Result<u8, Failure> {
     let endpoint = args.endpoint();
     let call = Call::post(&["networks", &args.network, "connect"]);
-    client.perform(call.body(&Connect { container: args.container, endpoint })).await.map(|()| 0)
+    client.perform_warned(call.body(&Connect { container: args.container, endpoint })).await.map(|()| 0)
 }

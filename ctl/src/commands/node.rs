@@ -58,16 +58,18 @@ pub async fn execute(client: &Client, command: NodeCommand) -> Result<u8, Failur
 }
 
 async fn ls(client: &Client, args: &LsArgs) -> Result<u8, Failure> {
-    LISTING.print(&args.format, args.quiet, &[Row::default()])?;
+    LISTING.check(&args.format, &Row::default())?;
     let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
     let rows: Vec<Row> = nodes.iter().map(row).collect();
     print(LISTING.print(&args.format, args.quiet, &rows)?)?;
+    report::warn_of_nodes(&nodes);
     report::warn(client).await?;
     Ok(0)
 }
 
 fn row(node: &Node) -> Row {
     let status = match node.state {
+        NodeState::Ready if report::errors(node).next().is_some() => "Degraded",
         NodeState::Ready => "Ready",
         NodeState::Down => "Down",
         NodeState::Unknown => "Unknown",
@@ -87,6 +89,7 @@ fn row(node: &Node) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use vswitch_proto::api::{Problem, ProblemArea, Severity};
     use vswitch_proto::command::Role;
     use vswitch_proto::id::NodeId;
 
@@ -109,6 +112,7 @@ mod tests {
             version: "0.1.0".into(),
             joined_at_ms: 0,
             leases: 5,
+            problems: Vec::new(),
         };
         let rows = [row(&node(1, false, NodeState::Ready)), row(&node(12, true, NodeState::Down))];
         let print = |format: &str, quiet| LISTING.print(&format.parse().unwrap(), quiet, &rows).unwrap();
@@ -118,6 +122,12 @@ mod tests {
              1         host1      Ready     10.8.0.1:7946    5           Leader           0.1.0\n\
              12 *      host12     Down      10.8.0.12:7946   5           Unreachable      0.1.0\n"
         );
+        let broken = |severity| {
+            let area = ProblemArea::Tunnels;
+            let problems = vec![Problem { area, severity, message: "no tunnels".into() }];
+            row(&Node { problems, ..node(1, false, NodeState::Ready) }).status
+        };
+        assert_eq!((&broken(Severity::Error)[..], &broken(Severity::Warning)[..]), ("Degraded", "Ready"));
         assert_eq!(print("table", true), "1\n12\n");
         assert_eq!(print("{{.Hostname}} {{.Self}}", false), "host1 false\nhost12 true\n");
     }

@@ -8,7 +8,7 @@ use crate::args::{EventsArgs, LogsArgs};
 use crate::client::{Call, Client, follow_events};
 use crate::failure::{FAILED, Failure, print};
 use crate::listing::ItemFormat;
-use crate::session::Printer;
+use crate::output::Printer;
 use crate::template::Value;
 
 pub async fn logs(client: &Client, args: LogsArgs) -> Result<u8, Failure> {

@@ -22,7 +22,7 @@ const PORTS: Listing = Listing {
         ("IPV4", "{{if .ipv4}}{{.ipv4}}{{else}}-{{end}}"),
         ("IPV6", "{{if .ipv6}}{{.ipv6}}{{else}}-{{end}}"),
         ("MTU", "{{.mtu}}"),
-        ("STATE", "{{if .up}}up{{else}}down{{end}}"),
+        ("STATE", "{{if .up}}up{{else}}down{{if .problem}}: {{.problem}}{{end}}{{end}}"),
     ],
     headings: &[
         ("id", "PORT"),
@@ -37,6 +37,7 @@ const PORTS: Listing = Listing {
         ("ipv6", "IPV6"),
         ("mtu", "MTU"),
         ("up", "UP"),
+        ("problem", "PROBLEM"),
         ("counters", "COUNTERS"),
     ],
     quiet: "{{.id}}",
@@ -138,6 +139,7 @@ fn tables(report: &Report) -> String {
         row(&[&"received", &stats.tunnel.rx_datagrams, &stats.tunnel.rx_bytes]),
         row(&[&"sent", &stats.tunnel.tx_datagrams, &stats.tunnel.tx_bytes]),
         row(&[&"lost before they were read", &stats.tunnel.rx_overflows, &"-"]),
+        row(&[&"times that reading was deferred", &stats.tunnel.rx_deferred, &"-"]),
     ]);
     let mut drops = vec![row(&[&"DROPPED BECAUSE", &"FRAMES"])];
     drops.extend(stats.drops.iter().map(|(reason, frames)| row(&[reason, frames])));
@@ -151,6 +153,8 @@ fn tables(report: &Report) -> String {
         &"TX BYTES",
         &"RX DROPPED",
         &"TX DROPPED",
+        &"OUTPUTS",
+        &"DEFERRED",
     ])];
     by_port.extend(ports.iter().map(|port| {
         let c = &port.counters;
@@ -164,6 +168,8 @@ fn tables(report: &Report) -> String {
             &c.tx_bytes,
             &c.rx_dropped,
             &c.tx_dropped,
+            &c.rx_outputs,
+            &c.rx_deferred,
         ])
     }));
     [facts, totals, tunnels, layout(&drops), layout(&by_port)].join("\n")
@@ -191,6 +197,7 @@ mod tests {
             ipv6: None,
             mtu: 1500,
             up: true,
+            problem: None,
             counters: PortCounters { rx_frames: 5, rx_bytes: 420, ..PortCounters::default() },
         }
     }
@@ -207,6 +214,9 @@ mod tests {
         assert_eq!(print("table {{.mac}}\\t{{.up}}"), "MAC ADDRESS         UP\n02:42:ac:11:00:02   true\n");
         let line = print("json");
         assert_eq!(serde_json::from_str::<Port>(&line).unwrap(), port());
+        let lost = Port { up: false, problem: Some("it was moved".into()), ..port() };
+        let lost = PORTS.print(&"table".parse().unwrap(), false, &[lost]).unwrap();
+        assert!(lost.ends_with("1500      down: it was moved\n"), "{lost}");
     }
 
     #[test]

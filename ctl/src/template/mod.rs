@@ -1,28 +1,41 @@
-//! The subset of Go's text/template that `--format` takes. Pure: text and a [`Value`] in, text out.
+//! Go's text/template as docker's `--format` has it. Pure: text and a [`Value`] in, text out.
 //!
 //! | written | gives |
 //! | --- | --- |
-//! | text, `\n`, `\t` | itself, a line end, a tab |
-//! | `{{.}}`, `{{.A.B}}`, `{{$}}`, `{{$.A}}` | the value, its field; from the outermost value |
-//! | `{{json X}}` `{{len X}}` `{{upper X}}` `{{lower X}}` `{{join X "sep"}}` `{{println X ...}}` `{{index X "key"}}` | the functions |
-//! | `{{eq X Y}}` `{{ne X Y}}` `{{not X}}` | for `if` |
-//! | `{{if X}}..{{else if Y}}..{{else}}..{{end}}` | |
-//! | `{{range X}}..{{else}}..{{end}}`, `{{range $v := X}}`, `{{range $k, $v := X}}` | over lists and maps |
-//! | `"text"`, `` `text` ``, `3`, `true`, `false`, `(f X)`, `X \| f` | literals, grouping, pipes |
-//! | `{{- ` and ` -}}` | drop the white space beside them |
+//! | `{{.}}`, `{{.A.B}}`, `{{$}}`, `{{$.A}}`, `{{(f X).A}}`, `{{.Label "key"}}` | the value, its field, a field of the outermost value, a method |
+//! | `{{json X}}` `{{join X "sep"}}` `{{split X "sep"}}` `{{lower X}}` `{{upper X}}` `{{title X}}` `{{pad X 1 2}}` `{{truncate X 3}}` | docker's functions |
+//! | `{{print X ...}}` `{{printf "%s" X}}` `{{println X ...}}` `{{len X}}` `{{index X "key"}}` `{{slice X 1 2}}` | Go's |
+//! | `{{eq X Y}}` `{{ne X Y}}` `{{lt X Y}}` `{{le X Y}}` `{{gt X Y}}` `{{ge X Y}}` `{{and X Y}}` `{{or X Y}}` `{{not X}}` `{{html X}}` `{{js X}}` `{{urlquery X}}` | |
+//! | `{{if X}}..{{else if Y}}..{{else}}..{{end}}`, `{{with X}}..{{else with Y}}..{{else}}..{{end}}` | |
+//! | `{{range X}}..{{break}}..{{continue}}..{{else}}..{{end}}`, `{{range $v := X}}`, `{{range $k, $v := X}}` | over lists, maps and numbers |
+//! | `{{$v := X}}`, `{{$v = X}}` | variables |
+//! | `{{define "n"}}..{{end}}`, `{{template "n" X}}`, `{{block "n" X}}..{{end}}` | named templates |
+//! | `"text"`, `` `text` ``, `'c'`, `3`, `0x1f`, `1.5`, `true`, `nil`, `(f X)`, `X \| f` | literals, grouping, pipes |
+//! | `{{/* text */}}`, `{{- ` and ` -}}` | a comment; drop the white space beside them |
 //!
 //! Anything else is a [`TemplateError`] that names the position. A field that an object does not have is an error;
-//! a key that a map does not have prints `<no value>`. An object prints its keys, as `[bridge isolated_nw]`.
+//! a key that a map does not have prints `<no value>`. Fields may be named as in JSON or as in docker's Go structs.
 //!
-//! Bounds: [`BYTES_MAX`] of template, [`DEPTH_MAX`] blocks or parentheses inside each other, [`STEPS_MAX`] steps of
-//! evaluation, [`OUTPUT_BYTES_MAX`] of result. Parsing does not recurse deeper than that, and never panics.
+//! Bounds: [`BYTES_MAX`] of template, [`DEPTH_MAX`] blocks or parentheses inside each other, [`CALLS_MAX`] named
+//! templates inside each other, [`STEPS_MAX`] steps of evaluation, [`WORK_BYTES_MAX`] that functions read and make,
+//! [`OUTPUT_BYTES_MAX`] of result. Parsing does not recurse deeper than that, and never panics.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+mod build;
 mod eval;
+mod expression;
+mod functions;
 mod lex;
 mod parse;
+mod printf;
+mod text;
+mod tree;
 mod value;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 
 pub use value::Value;
 
@@ -30,10 +43,21 @@ pub use value::Value;
 pub const BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of blocks, and of parentheses inside one action.
 pub const DEPTH_MAX: usize = 32;
+/// Named templates that are inside each other.
+pub const CALLS_MAX: usize = 32;
 /// Nodes evaluated for one value.
 pub const STEPS_MAX: usize = 1_000_000;
+/// What functions read and make for one value, bytes.
+pub const WORK_BYTES_MAX: usize = 256 << 20;
 /// Longest result for one value, bytes.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 20;
+
+/// A method with one argument, as docker's `.Label "key"`. It is a field for templates, and in no JSON.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Lookup(pub BTreeMap<String, String>);
+
+/// The name of that type, for serde.
+const LOOKUP: &str = "Lookup";
 
 /// What is wrong with a template, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +78,9 @@ pub enum Problem {
     Unclosed,
     #[error("a string without its closing quote")]
     UnclosedString,
-    #[error("unknown escape '\\{0}' in a string; known are \\n \\t \\\" \\\\")]
+    #[error("a comment without '*/}}}}'")]
+    UnclosedComment,
+    #[error("unknown escape '\\{0}' in a string")]
     UnknownEscape(char),
     #[error("unexpected '{0}'")]
     Unexpected(String),
@@ -62,10 +88,20 @@ pub enum Problem {
     Empty,
     #[error("a number that is too large")]
     NumberTooLarge,
-    #[error("unknown function '{0}'; known are {known}", known = parse::FUNCTION_NAMES)]
+    #[error("unknown function '{0}'; known are {known}", known = functions::NAMES.join(", "))]
     UnknownFunction(String),
-    #[error("'{0}' is not supported here; range, if, else and end are")]
-    Unsupported(String),
+    #[error("'define' inside of another block; move it to the outside")]
+    NestedDefine,
+    #[error("the name of a template is wanted, as a string")]
+    NoTemplateName,
+    #[error("no template '{0}' is defined")]
+    NoTemplate(String),
+    #[error("more than {CALLS_MAX} templates inside each other")]
+    TooManyCalls,
+    #[error("'break' or 'continue' outside of a range")]
+    NoLoop,
+    #[error("'{0}' takes one argument, a string")]
+    MethodArguments(String),
     #[error("'{0}' is no function and takes no arguments")]
     NotAFunction(String),
     #[error("'{0}' with the wrong number of arguments")]
@@ -82,7 +118,9 @@ pub enum Problem {
     WrongKind { function: &'static str, of: &'static str },
     #[error("no element {0}")]
     NoElement(String),
-    #[error("more than {STEPS_MAX} steps or {OUTPUT_BYTES_MAX} bytes of output")]
+    #[error(
+        "more than {STEPS_MAX} steps, {WORK_BYTES_MAX} bytes of work or {OUTPUT_BYTES_MAX} bytes of output"
+    )]
     TooExpensive,
 }
 
@@ -90,32 +128,44 @@ pub enum Problem {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     source: String,
-    nodes: Vec<parse::Node>,
+    tree: tree::Tree,
 }
 
 impl std::str::FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(source: &str) -> Result<Template, TemplateError> {
-        let nodes = parse::parse(source).map_err(|located| located.in_source(source))?;
-        Ok(Template { source: source.into(), nodes })
+        Template::parse(source, false)
     }
 }
 
 impl Template {
+    /// A template of a list, in which `\\n` and `\\t` between actions are a line end and a tab.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub fn of_list(source: &str) -> Result<Template, TemplateError> {
+        Template::parse(source, true)
+    }
+
+    fn parse(source: &str, escapes: bool) -> Result<Template, TemplateError> {
+        let tree = parse::parse(source, escapes).map_err(|located| located.in_source(source))?;
+        Ok(Template { source: source.into(), tree })
+    }
+
     /// # Errors
     /// When the value has no such field, or a function cannot work on what it is given.
     pub fn render(&self, value: &Value) -> Result<String, TemplateError> {
-        eval::render(&self.nodes, value, eval::Mode::Values).map_err(|e| e.in_source(&self.source))
+        eval::render(&self.tree, value, eval::Mode::Values).map_err(|e| e.in_source(&self.source))
     }
 
-    /// The row of headings that belongs to the template: `headings` has the heading of each field, and functions
-    /// pass their first argument on.
+    /// The row of headings that belongs to the template: `headings` has the heading of each field, and the functions
+    /// that change a text pass it on.
     ///
     /// # Errors
     /// When there is no heading of that name.
     pub fn render_headings(&self, headings: &Value) -> Result<String, TemplateError> {
-        eval::render(&self.nodes, headings, eval::Mode::Headings).map_err(|e| e.in_source(&self.source))
+        eval::render(&self.tree, headings, eval::Mode::Headings).map_err(|e| e.in_source(&self.source))
     }
 }
 

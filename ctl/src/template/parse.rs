@@ -1,104 +1,26 @@
-//! From pieces to a tree. Recursion is bounded by [`DEPTH_MAX`], for the tree's own destructor too.
+//! From pieces to a tree: the blocks. Recursion is bounded by [`DEPTH_MAX`], for the tree's own destructor too.
 
+use super::expression::Expressions;
 use super::lex::{Piece, Token, pieces};
+use super::tree::{Base, Expr, Kind, Loop, Node, Pipeline, Target, Tree};
 use super::{BYTES_MAX, DEPTH_MAX, Located, Problem, Value, fail};
 
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Node {
-    Text(String),
-    Print(Expr),
-    If { condition: Expr, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { key: Option<String>, value: Option<String>, over: Expr, body: Vec<Node>, otherwise: Vec<Node> },
-}
+type Tokens = [(usize, Token)];
 
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Expr {
-    pub at: usize,
-    pub kind: Kind,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
-    Literal(Value),
-    Path { base: Base, fields: Vec<String> },
-    Call { function: Function, arguments: Vec<Expr> },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Base {
-    Dot,
-    Root,
-    Variable(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
-    Json,
-    Len,
-    Upper,
-    Lower,
-    Join,
-    Println,
-    Index,
-    Eq,
-    Ne,
-    Not,
-}
-
-pub(super) const FUNCTION_NAMES: &str = "json, len, upper, lower, join, println, index, eq, ne, not";
-
-/// Arguments of one call, at most.
-const ARGUMENTS_MAX: usize = 32;
-
-impl Function {
-    fn named(name: &str) -> Option<Function> {
-        Some(match name {
-            "json" => Function::Json,
-            "len" => Function::Len,
-            "upper" => Function::Upper,
-            "lower" => Function::Lower,
-            "join" => Function::Join,
-            "println" => Function::Println,
-            "index" => Function::Index,
-            "eq" => Function::Eq,
-            "ne" => Function::Ne,
-            "not" => Function::Not,
-            _ => return None,
-        })
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Function::Json => "json",
-            Function::Len => "len",
-            Function::Upper => "upper",
-            Function::Lower => "lower",
-            Function::Join => "join",
-            Function::Println => "println",
-            Function::Index => "index",
-            Function::Eq => "eq",
-            Function::Ne => "ne",
-            Function::Not => "not",
-        }
-    }
-
-    fn takes(self, count: usize) -> bool {
-        match self {
-            Function::Json | Function::Len | Function::Upper | Function::Lower | Function::Not => count == 1,
-            Function::Join | Function::Eq | Function::Ne => count == 2,
-            Function::Println => count <= ARGUMENTS_MAX,
-            Function::Index => (2..=ARGUMENTS_MAX).contains(&count),
-        }
-    }
-}
-
-pub(super) fn parse(source: &str) -> Result<Vec<Node>, Located> {
+/// With `escapes`, `\n` and `\t` in the text are a line end and a tab: a shell hands them over as two characters.
+pub(super) fn parse(source: &str, escapes: bool) -> Result<Tree, Located> {
     if source.len() > BYTES_MAX {
         return fail(0, Problem::TooLong);
     }
-    let mut parser = Parser { pieces: pieces(source)?.into_iter(), variables: Vec::new() };
+    let mut parser = Parser {
+        pieces: pieces(source)?.into_iter(),
+        expressions: Expressions::default(),
+        escapes,
+        loops: 0,
+        tree: Tree::default(),
+    };
     match parser.block(0, 0)? {
-        (nodes, Ending::Source) => Ok(nodes),
+        (main, Ending::Source) => Ok(Tree { main, ..parser.tree }),
         (_, Ending::End(at)) => fail(at, Problem::Stray("end")),
         (_, Ending::Else(at, _)) => fail(at, Problem::Stray("else")),
     }
@@ -112,10 +34,20 @@ enum Ending {
     Else(usize, Vec<(usize, Token)>),
 }
 
+/// The blocks that have a branch for a value that is empty.
+#[derive(Clone, Copy, PartialEq)]
+enum Branching {
+    If,
+    With,
+}
+
 struct Parser {
     pieces: std::vec::IntoIter<Piece>,
-    /// Those in scope.
-    variables: Vec<String>,
+    expressions: Expressions,
+    escapes: bool,
+    /// Ranges around the current place.
+    loops: usize,
+    tree: Tree,
 }
 
 impl Parser {
@@ -127,6 +59,8 @@ impl Parser {
         while let Some(piece) = self.pieces.next() {
             let (at, tokens) = match piece {
                 Piece::Text(text) => {
+                    let text =
+                        if self.escapes { text.replace("\\n", "\n").replace("\\t", "\t") } else { text };
                     if !text.is_empty() {
                         nodes.push(Node::Text(text));
                     }
@@ -134,195 +68,220 @@ impl Parser {
                 }
                 Piece::Action { at, tokens } => (at, tokens),
             };
-            let keyword = match tokens.first() {
-                Some((_, Token::Word(word))) => word.as_str(),
-                Some(_) => "",
+            let (keyword, rest) = match tokens.split_first() {
+                Some(((_, Token::Word(word)), rest)) => (word.as_str(), rest),
+                Some((_, rest)) => ("", rest),
                 None => return fail(at, Problem::Empty),
             };
             match keyword {
-                "end" if tokens.len() == 1 => return Ok((nodes, Ending::End(at))),
-                "else" => return Ok((nodes, Ending::Else(at, tokens[1..].to_vec()))),
-                "if" => nodes.push(self.conditional(at, &tokens[1..], depth)?),
-                "range" => nodes.push(self.range(at, &tokens[1..], depth)?),
-                "with" | "define" | "template" | "block" | "break" | "continue" | "end" => {
-                    return fail(at, Problem::Unsupported(keyword.into()));
+                "end" => {
+                    nothing_more(rest)?;
+                    return Ok((nodes, Ending::End(at)));
                 }
-                _ => nodes.push(Node::Print(self.expression(at, &tokens)?)),
+                "else" => return Ok((nodes, Ending::Else(at, rest.to_vec()))),
+                "define" => self.define(at, rest, depth)?,
+                _ => nodes.push(self.node(at, keyword, &tokens, depth)?),
             }
         }
         Ok((nodes, Ending::Source))
     }
 
-    fn conditional(&mut self, at: usize, tokens: &[(usize, Token)], depth: usize) -> Result<Node, Located> {
-        let condition = self.expression(at, tokens)?;
-        let (then, ending) = self.block(at, depth + 1)?;
-        let otherwise = match ending {
-            Ending::Source => return fail(at, Problem::MissingEnd),
-            Ending::End(_) => Vec::new(),
-            // The inner `if` of an `else if` consumes the `end` that both share.
-            Ending::Else(at, rest) => match rest.split_first() {
-                Some(((_, Token::Word(word)), rest)) if word == "if" => {
-                    if depth >= DEPTH_MAX {
-                        return fail(at, Problem::TooDeep);
-                    }
-                    vec![self.conditional(at, rest, depth + 1)?]
-                }
-                _ => self.last_branch(at, &rest, depth)?,
-            },
-        };
-        Ok(Node::If { condition, then, otherwise })
-    }
-
-    fn range(&mut self, at: usize, tokens: &[(usize, Token)], depth: usize) -> Result<Node, Located> {
-        let (names, tokens) = match tokens {
-            [(_, Token::Variable(v, f)), (_, Token::Define), rest @ ..] if is_name(v, f) => {
-                (vec![v.clone()], rest)
+    fn node(&mut self, at: usize, keyword: &str, tokens: &Tokens, depth: usize) -> Result<Node, Located> {
+        let rest = &tokens[1..];
+        match keyword {
+            "if" => self.branching(at, rest, depth, Branching::If),
+            "with" => self.branching(at, rest, depth, Branching::With),
+            "range" => self.range(at, rest, depth),
+            "template" => {
+                let (name, rest) = template_name(at, rest)?;
+                let argument = match rest {
+                    [] => None,
+                    rest => Some(self.pipeline(at, rest)?),
+                };
+                Ok(Node::Template { at, name, argument })
             }
-            [
-                (_, Token::Variable(k, kf)),
-                (_, Token::Comma),
-                (_, Token::Variable(v, vf)),
-                (_, Token::Define),
-                rest @ ..,
-            ] if is_name(k, kf) && is_name(v, vf) => (vec![k.clone(), v.clone()], rest),
-            _ => (Vec::new(), tokens),
-        };
-        let over = self.expression(at, tokens)?;
-        let outer = self.variables.len();
-        self.variables.extend(names.iter().cloned());
-        let (body, ending) = self.block(at, depth + 1)?;
-        self.variables.truncate(outer);
-        let otherwise = match ending {
-            Ending::Source => return fail(at, Problem::MissingEnd),
-            Ending::End(_) => Vec::new(),
-            Ending::Else(at, rest) => self.last_branch(at, &rest, depth)?,
-        };
-        let mut names = names.into_iter().rev();
-        Ok(Node::Range { value: names.next(), key: names.next(), over, body, otherwise })
+            "block" => self.named_block(at, rest, depth),
+            "break" | "continue" => {
+                nothing_more(rest)?;
+                match (self.loops, keyword) {
+                    (0, _) => fail(at, Problem::NoLoop),
+                    (_, "break") => Ok(Node::Break),
+                    _ => Ok(Node::Continue),
+                }
+            }
+            _ => Ok(Node::Print(self.pipeline(at, tokens)?)),
+        }
     }
 
-    /// What follows `{{else}}`.
-    fn last_branch(
+    /// `if` or `with`, up to its end. What it declares is in scope until then.
+    fn branching(
         &mut self,
         at: usize,
-        rest: &[(usize, Token)],
+        tokens: &Tokens,
         depth: usize,
-    ) -> Result<Vec<Node>, Located> {
-        if let Some((at, token)) = rest.first() {
-            return fail(*at, Problem::Unexpected(show(token)));
+        branching: Branching,
+    ) -> Result<Node, Located> {
+        let outer = self.expressions.variables.len();
+        let value = self.pipeline(at, tokens)?;
+        let (then, ending) = self.scope(at, depth)?;
+        let otherwise = self.otherwise(at, ending, depth, Some(branching))?;
+        self.expressions.variables.truncate(outer);
+        Ok(match branching {
+            Branching::If => Node::If { condition: value, then, otherwise },
+            Branching::With => Node::With { value, then, otherwise },
+        })
+    }
+
+    fn range(&mut self, at: usize, tokens: &Tokens, depth: usize) -> Result<Node, Located> {
+        let (variables, tokens) = loop_variables(tokens);
+        let over = self.expressions.whole(at, tokens)?;
+        let outer = self.expressions.variables.len();
+        for name in variables.iter().flat_map(|v| v.key.iter().chain([&v.value])) {
+            if variables.as_ref().is_some_and(|v| v.assigns) {
+                self.expressions.check(at, name)?;
+            } else {
+                self.expressions.variables.push(name.clone());
+            }
         }
-        match self.block(at, depth + 1)? {
+        self.loops += 1;
+        let body = self.scope(at, depth);
+        self.loops -= 1;
+        let (body, ending) = body?;
+        self.expressions.variables.truncate(outer);
+        let otherwise = self.otherwise(at, ending, depth, None)?;
+        Ok(Node::Range { variables, over, body, otherwise })
+    }
+
+    /// A list of nodes whose variables end with it.
+    fn scope(&mut self, at: usize, depth: usize) -> Result<(Vec<Node>, Ending), Located> {
+        let outer = self.expressions.variables.len();
+        let block = self.block(at, depth + 1)?;
+        self.expressions.variables.truncate(outer);
+        Ok(block)
+    }
+
+    /// What follows the first branch of a block: nothing, `{{else}}`, or `{{else if}}` of an `if`, whose inner block
+    /// has the `end` that both share.
+    fn otherwise(
+        &mut self,
+        opened: usize,
+        ending: Ending,
+        depth: usize,
+        branching: Option<Branching>,
+    ) -> Result<Vec<Node>, Located> {
+        let (at, rest) = match ending {
+            Ending::Source => return fail(opened, Problem::MissingEnd),
+            Ending::End(_) => return Ok(Vec::new()),
+            Ending::Else(at, rest) => (at, rest),
+        };
+        if let Some(((_, Token::Word(word)), rest)) = rest.split_first() {
+            let inner = match (word.as_str(), branching) {
+                ("if", Some(_)) => Some(Branching::If),
+                ("with", Some(Branching::With)) => Some(Branching::With),
+                _ => None,
+            };
+            if let Some(inner) = inner {
+                if depth >= DEPTH_MAX {
+                    return fail(at, Problem::TooDeep);
+                }
+                return Ok(vec![self.branching(at, rest, depth + 1, inner)?]);
+            }
+        }
+        nothing_more(&rest)?;
+        match self.scope(at, depth)? {
             (nodes, Ending::End(_)) => Ok(nodes),
             (_, Ending::Else(at, _)) => fail(at, Problem::Stray("else")),
             (_, Ending::Source) => fail(at, Problem::MissingEnd),
         }
     }
 
-    fn expression(&self, at: usize, tokens: &[(usize, Token)]) -> Result<Expr, Located> {
-        let mut rest = tokens;
-        let expr = self.pipeline(at, &mut rest, 0)?;
-        match rest.first() {
-            None => Ok(expr),
-            Some((at, token)) => fail(*at, Problem::Unexpected(show(token))),
+    fn define(&mut self, at: usize, tokens: &Tokens, depth: usize) -> Result<(), Located> {
+        if depth > 0 {
+            return fail(at, Problem::NestedDefine);
+        }
+        let (name, rest) = template_name(at, tokens)?;
+        nothing_more(rest)?;
+        self.body(at, name, depth)
+    }
+
+    /// `{{block "name" pipeline}}`: defines a template and uses it here.
+    fn named_block(&mut self, at: usize, tokens: &Tokens, depth: usize) -> Result<Node, Located> {
+        let (name, rest) = template_name(at, tokens)?;
+        let argument = Some(self.pipeline(at, rest)?);
+        self.body(at, name.clone(), depth)?;
+        Ok(Node::Template { at, name, argument })
+    }
+
+    /// The nodes of a named template, up to its end: nothing around them is in scope.
+    fn body(&mut self, at: usize, name: String, depth: usize) -> Result<(), Located> {
+        let outer = std::mem::take(&mut self.expressions);
+        let loops = std::mem::take(&mut self.loops);
+        let (nodes, ending) = self.block(at, depth + 1)?;
+        self.expressions = outer;
+        self.loops = loops;
+        match ending {
+            Ending::End(_) => {
+                self.tree.named.insert(name, nodes);
+                Ok(())
+            }
+            Ending::Else(at, _) => fail(at, Problem::Stray("else")),
+            Ending::Source => fail(at, Problem::MissingEnd),
         }
     }
 
-    /// `command | command ...`: each command gets the one before as its last argument.
-    fn pipeline(&self, at: usize, rest: &mut &[(usize, Token)], depth: usize) -> Result<Expr, Located> {
-        let mut expr = self.command(at, rest, depth, None)?;
-        let mut stages = 0;
-        while let [(at, Token::Pipe), after @ ..] = *rest {
-            stages += 1;
-            if stages > DEPTH_MAX {
-                return fail(*at, Problem::TooDeep);
+    /// A pipeline, with `$x :=` or `$x =` in front of it.
+    fn pipeline(&mut self, at: usize, tokens: &Tokens) -> Result<Pipeline, Located> {
+        let (target, tokens) = match tokens {
+            [(_, Token::Variable(name, fields)), (_, sign @ (Token::Define | Token::Assign)), rest @ ..]
+                if is_name(name, fields) =>
+            {
+                (Some(Target { name: name.clone(), assigns: *sign == Token::Assign }), rest)
             }
-            *rest = after;
-            expr = self.command(*at, rest, depth, Some(expr))?;
-        }
-        Ok(expr)
-    }
-
-    fn command(
-        &self,
-        at: usize,
-        rest: &mut &[(usize, Token)],
-        depth: usize,
-        piped: Option<Expr>,
-    ) -> Result<Expr, Located> {
-        let function = match rest.first() {
-            Some((at, Token::Word(word))) if !matches!(word.as_str(), "true" | "false") => {
-                let Some(function) = Function::named(word) else {
-                    return fail(*at, Problem::UnknownFunction(word.clone()));
-                };
-                *rest = &rest[1..];
-                Some((*at, function))
-            }
-            _ => None,
+            _ => (None, tokens),
         };
-        let mut operands = Vec::new();
-        let mut first_token = None;
-        while let Some((_, token)) = rest.first() {
-            if matches!(token, Token::Pipe | Token::Close) {
-                break;
-            }
-            first_token.get_or_insert_with(|| show(token));
-            operands.push(self.operand(rest, depth)?);
-            if operands.len() > ARGUMENTS_MAX {
-                return fail(at, Problem::TooDeep);
-            }
+        let expr = self.expressions.whole(at, tokens)?;
+        match &target {
+            Some(target) if target.assigns => self.expressions.check(at, &target.name)?,
+            Some(target) => self.expressions.variables.push(target.name.clone()),
+            None => {}
         }
-        let is_call = piped.is_some() || operands.len() > 1;
-        operands.extend(piped);
-        match function {
-            Some((at, function)) if function.takes(operands.len()) => {
-                Ok(Expr { at, kind: Kind::Call { function, arguments: operands } })
-            }
-            Some((at, function)) => fail(at, Problem::Arguments(function.name())),
-            None if is_call => match first_token {
-                Some(token) => fail(at, Problem::NotAFunction(token)),
-                None => fail(at, Problem::Empty),
-            },
-            None => operands.pop().map_or_else(|| fail(at, Problem::Empty), Ok),
-        }
+        Ok(Pipeline { variable: target, expr })
     }
+}
 
-    fn operand(&self, rest: &mut &[(usize, Token)], depth: usize) -> Result<Expr, Located> {
-        let [(at, token), after @ ..] = *rest else { return fail(0, Problem::Empty) };
-        let at = *at;
-        *rest = after;
-        let kind = match token {
-            Token::Text(text) => Kind::Literal(Value::String(text.clone())),
-            Token::Number(number) => Kind::Literal(Value::Number((*number).into())),
-            Token::Word(word) if word == "true" || word == "false" => {
-                Kind::Literal(Value::Bool(word == "true"))
-            }
-            Token::Field(fields) => Kind::Path { base: Base::Dot, fields: fields.clone() },
-            Token::Variable(name, fields) if name.is_empty() => {
-                Kind::Path { base: Base::Root, fields: fields.clone() }
-            }
-            Token::Variable(name, fields) => {
-                if !self.variables.contains(name) {
-                    return fail(at, Problem::UndefinedVariable(format!("${name}")));
-                }
-                Kind::Path { base: Base::Variable(name.clone()), fields: fields.clone() }
-            }
-            Token::Open => {
-                if depth >= DEPTH_MAX {
-                    return fail(at, Problem::TooDeep);
-                }
-                let inner = self.pipeline(at, rest, depth + 1)?;
-                let [(_, Token::Close), after @ ..] = *rest else {
-                    return fail(at, Problem::Unexpected("(".into()));
-                };
-                *rest = after;
-                return Ok(inner);
-            }
-            // A function is only one in front.
-            Token::Word(_) | Token::Close | Token::Pipe | Token::Comma | Token::Define => {
-                return fail(at, Problem::Unexpected(show(token)));
-            }
-        };
-        Ok(Expr { at, kind })
+/// `$v :=`, `$k, $v :=`, or with `=`, in front of what a range goes over.
+fn loop_variables(tokens: &Tokens) -> (Option<Loop>, &Tokens) {
+    match tokens {
+        [(_, Token::Variable(v, f)), (_, sign @ (Token::Define | Token::Assign)), rest @ ..]
+            if is_name(v, f) =>
+        {
+            (Some(Loop { key: None, value: v.clone(), assigns: *sign == Token::Assign }), rest)
+        }
+        [
+            (_, Token::Variable(k, kf)),
+            (_, Token::Comma),
+            (_, Token::Variable(v, vf)),
+            (_, sign @ (Token::Define | Token::Assign)),
+            rest @ ..,
+        ] if is_name(k, kf) && is_name(v, vf) => {
+            (Some(Loop { key: Some(k.clone()), value: v.clone(), assigns: *sign == Token::Assign }), rest)
+        }
+        _ => (None, tokens),
+    }
+}
+
+fn template_name(at: usize, tokens: &Tokens) -> Result<(String, &Tokens), Located> {
+    match tokens {
+        [(_, Token::Literal(Value::String(name))), rest @ ..] => Ok((name.to_string(), rest)),
+        [(at, token), ..] => fail(*at, Problem::Unexpected(show(token))),
+        [] => fail(at, Problem::NoTemplateName),
+    }
+}
+
+fn nothing_more(tokens: &Tokens) -> Result<(), Located> {
+    match tokens.first() {
+        Some((at, token)) => fail(*at, Problem::Unexpected(show(token))),
+        None => Ok(()),
     }
 }
 
@@ -331,20 +290,26 @@ fn is_name(variable: &str, fields: &[String]) -> bool {
 }
 
 /// The token as it was written, or nearly.
-fn show(token: &Token) -> String {
+pub(super) fn show(token: &Token) -> String {
     match token {
         Token::Word(word) => word.clone(),
-        Token::Field(fields) => format!(".{}", fields.join(".")),
+        Token::Field(fields) | Token::Chain(fields) => format!(".{}", fields.join(".")),
         Token::Variable(name, fields) => {
             let dot = if fields.is_empty() { "" } else { "." };
             format!("${name}{dot}{}", fields.join("."))
         }
-        Token::Text(text) => format!("{text:?}"),
-        Token::Number(number) => number.to_string(),
+        Token::Literal(Value::String(text)) => format!("{text:?}"),
+        Token::Literal(value) => value.to_string(),
         Token::Open => "(".into(),
         Token::Close => ")".into(),
         Token::Pipe => "|".into(),
         Token::Comma => ",".into(),
         Token::Define => ":=".into(),
+        Token::Assign => "=".into(),
     }
+}
+
+/// A path from the dot, as an expression.
+pub(super) fn path(at: usize, base: Base, fields: Vec<String>, arguments: Vec<Expr>) -> Expr {
+    Expr { at, kind: Kind::Path { base, fields, arguments } }
 }

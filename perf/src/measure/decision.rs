@@ -53,7 +53,10 @@ fn tables() -> anyhow::Result<Tables> {
     };
     Ok(Tables {
         networks: [(vni, network.into())].into_iter().collect(),
-        ports: ENDS.iter().map(|&(port, mac)| (port, Port { vni, mac, mtu: 1500 })).collect(),
+        ports: ENDS
+            .iter()
+            .map(|&(port, mac)| (port, Port { vni, mac, mtu: 1500, ipv4: None, ipv6: None }))
+            .collect(),
         ..Tables::default()
     })
 }

@@ -29,6 +29,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
 use crate::command::Role;
 use crate::id::{ClusterId, Name, NodeId};
 
@@ -176,6 +177,9 @@ pub struct Node {
     pub joined_at_ms: u64,
     /// Endpoints in overlay networks.
     pub leases: u64,
+    /// Parts of the node that do not work, as it reports them itself. Empty for a node that does not answer.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +199,9 @@ pub struct ClusterHealth {
     pub connections_refused: u64,
     /// One line each: what is wrong and what to do. Empty: all is well.
     pub problems: Vec<String>,
+    /// One line each: what works with less than it could have.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,12 +3,13 @@
 //! | method and path | request | answer |
 //! | --- | --- | --- |
 //! | `GET /v1/version` | | [`Version`] |
+//! | `GET /v1/info` | | [`Info`] |
 //! | `GET /v1/networks` | | `[`[`Network`]`]` |
 //! | `POST /v1/networks` | [`NetworkCreate`] | [`Created`] |
-//! | `POST /v1/networks/prune` | | [`Pruned`] |
+//! | `POST /v1/networks/prune` | [`NetworkPrune`] | [`Pruned`] |
 //! | `GET /v1/networks/{ref}` | | [`Network`] |
 //! | `DELETE /v1/networks/{ref}?force=true` | | |
-//! | `POST /v1/networks/{ref}/connect` | [`Connect`] | |
+//! | `POST /v1/networks/{ref}/connect` | [`Connect`] | [`Warned`] |
 //! | `POST /v1/networks/{ref}/disconnect` | [`Disconnect`] | |
 //! | `GET /v1/containers?all=true` | | `[`[`ContainerSummary`]`]` |
 //! | `POST /v1/containers` | [`Run`] | [`Created`]; the process is started unless `start` is false |
@@ -17,18 +18,29 @@
 //! | `DELETE /v1/containers/{ref}?force=true` | | |
 //! | `POST /v1/containers/{ref}/start` | | |
 //! | `POST /v1/containers/{ref}/stop?timeout_s=10` | | |
+//! | `POST /v1/containers/{ref}/restart?timeout_s=10` | | |
+//! | `POST /v1/containers/{ref}/rename?name=NAME` | | |
+//! | `POST /v1/containers/{ref}/update` | [`Update`] | |
+//! | `GET /v1/containers/{ref}/top` | | [`Top`] |
 //! | `POST /v1/containers/{ref}/kill?signal=KILL` | | |
 //! | `POST /v1/containers/{ref}/wait` | | [`Exit`], once it has ended |
 //! | `GET /v1/containers/{ref}/logs?follow=true&tail=N&timestamps=true` | | a stream of [`stream`] frames |
-//! | `POST /v1/containers/{ref}/attach` | `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
-//! | `POST /v1/containers/{ref}/exec` | [`Exec`], `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/attach?foreground=true` | `Upgrade: vswitch-stream` | 101, then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/exec` | [`Exec`], `Upgrade: vswitch-stream` | 101 with [`EXEC_HEADER`], then [`stream`] frames both ways |
+//! | `POST /v1/containers/{ref}/exec/{number}/kill?signal=KILL` | | |
 //! | `GET /v1/ports` | | `[`[`Port`]`]` |
 //! | `GET /v1/fdb?network={ref}` | | `[`[`FdbEntry`]`]` |
 //! | `POST /v1/fdb`, `DELETE /v1/fdb` | [`FdbChange`] | |
 //! | `POST /v1/fdb/flush` | [`FdbFlush`] | [`Flushed`] |
 //! | `GET /v1/stats` | | [`Stats`] |
+//! | `GET /v1/problems` | | `[`[`Problem`]`]` |
 //! | `/v1/cluster...`, `/v1/nodes...` | see [`ClusterStatus`] and its module | |
 //! | `GET /v1/events` | | server-sent events, each with an [`Event`] as its data |
+//!
+//! Streams lose nothing silently. A client that attaches with `foreground`, and the client of an exec, hold the process
+//! up while they do not read; of a container there is one such client at a time. Any other is dropped with an
+//! [`Error`](stream::Frame::Error) frame when it does not keep up. A client that closes the connection of its exec
+//! without a [`Detach`](stream::Frame::Detach) frame hangs up: the process group gets SIGHUP.
 //!
 //! `{ref}` is a name, an id or a unique prefix of an id. A request may carry `Idempotency-Key`, 32 hexadecimal
 //! digits: repeated with the same key it is applied once. Errors are [`Error`] with a status that
@@ -46,12 +58,19 @@ use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId, PortId};
 
 mod cluster;
 mod container;
+mod info;
 mod network;
+mod problem;
 pub mod stream;
 
 pub use cluster::*;
 pub use container::*;
+pub use info::*;
 pub use network::*;
+pub use problem::*;
+
+/// Response header with the number of an exec, by which signals are sent to its process group.
+pub const EXEC_HEADER: &str = "vswitch-exec";
 
 /// Largest request body the daemon reads, bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -71,6 +90,12 @@ pub struct Created {
     /// 64 hexadecimal digits.
     pub id: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// The answer to what was done and will not work as long as something else does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warned {
     pub warnings: Vec<String>,
 }
 
@@ -95,6 +120,8 @@ pub enum ErrorKind {
     /// In use, exists already, overlaps, exhausted.
     Conflict,
     NoQuorum,
+    /// A bound is reached, of one client or of all together; the same request may succeed later.
+    Busy,
 }
 
 impl ErrorKind {
@@ -105,12 +132,13 @@ impl ErrorKind {
             ErrorKind::NotFound => 404,
             ErrorKind::Conflict => 409,
             ErrorKind::NoQuorum => 503,
+            ErrorKind::Busy => 429,
         }
     }
 
     pub const fn exit_code(self) -> u8 {
         match self {
-            ErrorKind::Failed => 1,
+            ErrorKind::Failed | ErrorKind::Busy => 1,
             ErrorKind::Invalid => 2,
             ErrorKind::NotFound => 3,
             ErrorKind::Conflict => 4,
@@ -134,8 +162,11 @@ pub struct Port {
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     pub mtu: u32,
-    /// The TAP is open and its worker reads it.
+    /// The TAP is open, its worker reads it, and it is where it belongs.
     pub up: bool,
+    /// What is wrong with a port that is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     pub counters: PortCounters,
 }
 
@@ -150,6 +181,12 @@ pub struct PortCounters {
     pub rx_dropped: u64,
     /// Frames for this port that its TAP did not take.
     pub tx_dropped: u64,
+    /// What frames from this port became: copies, datagrams for other hosts, answers.
+    #[serde(default)]
+    pub rx_outputs: u64,
+    /// Times that the port had to wait because its frames had cost more than its share of a worker's time.
+    #[serde(default)]
+    pub rx_deferred: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +286,9 @@ pub struct TunnelStats {
     pub refused_sends: u64,
     /// Frames that were put together from more than one segment.
     pub coalesced_frames: u64,
+    /// Times that reading had to wait because what was read had cost more than its share of a worker's time.
+    #[serde(default)]
+    pub rx_deferred: u64,
     /// Packets for which the receiving sockets had no room.
     pub rx_overflows: u64,
 }
@@ -264,8 +304,8 @@ pub struct Event {
     /// `network`, `container`, `node` or `stream`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`; of nodes `create`, `update`, `remove`; `resync` for
-    /// the stream itself.
+    /// `create`, `destroy`, `connect`, `disconnect`, `start`, `die`, `rename`, `update`; of nodes `create`, `update`,
+    /// `remove`; of the stream itself `resync`, and `drop` as the last event for a client that reads too slowly.
     pub action: String,
     pub id: String,
     pub name: String,

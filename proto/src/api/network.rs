@@ -27,6 +27,49 @@ pub struct NetworkCreate {
     pub options: BTreeMap<String, String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Kept and shown; containers can be connected to any network.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attachable: bool,
+    /// No network but a configuration, for `config_from` of others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub config_only: bool,
+    /// Name of the configuration that has the pools, options and labels, which then are absent here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_from: Option<String>,
+}
+
+impl NetworkCreate {
+    /// A request for a network of this name with nothing else.
+    pub fn named(name: Name) -> NetworkCreate {
+        NetworkCreate {
+            name,
+            driver: None,
+            pools: Vec::new(),
+            internal: false,
+            ipv6: false,
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            attachable: false,
+            config_only: false,
+            config_from: None,
+        }
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Which of the unused networks a pruning removes: all, by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkPrune {
+    /// Created before this moment, in milliseconds since the Unix epoch.
+    pub until_ms: Option<u64>,
+    /// `KEY` or `KEY=VALUE`, all of which the network has.
+    pub labels: Vec<String>,
+    /// Likewise, none of which it has.
+    pub labels_absent: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,10 +123,26 @@ pub struct Network {
     #[serde(rename = "IPAM")]
     pub ipam: Ipam,
     pub internal: bool,
+    #[serde(default)]
+    pub attachable: bool,
+    /// Always false: there is no routing mesh.
+    #[serde(default)]
+    pub ingress: bool,
+    #[serde(default)]
+    pub config_from: ConfigFrom,
+    #[serde(default)]
+    pub config_only: bool,
     /// By container id; only those that run.
     pub containers: BTreeMap<String, NetworkContainer>,
     pub options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
+}
+
+/// The configuration that a network was made from; the name is empty for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ConfigFrom {
+    pub network: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

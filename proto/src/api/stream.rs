@@ -12,6 +12,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 
 const HEADER_BYTES: usize = 5;
 
+/// Highest type byte.
+const TYPE_MAX: u8 = 9;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// Towards the process.
@@ -36,6 +39,8 @@ pub enum Frame {
     Request(Vec<u8>),
     /// The shim's answer, as JSON.
     Answer(Vec<u8>),
+    /// From the client of an exec that is about to close the connection: the process goes on without it.
+    Detach,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +70,7 @@ impl Frame {
             Frame::Error(line) => put(out, 6, &line[..line.len().min(PAYLOAD_BYTES_MAX)]),
             Frame::Request(json) => put(out, 7, json),
             Frame::Answer(json) => put(out, 8, json),
+            Frame::Detach => put(out, 9, &[]),
         }
     }
 
@@ -105,7 +111,7 @@ impl Decoder {
         let Some((&[kind, a, b, c, d], body)) = rest.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
-        if kind > 8 {
+        if kind > TYPE_MAX {
             return Err(StreamError::UnknownType(kind));
         }
         let length = u32::from_be_bytes([a, b, c, d]);
@@ -146,6 +152,12 @@ fn decode(kind: u8, payload: &[u8]) -> Result<Frame, StreamError> {
         6 => Frame::Error(payload.into()),
         7 => Frame::Request(payload.into()),
         8 => Frame::Answer(payload.into()),
+        9 => {
+            if !payload.is_empty() {
+                return Err(bad);
+            }
+            Frame::Detach
+        }
         other => return Err(StreamError::UnknownType(other)),
     })
 }
@@ -167,6 +179,7 @@ mod tests {
             Frame::Exit(-1),
             Frame::Error(b"gone".to_vec()),
             Frame::Answer(b"{}".to_vec()),
+            Frame::Detach,
         ];
         let mut bytes = Vec::new();
         frames.iter().for_each(|f| f.encode(&mut bytes));
@@ -189,9 +202,10 @@ mod tests {
         let bytes = Frame::Stdout(vec![1; PAYLOAD_BYTES_MAX + 1]).to_bytes();
         assert_eq!(bytes.len(), 2 * HEADER_BYTES + PAYLOAD_BYTES_MAX + 1);
         for (bytes, error) in [
-            (&[9, 0, 0, 0, 0][..], StreamError::UnknownType(9)),
+            (&[10, 0, 0, 0, 0][..], StreamError::UnknownType(10)),
             (&[0, 0, 1, 0, 1][..], StreamError::TooLong(65537)),
             (&[4, 0, 0, 0, 1, 1][..], StreamError::BadPayload(4)),
+            (&[9, 0, 0, 0, 1, 1][..], StreamError::BadPayload(9)),
         ] {
             let mut decoder = Decoder::default();
             decoder.push(bytes);

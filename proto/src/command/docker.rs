@@ -11,6 +11,7 @@ use super::{Addresses, CreateContainer, CreateNetwork, Scope};
 use crate::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and none is copied often")]
 pub enum DockerChange {
     /// With `local` the network itself is made in the same step.
     AddNetwork {

@@ -24,21 +24,25 @@ impl<'a> Ethernet<'a> {
         Some(Ethernet { bytes, header: bytes.first_chunk()? })
     }
 
+    #[inline]
     pub fn destination(&self) -> MacAddr {
         let [a, b, c, d, e, f, ..] = *self.header;
         MacAddr([a, b, c, d, e, f])
     }
 
+    #[inline]
     pub fn source(&self) -> MacAddr {
         let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *self.header;
         MacAddr([a, b, c, d, e, f])
     }
 
     /// The outermost EtherType; values below 1536 are 802.3 lengths.
+    #[inline]
     pub fn ethertype(&self) -> u16 {
         u16::from_be_bytes([self.header[12], self.header[13]])
     }
 
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
         &self.bytes[HEADER_BYTES..]
     }

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use serde::Deserialize;
 use vswitch_proto::api::{Adopt, Container, ContainerSummary, Created, Exit, Run};
 
-use super::failure::{Failure, Forced, Json, invalid, query, request_id};
-use super::view;
+use super::failure::{Caller, Failure, Forced, Json, invalid, query, request_id};
+use super::networks::warned;
+use super::{settings, view};
 use crate::daemon::{Change, Handle};
 use crate::state::Phase;
 
@@ -23,11 +25,16 @@ pub async fn list(State(handle): State<Handle>, uri: Uri) -> Result<Answer<Vec<C
     let List { all } = query(&uri)?;
     let snapshot = handle.snapshot();
     let now = SystemTime::now();
-    let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running);
+    let is_restarting = |c: &crate::state::Container| handle.is_restarting(&c.id);
+    let shown = snapshot.local.containers().filter(|c| all || c.phase == Phase::Running || is_restarting(c));
     let shown = shown.filter(|c| view::is_shown(&snapshot.local, c));
     let mut rows: Vec<_> = shown.collect();
     rows.sort_by_key(|container| std::cmp::Reverse(container.created_at_ms));
-    Ok(Answer(rows.into_iter().map(|container| view::summary(snapshot.view(), container, now)).collect()))
+    let row = |container| {
+        let row = view::summary(snapshot.view(), container, now);
+        if is_restarting(container) { settings::restarting_summary(row) } else { row }
+    };
+    Ok(Answer(rows.into_iter().map(row).collect()))
 }
 
 pub async fn inspect(
@@ -38,11 +45,13 @@ pub async fn inspect(
     let container = handle.find_container(&snapshot.local, &reference)?;
     let dir = handle.container_dir(&container.id);
     let pid = if container.phase == Phase::Running { handle.pid(&container.id) } else { 0 };
-    Ok(Answer(view::container(snapshot.view(), container, pid, &dir)))
+    let shown = view::container(snapshot.view(), container, pid, &dir);
+    let is_restarting = handle.is_restarting(&container.id);
+    Ok(Answer(if is_restarting { settings::restarting(shown) } else { shown }))
 }
 
 pub async fn run(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<Run>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -51,7 +60,7 @@ pub async fn run(
 }
 
 pub async fn adopt(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<Adopt>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -60,16 +69,16 @@ pub async fn adopt(
 }
 
 pub async fn start(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     headers: HeaderMap,
-) -> Result<StatusCode, Failure> {
-    handle.change(Change::Start(reference), request_id(&headers)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Failure> {
+    let done = handle.change(Change::Start(reference), request_id(&headers)?).await?;
+    Ok(warned(done.warnings()))
 }
 
 pub async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -79,14 +88,17 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Without a time, that of the container.
 #[derive(Deserialize)]
-struct Stop {
-    #[serde(default = "stop_timeout_s")]
-    timeout_s: u32,
+pub(super) struct Stop {
+    #[serde(default)]
+    timeout_s: Option<u32>,
 }
 
-fn stop_timeout_s() -> u32 {
-    10
+impl Stop {
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.timeout_s.map(|s| Duration::from_secs(s.into()))
+    }
 }
 
 pub async fn stop(
@@ -94,15 +106,21 @@ pub async fn stop(
     Path(reference): Path<String>,
     uri: Uri,
 ) -> Result<StatusCode, Failure> {
-    let Stop { timeout_s } = query(&uri)?;
-    handle.stop(&reference, Duration::from_secs(timeout_s.into())).await?;
+    handle.stop(&reference, query::<Stop>(&uri)?.patience()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
-struct Kill {
+pub struct Kill {
     #[serde(default = "kill_signal")]
     signal: String,
+}
+
+/// The number of the signal that is asked for.
+pub fn signal(Kill { signal }: &Kill) -> Result<i32, Failure> {
+    signal_number(signal).ok_or_else(|| {
+        invalid(format!("{signal:?} is not a signal; give a name such as TERM or a number from 1 to 64"))
+    })
 }
 
 fn kill_signal() -> String {
@@ -114,10 +132,7 @@ pub async fn kill(
     Path(reference): Path<String>,
     uri: Uri,
 ) -> Result<StatusCode, Failure> {
-    let Kill { signal } = query(&uri)?;
-    let number = signal_number(&signal).ok_or_else(|| {
-        invalid(format!("{signal:?} is not a signal; give a name such as TERM or a number from 1 to 64"))
-    })?;
+    let number = signal(&query(&uri)?)?;
     handle.kill(&reference, number).await?;
     Ok(StatusCode::NO_CONTENT)
 }

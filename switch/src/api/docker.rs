@@ -6,25 +6,25 @@
 //! [`Handle::wait_for_leader`]. A connection that idles is never closed from here: the engine might repeat a call on it
 //! without its body.
 //!
-//! Errors have status 200: the engine then shows their text as it is. Bounds: `CONNECTIONS_MAX` connections, bodies of
-//! `BODY_BYTES_MAX`.
+//! Errors have status 200: the engine then shows their text as it is. Bounds: bodies of `BODY_BYTES_MAX`, and as many
+//! connections and large bodies as [`Bounds::of_plugin`] says; one that has sent half a request gives way to others.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use vswitch_proto::docker::{
@@ -32,10 +32,9 @@ use vswitch_proto::docker::{
     OperInfo,
 };
 
+use super::admission::bounds::SMALL_BODY_BYTES_MAX;
+use super::admission::{Bounds, Class, Connection, Gate, Refusal, Socket};
 use crate::daemon::Handle;
-
-/// More connections than this at a time wait.
-const CONNECTIONS_MAX: usize = 256;
 
 /// For the rest of a request after its head, and for what it asks for.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -71,40 +70,68 @@ pub enum Refused {
 
 /// Serves until the task is dropped, and its connections with it.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let gate = Arc::new(Gate::new(Bounds::of_plugin(handle.descriptors_max())));
     let mut connections = JoinSet::new();
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, admitted) = gate.accept(&listener).await;
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((connection, _)) => {
-                let handle = handle.clone();
-                connections.spawn(async move {
-                    serve_connection(connection, handle).await;
-                    drop(slot);
-                });
+        match admitted {
+            Ok(connection) => {
+                let handle = handle.clone().of(connection.client());
+                connections.spawn(serve_connection(stream, connection, handle));
             }
-            Err(error) => {
-                // Out of file descriptors, most likely: let others finish first.
-                tracing::warn!(%error, "cannot accept a connection on the plugin socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            Err(refused) => {
+                tracing::warn!(%refused, "a connection to the plugin socket was refused");
+                let gate = Arc::clone(&gate);
+                connections.spawn(async move { gate.turn_away(refuse(stream, refused)).await });
             }
         }
     }
 }
 
-async fn serve_connection(connection: UnixStream, handle: Handle) {
-    let service = service_fn(|request| {
-        let handle = handle.clone();
-        async move { Ok::<_, Infallible>(answer(&handle, request).await) }
+async fn serve_connection(stream: UnixStream, connection: Arc<Connection>, handle: Handle) {
+    let socket = Socket::new(stream, Arc::clone(&connection));
+    let of_requests = Arc::clone(&connection);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (handle, connection) = (handle.clone(), Arc::clone(&of_requests));
+        async move {
+            let bytes = request.body().size_hint().upper().unwrap_or(u64::MAX);
+            let class = (bytes > SMALL_BODY_BYTES_MAX).then_some(Class::Body);
+            let response = match connection.begin(class, false) {
+                Ok(working) => working.with(answer(&handle, request).await.map(Body::new)),
+                Err(refused) => too_many(refused),
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
-    let served = hyper::server::conn::http1::Builder::new()
-        .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(connection), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection of the engine ended");
+    let served = http1::Builder::new().max_buf_size(64 << 10).serve_connection(TokioIo::new(socket), service);
+    tokio::select! {
+        served = served => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection of the engine ended");
+            }
+        }
+        () = connection.evicted() => tracing::warn!("a connection to the plugin socket with half a request gave way"),
     }
+}
+
+/// Answers one request of a connection that has no place.
+async fn refuse(stream: UnixStream, refused: Refusal) {
+    let service = service_fn(move |_: Request<Incoming>| async move {
+        let mut response = too_many(refused);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        Ok::<_, Infallible>(response)
+    });
+    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a client was not told that there is no place for it");
+    }
+}
+
+/// With both drivers' keys for an error, whichever was called.
+fn too_many(refused: Refusal) -> Response<Body> {
+    let message = refused.to_string();
+    let body = json(&serde_json::json!({ "Err": message, "Error": message }));
+    response(StatusCode::TOO_MANY_REQUESTS, body).map(Body::new)
 }
 
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -1,17 +1,22 @@
 //! From every way a request can go wrong to one [`Error`] with its status.
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use vswitch_proto::api::{BODY_BYTES_MAX, Error, ErrorKind, SNAPSHOT_BYTES_MAX};
 use vswitch_proto::id::RequestId;
 
+use super::admission::{Connection, Refusal};
 use crate::cluster::service::ClusterError;
+use crate::daemon::{Client, Handle};
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +39,12 @@ impl From<Error> for Failure {
 impl From<ClusterError> for Failure {
     fn from(error: ClusterError) -> Failure {
         Error { kind: error.kind(), message: error.to_string(), exit_code: None }.into()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refused: Refusal) -> Failure {
+        Error { kind: ErrorKind::Busy, message: refused.to_string(), exit_code: None }.into()
     }
 }
 
@@ -69,6 +80,19 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let bytes = body(request.into_body(), BODY_BYTES_MAX).await?;
         let bytes = if bytes.is_empty() { &b"{}"[..] } else { &bytes };
         serde_json::from_slice(bytes).map(Json).map_err(|error| invalid(format!("request body: {error}")))
+    }
+}
+
+/// The daemon as the client that sent a request has it: for requests that change something.
+pub struct Caller(pub Handle);
+
+impl FromRequestParts<Handle> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> Result<Caller, Infallible> {
+        let connection = parts.extensions.get::<Arc<Connection>>();
+        let client = connection.map_or(Client::DAEMON, |connection| connection.client());
+        Ok(Caller(handle.clone().of(client)))
     }
 }
 

@@ -8,7 +8,6 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use tokio_stream::Stream;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::failure::{Failure, invalid};
 use crate::daemon::Handle;
@@ -24,7 +23,7 @@ pub async fn events(
             Some(seq.ok_or_else(|| invalid("Last-Event-ID is not the id of an event"))?)
         }
     };
-    let events = ReceiverStream::new(handle.feed().subscribe(after)).map(|event| {
+    let events = handle.feed().subscribe(after).map(|event| {
         let data = serde_json::to_string(&event).expect("an event has only string keys");
         Ok(Event::default().id(event.seq.to_string()).event(&event.kind).data(data))
     });

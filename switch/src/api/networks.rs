@@ -3,9 +3,12 @@
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
-use vswitch_proto::api::{Connect, Created, Disconnect, Network, NetworkCreate, Pruned};
+use axum::response::{IntoResponse, Response};
+use vswitch_proto::api::{
+    Connect, Created, Disconnect, Network, NetworkCreate, NetworkPrune, Pruned, Warned,
+};
 
-use super::failure::{Failure, Forced, Json, query, request_id};
+use super::failure::{Caller, Failure, Forced, Json, query, request_id};
 use super::view;
 use crate::daemon::{Change, Handle};
 
@@ -25,7 +28,7 @@ pub async fn inspect(
 }
 
 pub async fn create(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     headers: HeaderMap,
     Json(request): Json<NetworkCreate>,
 ) -> Result<(StatusCode, Answer<Created>), Failure> {
@@ -34,7 +37,7 @@ pub async fn create(
 }
 
 pub async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(reference): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -44,23 +47,35 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn prune(State(handle): State<Handle>, headers: HeaderMap) -> Result<Answer<Pruned>, Failure> {
-    let networks = handle.change(Change::PruneNetworks, request_id(&headers)?).await?.pruned();
+pub async fn prune(
+    Caller(handle): Caller,
+    headers: HeaderMap,
+    Json(filter): Json<NetworkPrune>,
+) -> Result<Answer<Pruned>, Failure> {
+    let networks = handle.change(Change::PruneNetworks(filter), request_id(&headers)?).await?.pruned();
     Ok(Answer(Pruned { networks }))
 }
 
+/// No content, unless there is something to warn of.
+pub fn warned(warnings: Vec<String>) -> Response {
+    if warnings.is_empty() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    Answer(Warned { warnings }).into_response()
+}
+
 pub async fn connect(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(network): Path<String>,
     headers: HeaderMap,
     Json(request): Json<Connect>,
-) -> Result<StatusCode, Failure> {
-    handle.change(Change::Connect { network, request }, request_id(&headers)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Failure> {
+    let done = handle.change(Change::Connect { network, request }, request_id(&headers)?).await?;
+    Ok(warned(done.warnings()))
 }
 
 pub async fn disconnect(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Path(network): Path<String>,
     headers: HeaderMap,
     Json(request): Json<Disconnect>,

@@ -1,16 +1,38 @@
-//! What the switch knows and counts: `/v1/version`, `/v1/ports`, `/v1/fdb`, `/v1/stats`.
+//! What the switch knows and counts: `/v1/version`, `/v1/info`, `/v1/ports`, `/v1/fdb`, `/v1/stats`, `/v1/problems`.
+
+use std::sync::Arc;
 
 use axum::Json as Answer;
+use axum::extract::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde::Deserialize;
-use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Port, Stats, Version};
+use vswitch_proto::api::{FdbChange, FdbEntry, FdbFlush, Flushed, Info, Port, Problem, Stats, Version};
 
+use super::admission::Connection;
 use super::failure::{Failure, Json, query};
 use crate::daemon::Handle;
 
 pub async fn version(State(handle): State<Handle>) -> Answer<Version> {
     Answer(handle.version())
+}
+
+/// What does not work on this node at present.
+pub async fn problems(State(handle): State<Handle>) -> Answer<Vec<Problem>> {
+    Answer(handle.cluster().faults())
+}
+
+pub async fn info(
+    State(handle): State<Handle>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Answer<Info> {
+    let mut info = handle.info().await;
+    let occupancy = connection.occupancy();
+    let limits = &mut info.limits;
+    (limits.connections, limits.connections_max) = (occupancy.connections, occupancy.connections_max);
+    (limits.streams, limits.streams_max) = (occupancy.streams, occupancy.streams_max);
+    (limits.refusals, limits.evictions) = (occupancy.refusals, occupancy.evictions);
+    Answer(info)
 }
 
 pub async fn ports(State(handle): State<Handle>) -> Answer<Vec<Port>> {

@@ -10,6 +10,7 @@ use vswitch_proto::api;
 use vswitch_proto::command::{Addresses, Attachment, ContainerKind, Driver, NetnsSource};
 use vswitch_proto::id::{EndpointId, Name};
 
+use super::settings;
 use crate::state::shared::Lease;
 use crate::state::{Container, Endpoint, Network, Phase, State, View, Wire};
 
@@ -17,6 +18,10 @@ use crate::state::{Container, Endpoint, Network, Phase, State, View, Wire};
 pub fn network(view: View<'_>, network: &Network) -> api::Network {
     let is_shared = network.driver == Driver::Overlay;
     let containers = if is_shared { leased(view, network) } else { running(view.local, network) };
+    let configuration = network.configuration();
+    if let Some(configuration) = configuration {
+        return config_only(network, configuration);
+    }
     api::Network {
         name: network.name.to_string(),
         id: network.id.to_string(),
@@ -27,9 +32,41 @@ pub fn network(view: View<'_>, network: &Network) -> api::Network {
         enable_ipv6: network.ipv6,
         ipam: ipam(network),
         internal: network.internal,
+        attachable: is_shared || network.is_attachable(),
+        ingress: false,
+        config_from: api::ConfigFrom { network: network.config_from().unwrap_or_default().into() },
+        config_only: false,
         containers,
-        options: network.options.clone(),
+        options: network.driver_options(),
         labels: network.labels.clone(),
+    }
+}
+
+/// A network that is only a configuration, with what networks made from it will have.
+fn config_only(network: &Network, configuration: api::NetworkCreate) -> api::Network {
+    let config = configuration.pools.iter().map(|pool| api::IpamConfig {
+        subnet: pool.subnet.to_string(),
+        ip_range: pool.ip_range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        auxiliary_addresses: pool.aux_addresses.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
+    });
+    api::Network {
+        name: network.name.to_string(),
+        id: network.id.to_string(),
+        created: rfc3339(network.created_at_ms),
+        scope: "local".into(),
+        driver: driver_name(network.driver).into(),
+        enable_ipv4: true,
+        enable_ipv6: configuration.ipv6,
+        ipam: api::Ipam { driver: "default".into(), options: BTreeMap::new(), config: config.collect() },
+        internal: false,
+        attachable: false,
+        ingress: false,
+        config_from: api::ConfigFrom::default(),
+        config_only: true,
+        containers: BTreeMap::new(),
+        options: configuration.options,
+        labels: configuration.labels,
     }
 }
 
@@ -100,7 +137,10 @@ pub fn driver_name(driver: Driver) -> &'static str {
 
 pub fn summary(view: View<'_>, container: &Container, now: SystemTime) -> api::ContainerSummary {
     let (command, kind, labels) = match &container.kind {
-        ContainerKind::Lab(spec) => (spec.command.join(" "), "lab", &spec.labels),
+        ContainerKind::Lab(spec) => {
+            let words: Vec<&str> = spec.words().map(String::as_str).collect();
+            (words.join(" "), "lab", &spec.labels)
+        }
         ContainerKind::Adopted(spec) => (netns_path(&spec.source), "adopted", &spec.labels),
         ContainerKind::Docker(_) => (String::new(), "docker", &NO_LABELS),
     };
@@ -188,11 +228,8 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         ContainerKind::Lab(_) => dir.join(name).display().to_string(),
         ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     };
-    let command = match &container.kind {
-        ContainerKind::Lab(spec) => spec.command.clone(),
-        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => Vec::new(),
-    };
-    let mut words = command.into_iter();
+    let words: Vec<String> = container.lab().map(|spec| spec.words().cloned().collect()).unwrap_or_default();
+    let mut words = words.into_iter();
     api::Container {
         id: container.shown_id().to_string(),
         name: format!("/{}", container.name),
@@ -200,14 +237,31 @@ pub fn container(view: View<'_>, container: &Container, pid: u32, dir: &Path) ->
         path: words.next().unwrap_or_default(),
         args: words.collect(),
         state: container_state(container, pid),
+        image: rootfs(container),
+        platform: "linux".into(),
+        driver: String::new(),
+        mount_label: String::new(),
+        process_label: String::new(),
+        app_armor_profile: String::new(),
+        exec_ids: None,
         kind: kind_name(&container.kind).into(),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
         resolv_conf_path: file("resolv.conf"),
         log_path: file("log"),
+        restart_count: container.restarts,
+        mounts: container.lab().map(|spec| settings::mounts(&spec.settings)).unwrap_or_default(),
         config: container_config(container),
         host_config: host_config(view, container),
-        network_settings: network_settings(view, container),
+        network_settings: network_settings(view, container, pid),
+    }
+}
+
+/// The directory that a container has for its root, where Docker has an image.
+fn rootfs(container: &Container) -> String {
+    match &container.kind {
+        ContainerKind::Lab(spec) => spec.rootfs.clone().unwrap_or_default(),
+        ContainerKind::Adopted(_) | ContainerKind::Docker(_) => String::new(),
     }
 }
 
@@ -219,6 +273,10 @@ fn container_state(container: &Container, pid: u32) -> api::ContainerState {
     api::ContainerState {
         status: phase_name(&container.phase).into(),
         running: container.phase == Phase::Running,
+        restarting: false,
+        paused: false,
+        oom_killed: false,
+        dead: false,
         pid,
         exit_code,
         error,
@@ -232,12 +290,22 @@ fn container_config(container: &Container) -> api::ContainerConfig {
     match &container.kind {
         ContainerKind::Lab(spec) => api::ContainerConfig {
             hostname: container.hostname(),
+            domainname: spec.settings.domainname.clone().unwrap_or_default(),
+            user: spec.settings.user.clone().unwrap_or_default(),
+            entrypoint: Some(spec.settings.entrypoint.clone()).filter(|words| !words.is_empty()),
+            stop_signal: spec.settings.stop_signal.map(settings::signal_name).unwrap_or_default(),
+            stop_timeout: spec.settings.stop_timeout_s,
+            image: rootfs(container),
+            attach_stdin: spec.open_stdin,
+            attach_stdout: true,
+            attach_stderr: true,
             tty: spec.tty,
             open_stdin: spec.open_stdin,
             env: spec.env.clone(),
             cmd: spec.command.clone(),
             working_dir: spec.workdir.clone().unwrap_or_default(),
             labels: spec.labels.clone(),
+            ..api::ContainerConfig::default()
         },
         ContainerKind::Adopted(spec) => {
             api::ContainerConfig { labels: spec.labels.clone(), ..api::ContainerConfig::default() }
@@ -251,7 +319,8 @@ fn host_config(view: View<'_>, container: &Container) -> api::HostConfig {
     let network_mode = mode.map(|network| network.name.to_string()).unwrap_or_default();
     match &container.kind {
         ContainerKind::Lab(spec) => api::HostConfig {
-            network_mode,
+            network_mode: spec.network_of.map_or(network_mode, |owner| format!("container:{owner}")),
+            settings: settings::host(&spec.settings),
             auto_remove: spec.auto_remove,
             rootfs: spec.rootfs.clone().unwrap_or_default(),
             netns: String::new(),
@@ -273,22 +342,72 @@ fn netns_path(source: &NetnsSource) -> String {
     }
 }
 
-fn network_settings(view: View<'_>, container: &Container) -> api::NetworkSettings {
-    let networks = attachments(view.local, container).filter_map(|(holder, attachment)| {
-        let network = view.network(&attachment.network)?;
-        let endpoint = view.local.endpoint_at(&holder.id, &network.id);
-        let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
-        let aliases = attachment.aliases.iter().map(ToString::to_string).collect();
-        Some((network.name.to_string(), endpoint_settings(network, endpoint, wire, aliases)))
-    });
-    api::NetworkSettings { networks: networks.collect() }
+fn network_settings(view: View<'_>, container: &Container, pid: u32) -> api::NetworkSettings {
+    let networks: BTreeMap<String, api::EndpointSettings> = attachments(view.local, container)
+        .filter_map(|(holder, attachment)| {
+            let network = view.network(&attachment.network)?;
+            let endpoint = view.local.endpoint_at(&holder.id, &network.id);
+            let wire = endpoint.and_then(|endpoint| view.wire(endpoint));
+            let settings = endpoint_settings(network, endpoint, wire);
+            Some((network.name.to_string(), asked(settings, container, attachment)))
+        })
+        .collect();
+    let bridge = networks.get("bridge").cloned().unwrap_or_default();
+    let sandbox_key = sandbox(container, pid);
+    api::NetworkSettings {
+        bridge: String::new(),
+        ports: BTreeMap::new(),
+        sandbox_id: if sandbox_key.is_empty() { String::new() } else { container.shown_id().to_string() },
+        sandbox_key,
+        endpoint_id: bridge.endpoint_id,
+        gateway: bridge.gateway,
+        global_ipv6_address: bridge.global_ipv6_address,
+        global_ipv6_prefix_len: bridge.global_ipv6_prefix_len,
+        ip_address: bridge.ip_address,
+        ip_prefix_len: bridge.ip_prefix_len,
+        ipv6_gateway: bridge.ipv6_gateway,
+        mac_address: bridge.mac_address,
+        networks,
+    }
+}
+
+/// Path of the network namespace of a container that runs.
+fn sandbox(container: &Container, pid: u32) -> String {
+    match &container.kind {
+        _ if container.phase != Phase::Running => String::new(),
+        ContainerKind::Lab(_) if pid > 0 => format!("/proc/{pid}/ns/net"),
+        ContainerKind::Lab(_) => String::new(),
+        ContainerKind::Adopted(spec) => netns_path(&spec.source),
+        ContainerKind::Docker(spec) => spec.sandbox.clone().unwrap_or_default(),
+    }
+}
+
+/// The settings with what was asked of the attachment.
+fn asked(
+    settings: api::EndpointSettings,
+    container: &Container,
+    attachment: &Attachment,
+) -> api::EndpointSettings {
+    let aliases: Vec<String> = attachment.aliases.iter().map(ToString::to_string).collect();
+    let text = |address: Option<String>| address.unwrap_or_default();
+    let ipam_config = api::EndpointIpamConfig {
+        ipv4_address: text(attachment.ipv4.map(|ip| ip.to_string())),
+        ipv6_address: text(attachment.ipv6.map(|ip| ip.to_string())),
+    };
+    let short = container.shown_id().to_string().chars().take(12).collect();
+    let names = [container.name.to_string()].into_iter().chain(aliases.clone()).chain([short]);
+    api::EndpointSettings {
+        ipam_config: Some(ipam_config).filter(|config| *config != api::EndpointIpamConfig::default()),
+        dns_names: names.collect(),
+        aliases,
+        ..settings
+    }
 }
 
 fn endpoint_settings(
     network: &Network,
     endpoint: Option<&Endpoint>,
     wire: Option<&Wire>,
-    aliases: Vec<String>,
 ) -> api::EndpointSettings {
     let gateway = |v6: bool| {
         let pool = network.pools.iter().find(|pool| pool.gateway.is_ipv6() == v6);
@@ -307,7 +426,7 @@ fn endpoint_settings(
         global_ipv6_address: ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         global_ipv6_prefix_len: ipv6.and(prefix_len(network, true)).unwrap_or(0),
         ipv6_gateway: gateway(true),
-        aliases,
+        ..api::EndpointSettings::default()
     }
 }
 

@@ -44,6 +44,8 @@ use super::log::{Hard, Log, OpenError, Recovered};
 use super::machine::{Machine, Unreadable, decode, encode};
 pub use super::outcome::{Dropped, Failure, NotProposed, Output, ReadLost, Role};
 use super::reads::Reads;
+use super::role::Sender;
+use super::runs::Reached;
 use super::store::Store;
 
 /// Proposals of this node that are under way.
@@ -111,6 +113,10 @@ pub struct Group<M: Machine> {
     /// A snapshot that was checked when it came in, with its index.
     pub(super) received: Option<(u64, M)>,
     pub(super) ticks: Ticks,
+    /// How far other members have got, by what they acknowledged to this node.
+    pub(super) acknowledged: BTreeMap<NodeId, Reached>,
+    /// Neither votes nor acknowledges, see [`Group::set_muted`].
+    pub(super) is_muted: bool,
     rng: StdRng,
 }
 
@@ -153,6 +159,8 @@ pub(super) struct Ticks {
     pub(super) snapshots: BTreeMap<NodeId, u64>,
     /// When a snapshot was last made for a follower.
     pub(super) offered: Option<u64>,
+    /// When a learner last raised the term.
+    pub(super) raised: Option<u64>,
     reopen_at: u64,
     no_election_before: u64,
     /// What the election timeout was drawn for.
@@ -183,6 +191,8 @@ impl<M: Machine> Group<M> {
             outbox: Vec::new(),
             received: None,
             ticks: Ticks::default(),
+            acknowledged: BTreeMap::new(),
+            is_muted: false,
             rng: StdRng::seed_from_u64(settings.seed),
         };
         group.apply_committed()?;
@@ -288,7 +298,8 @@ impl<M: Machine> Group<M> {
     fn tick_engine(&mut self) {
         let Some(engine) = self.engine.as_mut() else { return };
         let raft = &mut engine.raw.raft;
-        if raft.state != StateRole::Leader && self.ticks.now < self.ticks.no_election_before {
+        let may_not_stand = self.ticks.now < self.ticks.no_election_before || self.is_muted;
+        if raft.state != StateRole::Leader && may_not_stand {
             return;
         }
         // The library draws from the thread's generator; a run of the simulator has to be repeatable.
@@ -328,16 +339,19 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Takes a message from the authenticated node `sender`.
-    pub fn step(&mut self, sender: NodeId, message: Message) -> Result<(), Dropped> {
-        if message.from != sender {
-            return Err(Dropped::Forged { sender, from: message.from });
+    /// Takes a message from an authenticated node.
+    pub fn step(&mut self, sender: impl Into<Sender>, message: Message) -> Result<(), Dropped> {
+        let sender = sender.into();
+        if message.from != sender.node {
+            return Err(Dropped::Forged { sender: sender.node, from: message.from });
         }
         if message.to != self.node {
             return Err(Dropped::Misdirected { to: message.to, here: self.node });
         }
         let Some(engine) = &self.engine else { return Err(Dropped::Down) };
         check::message(&message, &engine.raw)?;
+        self.check_role(sender, &message)?;
+        self.note_acknowledged(&message);
         match &message.body {
             Body::Append { entries, .. } => check::entries::<M>(entries)?,
             Body::Snapshot(snapshot) => {
@@ -345,8 +359,8 @@ impl<M: Machine> Group<M> {
             }
             _ => {}
         }
-        if self.position.members.all().any(|id| id == sender) {
-            self.ticks.heard.insert(sender, self.ticks.now);
+        if self.position.members.all().any(|id| id == sender.node) {
+            self.ticks.heard.insert(sender.node, self.ticks.now);
         }
         if !self.refuses_vote(&message) {
             // An error says that the message came too late to matter.
@@ -417,6 +431,9 @@ impl<M: Machine> Group<M> {
 
     /// Stands for election at once.
     pub fn campaign(&mut self) {
+        if self.is_muted {
+            return;
+        }
         // Refused where it would make no sense, by a leader for one.
         self.with_engine(|engine| drop(engine.raw.campaign()));
     }

@@ -62,10 +62,17 @@ impl Net {
             let Some(message) = messages.pop_front() else { return outputs };
             let to = message.to.0 as usize - 1;
             if ![message.from, message.to].iter().any(|id| Some(*id) == self.cut_off) {
-                let taken = self.groups[to].step(message.from, message);
+                let sender = self.sender(message.from);
+                let taken = self.groups[to].step(sender, message);
                 assert!(matches!(taken, Ok(()) | Err(Dropped::Down)), "{taken:?}");
             }
         }
+    }
+
+    /// A node that votes has the key of the authority.
+    fn sender(&self, node: NodeId) -> Sender {
+        let members = self.groups[node.0 as usize - 1].members();
+        Sender { node, has_key: members.all_voters().any(|voter| voter == node) }
     }
 
     /// Time passes for the leader only, so that nobody else stands for election.

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    SigningKey as _,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::de::DeserializeOwned;
@@ -40,6 +41,7 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use vswitch_proto::id::{ClusterId, NodeId};
 
+use super::proof::statement;
 use super::token::hex;
 
 /// Life of a node's certificate.
@@ -48,7 +50,7 @@ pub const NODE_DAYS: u64 = 90;
 const AUTHORITY_DAYS: u64 = 20 * 365;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Certificates are valid from this long before they are made: clocks of nodes differ.
-const SLACK_MS: u64 = DAY_MS;
+pub(super) const SLACK_MS: u64 = DAY_MS;
 /// Of each file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const VERSION: u8 = 1;
@@ -235,6 +237,11 @@ impl Authority {
         let own = authority_params(self.cluster, &self.key);
         let issuer = Issuer::from_params(&own, &self.key);
         Ok(params.signed_by(&next.key, &issuer)?.der().to_vec())
+    }
+
+    /// Signs that a node is a voter, see [`proof`](super::proof).
+    pub fn prove_voter(&self, node: NodeId) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.key.sign(&statement(self.cluster, node))?)
     }
 
     /// A certificate for a node.

@@ -43,7 +43,7 @@ const NODE_KEY: &str = "node";
 const HARD_KEY: &str = "hard";
 const BASE_KEY: &str = "base";
 /// Of the tables above.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// First byte of an entry and of a snapshot.
 const VALUE_VERSION: u8 = 1;
 /// Memory for pages of the database, bytes.
@@ -69,6 +69,12 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: u8 },
+    #[error(
+        "the store {} has format {found} of an earlier vswitchd, which this version does not read: use that one, or move \
+         the store away to begin anew",
+        path.display()
+    )]
+    Older { path: PathBuf, found: u8 },
     #[error("there is a store at {} already: move it away first", .0.display())]
     Exists(PathBuf),
 }
@@ -298,6 +304,7 @@ fn check_format(transaction: &ReadTransaction, path: &Path) -> Result<(), OpenEr
     match format.as_ref().map(redb::AccessGuard::value) {
         Some([FORMAT]) => Ok(()),
         Some(&[found]) if found > FORMAT => Err(OpenError::Newer { path: path.into(), found }),
+        Some(&[found]) if found > 0 => Err(OpenError::Older { path: path.into(), found }),
         _ => Err(OpenError::Foreign(path.into())),
     }
 }

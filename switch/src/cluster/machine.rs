@@ -46,9 +46,11 @@ impl From<SnapshotError> for Unreadable {
     fn from(error: SnapshotError) -> Unreadable {
         match error {
             SnapshotError::Newer(found) => Unreadable::Newer(found),
-            SnapshotError::Foreign | SnapshotError::Malformed | SnapshotError::Inconsistent(_) => {
-                Unreadable::Damaged
-            }
+            // The format of the store was checked first.
+            SnapshotError::Older(_)
+            | SnapshotError::Foreign
+            | SnapshotError::Malformed
+            | SnapshotError::Inconsistent(_) => Unreadable::Damaged,
         }
     }
 }

@@ -158,6 +158,8 @@ impl<M: Machine> Group<M> {
         // Refused on every node alike: proposed twice around a change of the leader, for one.
         if let Ok(state) = engine.raw.apply_conf_change(&change_to_raft(change)) {
             self.position.members = members_from_raft(&state);
+            let members = &self.position.members;
+            self.acknowledged.retain(|node, _| members.all().any(|member| member == *node));
             self.output.members_changed = true;
         }
         self.position.members_index = index;

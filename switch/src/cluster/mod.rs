@@ -19,7 +19,8 @@
 //! 3. `membership` and `reads`: what changes who takes part, and what readers may rely on.
 //! 4. `machine`: what is replicated.
 //! 5. `log` and `store`: what is on the disk; `entries`: the copy of it in memory.
-//! 6. `check` and `convert`: what comes from the network, and the library's types.
+//! 6. `role`, `proof`, `guard` and `check`: which messages are taken from whom; `convert`: the library's types;
+//!    `runs`: which start of a node is talked to.
 //! 7. `replica`: a group of one.
 #![forbid(unsafe_code)]
 
@@ -31,14 +32,18 @@ mod entries;
 pub mod group;
 #[cfg(test)]
 mod group_tests;
+mod guard;
 pub mod identity;
 mod log;
 mod machine;
 mod membership;
 mod outcome;
+mod proof;
 mod reads;
 mod ready;
 mod replica;
+mod role;
+mod runs;
 pub mod service;
 mod status;
 mod store;
@@ -53,5 +58,7 @@ pub use log::{Birth, OpenError, WriteError, create, initialise};
 pub use machine::{Machine, Unreadable};
 pub use membership::NotChanged;
 pub use replica::{ProposeError, Replica};
+pub use role::{Part, Sender};
+pub use runs::{Meeting, Reached, Run, Runs, Unfit};
 pub use status::{Peer, PeerState, Status};
 pub use store::Store;

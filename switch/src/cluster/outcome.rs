@@ -7,6 +7,7 @@ use vswitch_proto::peer::COMMAND_BYTES_MAX;
 use super::check::Nonsense;
 use super::log::{OpenError, WriteError};
 use super::machine::Unreadable;
+use super::role::Part;
 
 /// What came of one turn.
 #[derive(Debug)]
@@ -94,6 +95,19 @@ pub enum Dropped {
     Misdirected { to: NodeId, here: NodeId },
     #[error("node {} sent a message in the name of node {}", .sender.0, .from.0)]
     Forged { sender: NodeId, from: NodeId },
+    /// A node whose part in the group does not include such messages.
+    #[error(
+        "node {}, {}, sent {message}, which only a voter may send",
+        .node.0,
+        if *.part == Part::Learner { "a learner" } else { "not a member" }
+    )]
+    NotAllowed { node: NodeId, part: Part, message: &'static str },
+    /// A learner that may not end a leadership now. It is heard once the leader's term is as high.
+    #[error("node {}, a learner, is ahead by {terms} terms", .node.0)]
+    Ahead { node: NodeId, terms: u64 },
+    /// This node does not take part at present: it was refused by a voter.
+    #[error("this node does not take part until the other voters take it again")]
+    Muted,
     #[error("the message makes no sense: {0}")]
     Nonsense(#[from] Nonsense),
     #[error("the message holds what cannot be read: {0}")]

@@ -6,6 +6,7 @@ use vswitch_proto::peer::Members;
 
 use super::group::{Group, Role};
 use super::machine::Machine;
+use super::runs::Reached;
 
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -23,6 +24,8 @@ pub struct Status {
     pub proposals: usize,
     /// The other members. Only a leader knows how far they are.
     pub peers: Vec<Peer>,
+    /// It takes no part at present.
+    pub is_muted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +39,8 @@ pub struct Peer {
     /// Ticks since its last message.
     pub silent_ticks: Option<u64>,
     pub is_reachable: bool,
+    /// How far it has got, by what it acknowledged to this node.
+    pub acknowledged: Option<Reached>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +69,7 @@ impl<M: Machine> Group<M> {
             committed: raft.map_or(0, |raft| raft.raft_log.committed),
             applied: self.position.applied.0,
             proposals: self.proposals.len(),
+            is_muted: self.is_muted(),
             members,
             peers,
         }
@@ -85,6 +91,7 @@ impl<M: Machine> Group<M> {
             state,
             silent_ticks: self.ticks.heard.get(&node).map(|tick| self.ticks.now - tick),
             is_reachable: self.is_reachable(node),
+            acknowledged: self.acknowledged(node),
         }
     }
 }

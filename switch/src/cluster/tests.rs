@@ -48,7 +48,11 @@ fn story(length: usize) -> Vec<Envelope> {
                 lab.network_id(),
                 &format!("n{}", n % 9),
             )),
-            (3, Some(container)) => Command::StartContainer { container, endpoints: vec![lab.endpoint_id()] },
+            (3, Some(container)) => Command::StartContainer {
+                container,
+                endpoints: vec![lab.endpoint_id()],
+                start: Default::default(),
+            },
             (4, Some(container)) => Command::ContainerExited { container, exit_code: 1, error: "x".into() },
             (5, Some(container)) => Command::RemoveContainer { container },
             (6, Some(container)) => {
@@ -357,10 +361,12 @@ fn other_formats_are_refused() {
     assert!(matches!(refused(&path), OpenError::Foreign(_)), "another program's redb database");
     std::fs::remove_file(&path).unwrap();
     drop(Replica::open(&path).unwrap());
-    put(TableDefinition::new("meta"), "format", &[3]);
-    assert!(matches!(refused(&path), OpenError::Newer { found: 3, .. }));
-    assert!(matches!(refused(&path), OpenError::Newer { found: 3, .. }), "still, not reset");
+    put(TableDefinition::new("meta"), "format", &[4]);
+    assert!(matches!(refused(&path), OpenError::Newer { found: 4, .. }));
+    assert!(matches!(refused(&path), OpenError::Newer { found: 4, .. }), "still, not reset");
     put(TableDefinition::new("meta"), "format", &[2]);
+    assert!(matches!(refused(&path), OpenError::Older { found: 2, .. }));
+    put(TableDefinition::new("meta"), "format", &[3]);
     let entry = |index: u64, value: &[u8]| {
         let database = Database::create(&path).unwrap();
         let transaction = database.begin_write().unwrap();

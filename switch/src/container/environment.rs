@@ -8,8 +8,10 @@ use vswitch_proto::api::Exit;
 use vswitch_proto::command::LabSpec;
 
 use super::Exec;
+use super::privileges::Privileges;
 use super::protocol::{NOT_EXECUTABLE, NOT_FOUND};
-use crate::io::process;
+use super::reaper;
+use crate::io::{limits, process};
 
 /// Docker's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -22,16 +24,25 @@ pub(super) struct Program {
     environment: Vec<(String, String)>,
     workdir: String,
     pub(super) tty: bool,
+    privileges: Privileges,
+    /// Somebody asked for this HOME; otherwise it is the account's.
+    has_home: bool,
+    /// Pid 1 is a process that reaps, and the program its child.
+    init: bool,
 }
 
 impl Program {
     pub(super) fn of_container(spec: &LabSpec, hostname: &str) -> Program {
-        let arguments = if spec.command.is_empty() { vec!["sh".into()] } else { spec.command.clone() };
+        let words: Vec<String> = spec.words().cloned().collect();
+        let arguments = if words.is_empty() { vec!["sh".into()] } else { words };
         let mut program = Program {
             arguments,
             environment: Vec::new(),
             workdir: spec.workdir.clone().unwrap_or_else(|| "/".into()),
             tty: spec.tty,
+            privileges: Privileges::of(&spec.settings),
+            has_home: false,
+            init: spec.settings.init,
         };
         program.set("PATH", PATH);
         program.set("HOSTNAME", hostname);
@@ -54,7 +65,10 @@ impl Program {
         if let Some(workdir) = &exec.workdir {
             program.workdir.clone_from(workdir);
         }
-        program.tty = exec.tty;
+        if let Some(user) = &exec.user {
+            program.privileges.set_user(user);
+        }
+        (program.tty, program.init) = (exec.tty, false);
         program
     }
 
@@ -70,11 +84,30 @@ impl Program {
     }
 
     fn set_all(&mut self, pairs: &[String]) {
-        pairs.iter().filter_map(|pair| pair.split_once('=')).for_each(|(name, value)| self.set(name, value));
+        for (name, value) in pairs.iter().filter_map(|pair| pair.split_once('=')) {
+            self.has_home |= name == "HOME";
+            self.set(name, value);
+        }
     }
 
-    /// Becomes the program. Returns only why it could not.
-    pub(super) fn run(&self) -> Exit {
+    /// Takes on the account and privileges of the program and becomes it. Returns only why it could not.
+    pub(super) fn run(mut self) -> Exit {
+        // Before the limits that somebody asked for. With the limit of the shim a program runs as well.
+        let _ = limits::restore_descriptors();
+        match self.privileges.assume() {
+            Ok(account) if self.privileges.names_user() && !self.has_home => self.set("HOME", &account.home),
+            Ok(_) => {}
+            Err(error) => return failed(NOT_EXECUTABLE, &error),
+        }
+        if self.init
+            && let Err(error) = reaper::fork_program(self.tty)
+        {
+            return failed(NOT_EXECUTABLE, &format!("cannot start the process behind pid 1: {error}"));
+        }
+        self.execute()
+    }
+
+    fn execute(&self) -> Exit {
         let Some(name) = self.arguments.first() else {
             return failed(NOT_FOUND, "no command given: name a program to run");
         };

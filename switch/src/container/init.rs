@@ -17,8 +17,8 @@ use vswitch_proto::api::Exit;
 
 use super::Launch;
 use super::environment::Program;
-use super::mounts;
-use super::protocol::{NOT_EXECUTABLE, NOTE_BYTES_MAX, Note, START};
+use super::protocol::{NO_ROOT, NOT_EXECUTABLE, NOTE_BYTES_MAX, Note, START};
+use super::{cgroup, mounts, sysctls};
 use crate::io::{process, pty};
 
 /// Of the namespaces that a process joins; that of pids it is born into.
@@ -30,20 +30,28 @@ const LINE_CHARS_MAX: usize = 1000;
 pub(super) fn run_init(launch: &Launch, stdio: [OwnedFd; 3], channel: OwnedFd) -> ! {
     let program = Program::of_container(&launch.spec, &launch.hostname);
     run(stdio, channel, |channel| {
+        if let Some(group) = &launch.cgroup {
+            cgroup::enter(group).map_err(cannot("enter the control group"))?;
+        }
         make_namespaces(launch).map_err(cannot("make the namespaces"))?;
         let mut warn = |line: String| tell(channel, &Note::Warning(one_short_line(&line)), None);
-        mounts::build(launch, &mut warn).map_err(|error| setup_failed(error.to_string()))?;
+        mounts::build(launch, &mut warn).map_err(|error| Exit {
+            exit_code: if error.is_root() { NO_ROOT } else { NOT_EXECUTABLE },
+            error: error.to_string(),
+        })?;
         let terminal = open_terminal(&program, channel)?;
         wait_for_start(channel);
-        Err(become_program(&program, terminal))
+        sysctls::apply(&launch.spec.settings.sysctls).map_err(setup_failed)?;
+        Err(become_program(program, terminal))
     })
 }
 
 /// A process that joins the namespaces of the container whose init is `init_pid`.
-pub(super) fn run_exec(program: &Program, init_pid: i32, stdio: [OwnedFd; 3], channel: OwnedFd) -> ! {
+pub(super) fn run_exec(program: Program, init_pid: i32, stdio: [OwnedFd; 3], channel: OwnedFd) -> ! {
     run(stdio, channel, |channel| {
+        cgroup::enter_that_of(init_pid).map_err(cannot("enter the control group of the container"))?;
         join(init_pid).map_err(cannot("join the namespaces of the container"))?;
-        let terminal = open_terminal(program, channel)?;
+        let terminal = open_terminal(&program, channel)?;
         Err(become_program(program, terminal))
     })
 }
@@ -64,11 +72,19 @@ fn run(
 
 fn make_namespaces(launch: &Launch) -> io::Result<()> {
     let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-    if launch.host_network {
-        unshare(own)?;
-    } else {
-        unshare(own | CloneFlags::CLONE_NEWNET)?;
-        process::loopback_up()?;
+    match &launch.network_of {
+        Some(owner) => {
+            setns(owner.open()?, CloneFlags::CLONE_NEWNET)?;
+            unshare(own)?;
+        }
+        None if launch.host_network => unshare(own)?,
+        None => {
+            unshare(own | CloneFlags::CLONE_NEWNET)?;
+            process::loopback_up()?;
+        }
+    }
+    if let Some(domain) = &launch.spec.settings.domainname {
+        process::set_domain_name(domain)?;
     }
     Ok(sethostname(OsStr::new(&launch.hostname))?)
 }
@@ -101,7 +117,7 @@ fn wait_for_start(channel: &OwnedFd) {
     }
 }
 
-fn become_program(program: &Program, terminal: Option<OwnedFd>) -> Exit {
+fn become_program(program: Program, terminal: Option<OwnedFd>) -> Exit {
     let control = terminal.map_or(Ok(()), |terminal| {
         pty::take_control(&terminal)?;
         process::terminal_as_stdio(&terminal)

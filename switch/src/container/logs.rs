@@ -5,17 +5,22 @@ use std::path::{Path, PathBuf};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use vswitch_proto::api::stream::Frame;
 
-use super::client;
-use super::log::{Entry, Reader, Stream};
+use super::ask::{self, ShimError};
+use super::log::{Entry, Gap, Item, Reader, Stream};
 use super::protocol::Request;
 
 /// Frames that wait for a slow reader; the log itself waits on disk.
-const FRAMES_WAITING_MAX: usize = 64;
-/// Entries that are read in one go.
-const BATCH_ENTRIES_MAX: usize = 256;
+const FRAMES_WAITING_MAX: usize = 2;
+/// What a frame counts besides its text.
+const FRAME_BYTES: usize = 64;
+/// Text that is read in one go, bytes, and about as much as a frame has.
+const BATCH_BYTES_MAX: usize = 32 << 10;
+/// Reads of logs at the same time, by all clients together: others wait for their turn, and the threads for blocking
+/// work are left to those who change something.
+static READS: Semaphore = Semaphore::const_new(4);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogOptions {
@@ -45,73 +50,71 @@ async fn send_all(dir: PathBuf, options: LogOptions, sender: mpsc::Sender<Frame>
 
 async fn send_entries(dir: &Path, options: LogOptions, sender: &mpsc::Sender<Frame>) -> io::Result<()> {
     // Before the first look, so that nothing is appended unnoticed between them.
-    let mut growth = if options.follow { client::request(dir, &Request::Follow).await.ok() } else { None };
-    let mut printer = Printer { timestamps: options.timestamps, at_start: [true; 2] };
+    let mut growth = if options.follow { follow(dir).await.map_err(io::Error::other)? } else { None };
     let opened = dir.to_owned();
-    let (mut reader, last) = blocking(move || {
-        let mut reader = Reader::open(&opened)?;
-        let last = reader.tail(options.tail)?;
-        Ok((reader, last))
+    let mut reading = blocking(move || {
+        let reader = match options.tail {
+            None => Reader::open(&opened)?,
+            Some(lines) => Reader::open_tail(&opened, lines)?,
+        };
+        Ok(Reading { reader, printer: Printer { timestamps: options.timestamps, at_start: [true; 2] } })
     })
     .await?;
-    for entry in last {
-        if sender.send(printer.print(&entry)).await.is_err() {
+    let mut ended = false;
+    loop {
+        reading = match send_new(reading, sender).await? {
+            Some(reading) => reading,
+            None => return Ok(()),
+        };
+        if ended {
             return Ok(());
         }
-    }
-    loop {
-        let ended = match &mut growth {
+        ended = match &mut growth {
             None => return Ok(()),
             Some(stream) => tokio::select! {
                 ended = wait_for_growth(stream) => ended,
                 () = sender.closed() => return Ok(()),
             },
         };
-        reader = match send_new(reader, &mut printer, sender).await? {
-            Some(reader) => reader,
-            None => return Ok(()),
-        };
-        if ended {
-            return Ok(());
-        }
     }
 }
 
 /// What is in the log now. `None` when the receiver is gone.
-async fn send_new(
-    mut reader: Reader,
-    printer: &mut Printer,
-    sender: &mpsc::Sender<Frame>,
-) -> io::Result<Option<Reader>> {
+async fn send_new(mut reading: Reading, sender: &mpsc::Sender<Frame>) -> io::Result<Option<Reading>> {
     loop {
-        let missed_before = reader.files_missed;
-        let (returned, batch) = blocking(move || {
-            let mut batch = Vec::new();
-            while batch.len() < BATCH_ENTRIES_MAX {
-                match reader.next_entry()? {
-                    Some(entry) => batch.push(entry),
-                    None => break,
-                }
-            }
-            Ok((reader, batch))
+        let (returned, frames) = blocking(move || {
+            let frames = reading.batch()?;
+            Ok((reading, frames))
         })
         .await?;
-        reader = returned;
-        if reader.files_missed > missed_before {
-            let note = "vswitch: the log grew faster than it was read; some of it is missing here\n";
-            if sender.send(Frame::Stderr(note.into())).await.is_err() {
+        reading = returned;
+        if frames.is_empty() {
+            return Ok(Some(reading));
+        }
+        for frame in frames {
+            if sender.send(frame).await.is_err() {
                 return Ok(None);
             }
         }
-        let done = batch.len() < BATCH_ENTRIES_MAX;
-        for entry in batch {
-            if sender.send(printer.print(&entry)).await.is_err() {
-                return Ok(None);
+    }
+}
+
+/// A connection that says when the log has grown; `None` when it grows no more.
+async fn follow(dir: &Path) -> Result<Option<UnixStream>, ShimError> {
+    let opened = async {
+        let mut stream = ask::request(dir, &Request::Follow).await?;
+        match ask::first_frame(&mut stream).await? {
+            Frame::Answer(_) => Ok(stream),
+            Frame::Error(line) => {
+                Err(ShimError::Refused { line: String::from_utf8_lossy(&line).into_owned() })
             }
+            _ => Err(ShimError::Protocol),
         }
-        if done {
-            return Ok(Some(reader));
-        }
+    };
+    match ask::within(ask::ANSWER_MAX, 0, opened).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(ShimError::NotRunning) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -123,7 +126,59 @@ async fn wait_for_growth(stream: &mut UnixStream) -> bool {
 }
 
 async fn blocking<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    let turn = READS.acquire().await.map_err(io::Error::other)?;
+    let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+    drop(turn);
+    read
+}
+
+struct Reading {
+    reader: Reader,
+    printer: Printer,
+}
+
+impl Reading {
+    /// Frames of what comes next, about [`BATCH_BYTES_MAX`]; none when there is nothing now.
+    fn batch(&mut self) -> io::Result<Vec<Frame>> {
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES_MAX {
+            let Some(item) = self.reader.next_item()? else { break };
+            let frame = match item {
+                Item::Entry(entry) => self.printer.print(&entry),
+                Item::Gap(gap) => Frame::Stderr(note(gap).into_bytes()),
+            };
+            match (frames.last_mut(), frame) {
+                (Some(Frame::Stdout(last)), Frame::Stdout(more))
+                | (Some(Frame::Stderr(last)), Frame::Stderr(more)) => {
+                    bytes += more.len();
+                    last.extend(more);
+                }
+                (_, frame) => {
+                    if let Frame::Stdout(text) | Frame::Stderr(text) = &frame {
+                        bytes += FRAME_BYTES + text.len();
+                    }
+                    frames.push(frame);
+                }
+            }
+        }
+        Ok(frames)
+    }
+}
+
+/// A line about output that is missing here.
+fn note(Gap { missing, at_start }: Gap) -> String {
+    let amount = match missing.bytes {
+        0 => "some output".to_owned(),
+        bytes => format!("{} lines ({bytes} bytes)", missing.lines),
+    };
+    if at_start {
+        format!(
+            "vswitch: {amount} before this are not kept: the log is bounded, see --log-opt of vswitchctl run\n"
+        )
+    } else {
+        format!("vswitch: {amount} are missing here: the log grew faster than it was read\n")
+    }
 }
 
 struct Printer {

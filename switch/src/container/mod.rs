@@ -23,7 +23,7 @@
 //! | --- | --- | --- |
 //! | `config.json` | the [`Launch`] | 0600 |
 //! | `hosts`, `hostname`, `resolv.conf` | bind-mounted into the container's /etc | 0644 |
-//! | `log`, `log.1` | what it printed, see [`log`] | 0600 |
+//! | `log`, `log.1`, ... | what it printed, see [`log`] | 0600 |
 //! | `shim.sock` | requests, see `protocol` | in a 0700 directory |
 //! | `shim.json` | who the shim and init are | 0600 |
 //! | `shim.err` | empty, unless the shim itself failed | 0600 |
@@ -35,14 +35,16 @@
 //!    the kernel ends every process of the pid namespace; namespaces and mounts go with their last process. A
 //!    container whose own pid 1 gives up its user id loses that signal; [`Shim::wait`] and [`reconnect`] end it.
 //! 2. `exit.json` is there whole before anybody is told of the end.
-//! 3. No client can stop a container: input and output of each are bounded, and one that does not read is
-//!    dropped, see `shim`.
+//! 3. Only the foreground client of a container, and an exec's own client, hold a process up by not reading. Input and
+//!    output of each are bounded, and a further client that does not read is dropped, see `shim`.
+//! 4. A container is taken for ended only when its shim has said so, or when the kernel says that the shim is dead and
+//!    nobody listens on its socket. A question that fails says nothing.
 //!
 //! # What a container sees
 //!
 //! Without a root file system of its own: the files of the host, all read-only, with its own /proc, /sys, /dev,
 //! and empty /tmp and /run (the sockets of the host's services are in /run). With one: that directory,
-//! writable, with its own /proc, /sys and /dev. In both: its own /etc/hosts, /etc/hostname and /etc/resolv.conf.
+//! writable unless it is read-only, with its own /proc, /sys and /dev. In both: its own /etc/hosts, /etc/hostname and /etc/resolv.conf.
 //! Where the kernel refuses a fresh /proc or /sys, as in some nested containers, it sees those of the daemon.
 //!
 //! This keeps experiments from harming the host by accident. It is no sandbox: root in a container without a user
@@ -53,6 +55,9 @@
 //! The unit of the daemon needs `KillMode=process`: shims are in the control group of the daemon, and without it a
 //! restart of the unit ends every container.
 
+mod accounts;
+mod ask;
+pub mod cgroup;
 mod client;
 mod environment;
 pub mod files;
@@ -60,9 +65,17 @@ mod init;
 pub mod log;
 mod logs;
 mod mounts;
+mod privileges;
+pub mod processes;
 mod protocol;
+mod reaper;
+mod root_check;
 pub mod shim;
+mod sysctls;
+mod volumes;
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -70,8 +83,14 @@ pub use vswitch_proto::api::{Exec, Exit};
 use vswitch_proto::command::LabSpec;
 use vswitch_proto::id::ContainerId;
 
-pub use client::{Found, LaunchError, Shim, ShimError, create, create_with, reconnect};
+use crate::io::process;
+
+pub use ask::ShimError;
+pub use client::{Found, LaunchError, Shim, create, create_with, reconnect};
 pub use logs::{LogOptions, logs};
+pub use privileges::{capability_name, is_resource};
+pub use sysctls::check as check_sysctl;
+pub use volumes::tmpfs_options;
 
 /// Everything that a shim needs to know of its container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +102,34 @@ pub struct Launch {
     pub hostname: String,
     /// No network namespace of its own.
     pub host_network: bool,
-    /// Directories of the host that the container sees empty: the daemon's data directory.
+    /// Directories of the host that the container sees empty, and that its own root may not show: the daemon's data
+    /// directory.
     pub hidden: Vec<PathBuf>,
+    /// The directory of `hosts`, `hostname` and `resolv.conf`: `dir`, or that of the container whose network is shared.
+    pub files: PathBuf,
+    /// Whose network namespace is shared.
+    pub network_of: Option<NetworkOwner>,
+    /// The control group that holds the container to its limits.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// The first process of another container, in whose network namespace a container runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkOwner {
+    pub init_pid: i32,
+    /// With the pid, which process it is.
+    pub init_start_ticks: u64,
+}
+
+impl NetworkOwner {
+    /// The namespace, if the process is still the same one.
+    fn open(&self) -> io::Result<File> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.init_pid))?;
+        match process::start_ticks(self.init_pid) {
+            Some(ticks) if ticks == self.init_start_ticks => Ok(namespace),
+            _ => {
+                Err(io::Error::other("the container whose network is shared has ended: start that one first"))
+            }
+        }
+    }
 }

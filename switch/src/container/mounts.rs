@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
-use super::Launch;
+use super::volumes::{VolumeError, Volumes};
+use super::{Launch, root_check};
 use crate::io::mount::{self, Tree};
 
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "net/tun"];
@@ -24,8 +25,19 @@ const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 pub(super) enum MountError {
     #[error("the root directory {} is not a directory: give the path of an unpacked file system", .0.display())]
     NotADirectory(PathBuf),
+    #[error("the root directory {} would show the data of vswitchd: give one that neither contains its data directory nor lies in it", .0.display())]
+    ShowsData(PathBuf),
     #[error("cannot {step}: {source}")]
     Step { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}
+
+impl MountError {
+    /// Whether it is the root directory itself that cannot be used.
+    pub(super) fn is_root(&self) -> bool {
+        matches!(self, MountError::NotADirectory(_) | MountError::ShowsData(_))
+    }
 }
 
 trait Step<T> {
@@ -63,18 +75,31 @@ impl Fresh {
 pub(super) fn build(launch: &Launch, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
     mount::make_all_private().step("make the mounts private")?;
     let sources = take_sources(launch)?;
+    let volumes = Volumes::take(&launch.spec.settings)?;
     match &launch.spec.rootfs {
         None => {
             mount::make_all_read_only().step("make the host's files read-only")?;
             hide(&sources.hidden, warn)?;
         }
-        Some(root) => enter(Path::new(root))?,
+        Some(root) => enter(Path::new(root), &sources.hidden)?,
     }
-    populate(sources, launch, warn)
+    populate(sources, launch, warn)?;
+    volumes.put()?;
+    if launch.spec.settings.read_only {
+        close_root(launch.spec.rootfs.is_some())?;
+    }
+    Ok(())
+}
+
+/// Makes the root read-only, or, where that is so already, the two directories that are not. Volumes stay as they are.
+fn close_root(has_rootfs: bool) -> Result<(), MountError> {
+    let points = if has_rootfs { &["/"][..] } else { &["/tmp", "/run"] };
+    let mut closed = points.iter().map(|point| mount::make_read_only(Path::new(point)));
+    closed.try_for_each(|result| result).step("make the root read-only")
 }
 
 fn take_sources(launch: &Launch) -> Result<Sources, MountError> {
-    let own_files = OWN_FILES.iter().map(|name| Ok((*name, Tree::of(&launch.dir.join(name))?)));
+    let own_files = OWN_FILES.iter().map(|name| Ok((*name, Tree::of(&launch.files.join(name))?)));
     Ok(Sources {
         own_files: own_files.collect::<io::Result<_>>().step("take the container's own files")?,
         // One that the host lacks cannot be given.
@@ -88,9 +113,13 @@ fn take_sources(launch: &Launch) -> Result<Sources, MountError> {
     })
 }
 
-fn enter(root: &Path) -> Result<(), MountError> {
+fn enter(root: &Path, hidden: &[PathBuf]) -> Result<(), MountError> {
     if !root.is_dir() {
         return Err(MountError::NotADirectory(root.into()));
+    }
+    // Before anything is made in it.
+    if root_check::overlaps(root, hidden).step("look where the root directory lies")? {
+        return Err(MountError::ShowsData(root.into()));
     }
     mount::enter_root(root).step("enter the root directory")?;
     for name in ["proc", "sys", "dev", "etc", "tmp"] {
@@ -121,7 +150,7 @@ fn hide(directories: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<(), Mou
 fn populate(sources: Sources, launch: &Launch, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
     mount_proc(sources.proc, launch.host_network, warn)?;
     mount_sys(sources.sys, warn)?;
-    mount_dev(sources.devices, warn)?;
+    mount_dev(sources.devices, launch.spec.settings.shm_bytes, warn)?;
     for (name, tree) in sources.own_files {
         let path = Path::new("/etc").join(name);
         if let Err(error) = make_file(&path).and_then(|()| tree.attach(&path)) {
@@ -169,7 +198,11 @@ fn mount_sys(source: Fresh, warn: &mut dyn FnMut(String)) -> Result<(), MountErr
     }
 }
 
-fn mount_dev(devices: Vec<(&str, Tree)>, warn: &mut dyn FnMut(String)) -> Result<(), MountError> {
+fn mount_dev(
+    devices: Vec<(&str, Tree)>,
+    shm_bytes: Option<u64>,
+    warn: &mut dyn FnMut(String),
+) -> Result<(), MountError> {
     let dev = Path::new("/dev");
     mount::mount_new("tmpfs", dev, MsFlags::MS_NOSUID, "mode=755,size=64k").step("mount /dev")?;
     for directory in ["net", "pts", "shm"] {
@@ -189,7 +222,9 @@ fn mount_dev(devices: Vec<(&str, Tree)>, warn: &mut dyn FnMut(String)) -> Result
         .or_else(|_| mount::mount_new("devpts", &pts, flags, options))
         .step("mount /dev/pts")?;
     let shm = dev.join("shm");
-    mount::mount_new("tmpfs", &shm, flags | MsFlags::MS_NODEV, "mode=1777").step("mount /dev/shm")?;
+    let size = shm_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    mount::mount_new("tmpfs", &shm, flags | MsFlags::MS_NODEV, &format!("mode=1777{size}"))
+        .step("mount /dev/shm")?;
     for (link, target) in [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
@@ -204,7 +239,7 @@ fn mount_dev(devices: Vec<(&str, Tree)>, warn: &mut dyn FnMut(String)) -> Result
 
 /// Something at `path` to mount a file on. What a symbolic link points to is made, with its directories: the
 /// host's /etc/resolv.conf may point into /run, which is empty by now.
-fn make_file(path: &Path) -> io::Result<()> {
+pub(super) fn make_file(path: &Path) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }

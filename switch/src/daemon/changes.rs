@@ -3,16 +3,25 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use vswitch_proto::api::{Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, Pool};
+use ipnet::IpNet;
+use vswitch_proto::api::{
+    Connect, Disconnect, EndpointConfig, Error, ErrorKind, NetworkCreate, NetworkPrune, Pool,
+};
 use vswitch_proto::command::{Attachment, Command, CreateNetwork, Driver, NewEndpoint, PoolRequest, Scope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
+use super::configuration::{check_connection, check_removal, may_prune};
 use super::control::{Control, done, rejected};
 use super::docker::leftovers::Listed;
 use super::handle::error;
 use super::overlay::Prepared;
-use super::{Done, host, random_bytes, random_request_id};
+use super::{Done, random_bytes, random_request_id, subnets};
+use crate::state::configuration::CONFIG_ONLY_OPTION;
+use crate::state::default_pools;
 use crate::state::{LookupError, Network, Rejected};
+
+/// How often a subnet is chosen for a network that asks for none.
+const CHOICES: usize = 8;
 
 fn lookup(failed: LookupError) -> Error {
     error(failed.kind(), failed.to_string())
@@ -32,6 +41,7 @@ impl Control {
         prepared: &Prepared,
     ) -> Result<(Attachment, NewEndpoint), Error> {
         let network = self.network_id(reference)?;
+        self.state().network(&network).map_or(Ok(()), check_connection)?;
         let is_local = self.state().network(&network).is_some();
         let scope = if is_local { Scope::Local } else { Scope::Cluster };
         let leased = prepared.leases.get(&network).copied();
@@ -39,48 +49,84 @@ impl Control {
         Ok((attachment(network, scope, endpoint), new))
     }
 
+    /// Keeps the names of networks of the cluster that a container is about to be attached to: they may be gone by the
+    /// time that it starts again.
+    pub(super) async fn note_networks(&self, attachments: &[(Attachment, NewEndpoint)]) -> Result<(), Error> {
+        let seen = self.snapshot();
+        for (attachment, _) in attachments.iter().filter(|(a, _)| a.scope == Scope::Cluster) {
+            let network = attachment.network;
+            let Some(name) = seen.shared.network(&network).map(|network| network.name.clone()) else {
+                continue;
+            };
+            if seen.local.remembered_name(&network) != Some(&name) {
+                let note = Command::NoteNetwork { network, name };
+                self.commit(random_request_id(), note, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn container_id(&self, reference: &str) -> Result<ContainerId, Error> {
         self.state().find_container(reference).map(|container| container.id).map_err(lookup)
     }
 
-    pub(super) async fn create_network(
-        &mut self,
-        request: NetworkCreate,
-        id: RequestId,
-    ) -> Result<Done, Error> {
+    pub(super) async fn create_network(&self, request: NetworkCreate, id: RequestId) -> Result<Done, Error> {
         let driver = driver(request.driver.as_deref().unwrap_or("bridge"))?;
-        if matches!(driver, Driver::None | Driver::Host) {
+        let is_config = request.options.contains_key(CONFIG_ONLY_OPTION);
+        if matches!(driver, Driver::None | Driver::Host) && !is_config {
             let name = request.driver.unwrap_or_default();
             let message =
                 format!("only one network of the driver {name} exists, and it is there already; use bridge");
             return Err(error(ErrorKind::Conflict, message));
         }
-        let cluster = self.snapshot().shared;
-        if cluster.networks().any(|network| network.name == request.name) {
+        if self.snapshot().shared.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
-        let mut occupied = host::routes().await?;
-        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let command = CreateNetwork {
+        let asked: Vec<PoolRequest> = request.pools.into_iter().map(pool).collect();
+        let mut command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
             driver,
-            pools: request.pools.into_iter().map(pool).collect(),
+            pools: asked.clone(),
             internal: request.internal,
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied,
+            occupied: Vec::new(),
             builtin: false,
         };
-        let undo = Command::RemoveNetwork { network: command.id };
-        let applied = self.commit(id, Command::CreateNetwork(command), Some(undo)).await?;
-        Ok(done(&applied))
+        let mut id = id;
+        for _ in 0..CHOICES {
+            command.pools.clone_from(&asked);
+            let warnings = match driver {
+                Driver::Bridge => {
+                    subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await?
+                }
+                _ => Vec::new(),
+            };
+            let undo = Command::RemoveNetwork { network: command.id };
+            let made = self.commit(id, Command::CreateNetwork(command.clone()), Some(undo)).await;
+            // An engine may have made a network with a subnet that was free when it was chosen.
+            let is_chosen = command.pools.len() > asked.len();
+            if made.is_ok() || !is_chosen || !self.has_taken_one_of(&command.pools) {
+                return made.map(|applied| done(&applied).with_warnings(warnings));
+            }
+            id = random_request_id();
+        }
+        Err(error(ErrorKind::Conflict, "every subnet that was chosen was taken meanwhile: give a --subnet"))
+    }
+
+    /// Whether a network has a subnet that overlaps with one of these.
+    fn has_taken_one_of(&self, pools: &[PoolRequest]) -> bool {
+        let state = self.state();
+        let taken: Vec<IpNet> = state.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet).collect();
+        let wanted: Vec<IpNet> = pools.iter().map(|pool| pool.subnet).collect();
+        default_pools::overlapping(&wanted, &taken).is_some()
     }
 
     /// The three that are always there.
-    pub(super) async fn create_builtin(&mut self, name: &str, driver: Driver) -> Result<(), Error> {
-        let command = CreateNetwork {
+    pub(super) async fn create_builtin(&self, name: &str, driver: Driver) -> Result<(), Error> {
+        let mut command = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: name.parse().expect("the names of the default networks are names"),
             driver,
@@ -89,14 +135,20 @@ impl Control {
             ipv6: false,
             options: Default::default(),
             labels: Default::default(),
-            occupied: host::routes().await?,
+            occupied: Vec::new(),
             builtin: true,
         };
+        if driver == Driver::Bridge {
+            command.pools.extend(subnets::bridge_pool(&self.shared.config));
+            for warning in subnets::complete(&mut command, &self.snapshot(), &self.shared.config).await? {
+                tracing::warn!(network = name, "{warning}");
+            }
+        }
         self.commit(random_request_id(), Command::CreateNetwork(command), None).await.map(|_| ())
     }
 
     pub(super) async fn remove_network(
-        &mut self,
+        &self,
         reference: &str,
         force: bool,
         id: RequestId,
@@ -113,15 +165,19 @@ impl Control {
                 }
             }
         }
+        if let Some(found) = self.state().network(&network) {
+            check_removal(found, &self.state())?;
+        }
         self.commit(id, Command::RemoveNetwork { network }, None).await?;
         Ok(Done::Nothing)
     }
 
-    /// Every network that nobody uses, the default ones aside.
-    pub(super) async fn prune_networks(&mut self) -> Result<Done, Error> {
+    /// Removes every network that nobody uses and that the filter lets through, the default ones aside.
+    pub(super) async fn prune_networks(&self, filter: &NetworkPrune) -> Result<Done, Error> {
         let state = self.state();
         let unused = |network: &&Network| {
             !network.builtin
+                && may_prune(network, filter)
                 && !state.belongs_to_docker(&network.id)
                 && state.endpoints_in(&network.id).next().is_none()
         };
@@ -135,7 +191,7 @@ impl Control {
     }
 
     pub(super) async fn connect(
-        &mut self,
+        &self,
         network: &str,
         request: Connect,
         id: RequestId,
@@ -145,12 +201,13 @@ impl Control {
         let network = attachment.network;
         let container = self.container_id(&request.container)?;
         let undo = Command::Disconnect { container, network };
+        self.note_networks(&[(attachment.clone(), endpoint)]).await?;
         self.commit(id, Command::Connect { container, attachment, endpoint }, Some(undo)).await?;
         Ok(Done::Nothing)
     }
 
     pub(super) async fn disconnect(
-        &mut self,
+        &self,
         network: &str,
         request: &Disconnect,
         id: RequestId,

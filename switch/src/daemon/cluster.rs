@@ -9,10 +9,13 @@ use super::handle::error;
 use super::{Handle, socket};
 use crate::cluster::service::{self, ClusterError, ClusterHandle};
 use crate::config::Config;
+use crate::vitals::Vitals;
 
 /// Takes part again in the cluster that this node is in, if any.
-pub async fn start(config: &Config) -> anyhow::Result<ClusterHandle> {
-    ClusterHandle::start(settings(config)).await.context("cannot take part in the cluster")
+pub async fn start(config: &Config, vitals: Vitals) -> anyhow::Result<ClusterHandle> {
+    ClusterHandle::start(service::Config { vitals, ..settings(config) })
+        .await
+        .context("cannot take part in the cluster")
 }
 
 fn settings(config: &Config) -> service::Config {
@@ -20,6 +23,7 @@ fn settings(config: &Config) -> service::Config {
         listen: config.listen,
         advertise: config.advertise,
         vtep: config.vtep,
+        hints: config.cluster_store.iter().flat_map(|store| store.nodes.clone()).collect(),
         ..service::Config::new(config.data_dir.join("cluster"), config.node_name.clone())
     }
 }

@@ -1,9 +1,17 @@
 //! The event stream: every change in the order it was applied, kept for a while for those who reconnect.
+//!
+//! Events are kept once, as they are sent; a reader is a position among them. So a reader costs nothing but its
+//! position, however far it is behind. One that is so far behind that its next event is not kept any more is told so, and
+//! its stream ends.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
 use vswitch_proto::api::Event;
 use vswitch_proto::command::{Command, DockerChange};
 use vswitch_proto::id::{ContainerId, NetworkId};
@@ -11,21 +19,33 @@ use vswitch_proto::id::{ContainerId, NetworkId};
 use crate::state::shared::Node;
 use crate::state::{Network, Shared, View};
 
-/// Events kept for clients that reconnect.
+/// Events kept for clients that reconnect or read slowly.
 pub const KEPT_MAX: usize = 4096;
 
-/// A client that is this many events behind is disconnected; it may come back with `Last-Event-ID`.
-pub const BEHIND_MAX: usize = 1024;
-
-/// One writer (the control loop), any number of readers.
+/// One writer at a time, any number of readers.
 pub struct Feed {
+    ring: Arc<Ring>,
+}
+
+struct Ring {
     inner: Mutex<Inner>,
+    /// The position of the next event.
+    next: watch::Sender<u64>,
 }
 
 struct Inner {
-    kept: VecDeque<Event>,
+    kept: VecDeque<Arc<Event>>,
     next_seq: u64,
-    readers: Vec<mpsc::Sender<Event>>,
+}
+
+/// A position in the stream. It ends for one that was too slow; the last event says so.
+pub struct Reader {
+    ring: Arc<Ring>,
+    /// What is told before anything else.
+    first: Option<Event>,
+    /// The event that comes next. `None` after the end.
+    at: Option<u64>,
+    changes: WatchStream<u64>,
 }
 
 /// A change without its position in the stream.
@@ -41,57 +61,98 @@ pub struct Change {
 impl Feed {
     /// Sequence numbers begin with the clock, so that one from an earlier daemon is recognised as old.
     pub fn new(now_ms: u64) -> Feed {
-        let inner = Inner { kept: VecDeque::new(), next_seq: now_ms << 10, readers: Vec::new() };
-        Feed { inner: Mutex::new(inner) }
+        let next_seq = now_ms << 10;
+        let inner = Mutex::new(Inner { kept: VecDeque::new(), next_seq });
+        Feed { ring: Arc::new(Ring { inner, next: watch::Sender::new(next_seq) }) }
     }
 
     pub fn publish(&self, at_ms: u64, changes: Vec<Change>) {
-        let mut inner = self.lock();
+        let mut inner = self.ring.lock();
         for change in changes {
             let Change { kind, action, id, name, attributes } = change;
             let seq = inner.next_seq;
             let event = Event { seq, at_ms, kind: kind.into(), action: action.into(), id, name, attributes };
             inner.next_seq += 1;
-            inner.readers.retain(|reader| reader.try_send(event.clone()).is_ok());
             if inner.kept.len() == KEPT_MAX {
                 inner.kept.pop_front();
             }
-            inner.kept.push_back(event);
+            inner.kept.push_back(Arc::new(event));
         }
+        self.ring.next.send_replace(inner.next_seq);
     }
 
     /// Everything from now on, and before that what came after the event `after`. If that is no longer kept, the
     /// first event is `resync`: look at the whole state again.
-    pub fn subscribe(&self, after: Option<u64>) -> mpsc::Receiver<Event> {
-        let mut inner = self.lock();
-        let first_kept = inner.kept.front().map_or(inner.next_seq, |event| event.seq);
-        let missed = |after: u64| after + 1 < first_kept || after >= inner.next_seq;
-        let mut backlog: Vec<Event> = Vec::new();
-        match after {
-            Some(after) if missed(after) => backlog.push(resync(inner.next_seq - 1)),
-            Some(after) => backlog.extend(inner.kept.iter().filter(|event| event.seq > after).cloned()),
-            None => {}
-        }
-        let (sender, receiver) = mpsc::channel(backlog.len() + BEHIND_MAX);
-        for event in backlog {
-            sender.try_send(event).expect("the channel was made long enough for the backlog");
-        }
-        inner.readers.retain(|reader| !reader.is_closed());
-        inner.readers.push(sender);
-        receiver
+    pub fn subscribe(&self, after: Option<u64>) -> Reader {
+        let inner = self.ring.lock();
+        let (first_kept, next_seq) = (inner.first_kept(), inner.next_seq);
+        let missed = |after: u64| after + 1 < first_kept || after >= next_seq;
+        let (first, at) = match after {
+            Some(after) if missed(after) => (Some(of_stream("resync", next_seq - 1)), next_seq),
+            Some(after) => (None, after + 1),
+            None => (None, next_seq),
+        };
+        let changes = WatchStream::from_changes(self.ring.next.subscribe());
+        Reader { ring: Arc::clone(&self.ring), first, at: Some(at), changes }
     }
+}
 
+impl Ring {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn resync(seq: u64) -> Event {
+impl Inner {
+    fn first_kept(&self) -> u64 {
+        self.next_seq - self.kept.len() as u64
+    }
+}
+
+impl Reader {
+    /// `Some(None)`: there is none so far.
+    fn try_next(&mut self) -> Option<Option<Arc<Event>>> {
+        if let Some(first) = self.first.take() {
+            return Some(Some(Arc::new(first)));
+        }
+        let at = self.at?;
+        let inner = self.ring.lock();
+        let Some(ahead) = at.checked_sub(inner.first_kept()) else {
+            self.at = None;
+            return Some(Some(Arc::new(of_stream("drop", at - 1))));
+        };
+        let event = inner.kept.get(ahead as usize).map(Arc::clone);
+        self.at = Some(at + u64::from(event.is_some()));
+        Some(event)
+    }
+}
+
+impl Stream for Reader {
+    type Item = Arc<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Arc<Event>>> {
+        loop {
+            match self.try_next() {
+                None => return Poll::Ready(None),
+                Some(Some(event)) => return Poll::Ready(Some(event)),
+                Some(None) => {}
+            }
+            match Pin::new(&mut self.changes).poll_next(cx) {
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// `resync` or `drop`.
+fn of_stream(action: &str, seq: u64) -> Event {
     Event {
         seq,
         at_ms: 0,
         kind: "stream".into(),
-        action: "resync".into(),
+        action: action.into(),
         id: String::new(),
         name: String::new(),
         attributes: BTreeMap::new(),
@@ -134,6 +195,16 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
             vec![network(old, id, "disconnect", Some(container))]
         }
         Command::Docker(change) => docker(change, old, new),
+        Command::StopByHand { .. } => Vec::new(),
+        Command::RenameContainer { container: id, .. } => {
+            let before = old.local.container(id).map(|container| container.name.to_string());
+            let attributes = BTreeMap::from([("oldName".to_owned(), before.unwrap_or_default())]);
+            vec![container(new, id, "rename", attributes)]
+        }
+        Command::UpdateContainer { container: id, .. } => {
+            vec![container(new, id, "update", BTreeMap::new())]
+        }
+        Command::NoteNetwork { .. } => Vec::new(),
     }
 }
 
@@ -207,6 +278,8 @@ fn links(view: View<'_>, id: &ContainerId, action: &'static str) -> Vec<Change> 
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt;
+
     use super::*;
 
     fn change(id: u32) -> Change {
@@ -219,21 +292,35 @@ mod tests {
         }
     }
 
-    fn drain(receiver: &mut mpsc::Receiver<Event>) -> Vec<String> {
-        std::iter::from_fn(|| receiver.try_recv().ok()).map(|e| format!("{}{}", e.action, e.id)).collect()
+    fn drain(reader: &mut Reader) -> Vec<String> {
+        let next = || reader.try_next().flatten();
+        std::iter::from_fn(next).map(|e| format!("{}{}", e.action, e.id)).collect()
     }
 
-    #[test]
-    fn a_reader_that_comes_back_misses_nothing() {
+    #[tokio::test]
+    async fn a_reader_that_comes_back_misses_nothing() {
         let feed = Feed::new(1);
         let mut reader = feed.subscribe(None);
         feed.publish(0, vec![change(1), change(2)]);
-        let first = reader.try_recv().unwrap();
+        let first = reader.next().await.unwrap();
         assert_eq!(first.id, "1");
         drop(reader);
         feed.publish(0, vec![change(3)]);
         assert_eq!(drain(&mut feed.subscribe(Some(first.seq))), ["create2", "create3"]);
         assert_eq!(drain(&mut feed.subscribe(None)), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_is_woken() {
+        let feed = Feed::new(1);
+        let mut readers = [feed.subscribe(None), feed.subscribe(None)];
+        let [one, two] = &mut readers;
+        let publish = async {
+            tokio::task::yield_now().await;
+            feed.publish(0, vec![change(1)]);
+        };
+        let (first, second, ()) = tokio::join!(one.next(), two.next(), publish);
+        assert_eq!((first.unwrap().id.as_str(), second.unwrap().id.as_str()), ("1", "1"));
     }
 
     #[test]
@@ -247,11 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_is_cut_off() {
+    fn a_slow_reader_is_told_and_cut_off() {
         let feed = Feed::new(1);
         let mut reader = feed.subscribe(None);
-        feed.publish(0, (0..BEHIND_MAX as u32 + 1).map(change).collect());
-        assert_eq!(drain(&mut reader).len(), BEHIND_MAX);
-        assert!(matches!(reader.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        feed.publish(0, (0..KEPT_MAX as u32).map(change).collect());
+        assert_eq!(reader.try_next().flatten().unwrap().id, "0", "as long as it is kept");
+        feed.publish(0, vec![change(1), change(2)]);
+        let last = reader.try_next().flatten().unwrap();
+        assert_eq!((last.kind.as_str(), last.action.as_str()), ("stream", "drop"));
+        assert_eq!(reader.try_next(), None, "that was the end");
+        // It may come back, and is told that it has missed something.
+        assert_eq!(drain(&mut feed.subscribe(Some(last.seq))), ["resync"]);
     }
 }

@@ -13,26 +13,36 @@ use vswitch_proto::command::ContainerKind;
 use vswitch_proto::docker::Answer;
 use vswitch_proto::id::{ContainerId, Name, RequestId};
 
+use super::client::{Client, Turnstile, WAITING_MAX};
 use super::docker::leftovers::Lacking;
 use super::docker::planned::Planned;
+use super::docker::sandbox::FirstProcesses;
 use super::feed::Feed;
 use super::leases::Leases;
 use super::overlay::Prepared;
+use super::ports::PortProblems;
+use super::restart::Restarts;
 use super::tunnels::Tunnels;
 use super::{Change, Event};
 use crate::cluster::service::ClusterHandle;
 use crate::config::Config;
 use crate::container::{self, LogOptions, Shim};
 use crate::forward::Fdb;
+use crate::io::process;
 use crate::plan::Settings;
+use crate::problems::Problems;
 use crate::state::{Container, Network, Phase, Snapshot, State, View};
 use crate::worker::Dataplane;
+
+/// Seconds between the signal to stop and SIGKILL, for a container that has no time of its own.
+const STOP_TIMEOUT_S: u32 = 10;
 
 /// Cheap to clone; one for each connection.
 #[derive(Clone)]
 pub struct Handle {
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
+    client: Client,
 }
 
 /// Written by the control loop, read by everybody.
@@ -50,9 +60,15 @@ pub struct Shared {
     pub planned: Planned,
     pub leases: Arc<Leases>,
     pub lacking: Lacking,
+    pub first_processes: FirstProcesses,
     /// Wakes who waits for a sign of the Docker engine.
     pub engine_calls: Notify,
     settings: ArcSwap<Settings>,
+    pub problems: Arc<Problems>,
+    /// What is wrong with ports.
+    pub port_problems: PortProblems,
+    pub turnstile: Arc<Turnstile>,
+    pub restarts: Restarts,
 }
 
 /// What a change answers.
@@ -62,9 +78,19 @@ pub enum Done {
     Created(Created),
     Pruned(Vec<Name>),
     Docker(Answer),
+    /// It was done, and will not work as long as something else does not.
+    Warned(Vec<String>),
 }
 
 impl Done {
+    /// The same with warnings for whoever created something.
+    pub fn with_warnings(self, warnings: Vec<String>) -> Done {
+        match self {
+            Done::Created(created) => Done::Created(Created { warnings, ..created }),
+            other => other,
+        }
+    }
+
     pub fn created(self) -> Created {
         match self {
             Done::Created(created) => created,
@@ -76,6 +102,14 @@ impl Done {
         match self {
             Done::Docker(answer) => answer,
             other => unreachable!("a call is answered as one, not with {other:?}"),
+        }
+    }
+
+    /// What the client is to be warned of.
+    pub fn warnings(self) -> Vec<String> {
+        match self {
+            Done::Warned(warnings) => warnings,
+            _ => Vec::new(),
         }
     }
 
@@ -105,6 +139,7 @@ impl Shared {
             dataplane,
             fdb,
             feed: Feed::new(super::now_ms()),
+            problems: Arc::clone(cluster.problems()),
             cluster,
             started_at: Instant::now(),
             state: ArcSwap::new(state),
@@ -113,8 +148,12 @@ impl Shared {
             planned: Planned::default(),
             leases: Arc::default(),
             lacking: Lacking::default(),
+            first_processes: FirstProcesses::default(),
             engine_calls: Notify::new(),
             settings,
+            port_problems: PortProblems::default(),
+            turnstile: Arc::default(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -164,6 +203,11 @@ impl Shared {
         shim
     }
 
+    /// Wakes those who wait for a change of a container.
+    pub fn wake(&self) {
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.config.data_dir.join("containers").join(id.to_string())
     }
@@ -171,7 +215,12 @@ impl Shared {
 
 impl Handle {
     pub fn new(events: mpsc::Sender<Event>, shared: Arc<Shared>) -> Handle {
-        Handle { events, shared }
+        Handle { events, shared, client: Client::DAEMON }
+    }
+
+    /// The same for what a client asks for.
+    pub fn of(self, client: Client) -> Handle {
+        Handle { client, ..self }
     }
 
     /// Has the control loop do it, in its turn.
@@ -183,7 +232,10 @@ impl Handle {
     ) -> Result<Done, Error> {
         let (reply, answer) = oneshot::channel();
         let gone = || error(ErrorKind::Failed, "vswitchd is stopping; try again when it is back");
-        let event = Event::Change { change: Box::new(change), id, prepared, reply };
+        let crowded =
+            || error(ErrorKind::Busy, format!("{WAITING_MAX} changes wait already; try again in a while"));
+        let turn = self.shared.turnstile.enter(self.client).await.map_err(|_| crowded())?;
+        let event = Event::Change { change: Box::new(change), id, prepared, turn, reply };
         self.events.send(event).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -219,6 +271,11 @@ impl Handle {
 
     pub fn find_container<'a>(&self, state: &'a State, reference: &str) -> Result<&'a Container, Error> {
         state.find_container(reference).map_err(|e| error(e.kind(), e.to_string()))
+    }
+
+    /// How many descriptors the daemon may have open.
+    pub fn descriptors_max(&self) -> u64 {
+        process::descriptors_max()
     }
 
     /// 0 for a container that does not run, and for one that was adopted by path.
@@ -273,16 +330,30 @@ impl Handle {
 
     pub async fn kill(&self, reference: &str, signal: i32) -> Result<(), Error> {
         let shim = self.started_shim(reference)?;
+        let state = self.state();
+        let container = self.find_container(&state, reference)?;
+        let stop_signal = container.lab().and_then(|spec| spec.settings.stop_signal);
+        // As Docker: another signal than the one to stop by leaves the restart policy in force.
+        if signal == nix::libc::SIGKILL || stop_signal.is_none_or(|stop| stop == signal) {
+            self.stop_by_hand(&container.id).await?;
+        }
         shim.signal(signal).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))
     }
 
-    /// SIGTERM, and SIGKILL to one that does not end by then. Nothing to do for one that does not run.
-    pub async fn stop(&self, reference: &str, patience: Duration) -> Result<(), Error> {
+    /// The container's signal to stop, and SIGKILL to one that does not end in time. Nothing to do for one that does not
+    /// run, but that it is not restarted.
+    pub async fn stop(&self, reference: &str, patience: Option<Duration>) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
-        let Some(shim) = self.lab_shim(container)? else { return Ok(()) };
+        let shim = self.lab_shim(container)?;
+        self.stop_by_hand(&container.id).await?;
+        let Some(shim) = shim else { return Ok(()) };
+        let settings = container.lab().map(|spec| &spec.settings);
+        let signal = settings.and_then(|settings| settings.stop_signal).unwrap_or(nix::libc::SIGTERM);
+        let own_s = settings.and_then(|settings| settings.stop_timeout_s).unwrap_or(STOP_TIMEOUT_S);
+        let patience = patience.unwrap_or(Duration::from_secs(own_s.into()));
         // A failure to signal means that it ended meanwhile, which is what is waited for.
-        let _ = shim.signal(nix::libc::SIGTERM).await;
+        let _ = shim.signal(signal).await;
         if tokio::time::timeout(patience, shim.wait()).await.is_err() {
             let _ = shim.signal(nix::libc::SIGKILL).await;
         }
@@ -294,6 +365,7 @@ impl Handle {
     pub(super) async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
+        self.stop_by_hand(&container.id).await?;
         if let Some(shim) = self.shared.shim(&container.id) {
             let _ = shim.signal(nix::libc::SIGKILL).await;
             self.ended(&container.id, &shim).await;
@@ -314,12 +386,37 @@ impl Handle {
     }
 
     pub async fn wait(&self, reference: &str) -> Result<Exit, Error> {
-        let state = self.state();
-        let container = self.find_container(&state, reference)?;
-        match (&container.phase, self.lab_shim(container)?) {
-            (_, Some(shim)) => Ok(self.ended(&container.id, &shim).await),
-            (Phase::Exited { code, error }, None) => Ok(Exit { exit_code: *code, error: error.clone() }),
-            (_, None) => Err(not_running(container)),
+        let mut revision = self.shared.revision.subscribe();
+        let mut id = self.find_container(&self.state(), reference)?.id;
+        let mut last = None;
+        loop {
+            revision.mark_unchanged();
+            let state = self.state();
+            let container = match (state.container(&id), last.clone()) {
+                (Some(container), _) => container,
+                // It was removed when it had ended.
+                (None, Some(exit)) => return Ok(exit),
+                (None, None) => self.find_container(&state, reference)?,
+            };
+            id = container.id;
+            let restarts = container.restarts;
+            let exit = match (&container.phase, self.lab_shim(container)?) {
+                (_, Some(shim)) => self.ended(&id, &shim).await,
+                (Phase::Exited { code, error }, None) => Exit { exit_code: *code, error: error.clone() },
+                // It is being started.
+                (Phase::Running, None) if revision.changed().await.is_ok() => continue,
+                (_, None) => return Err(not_running(container)),
+            };
+            let waits = self.shared.restarts.is_pending(&id);
+            // In this order: a restart that waits no more is counted.
+            let is_again = self.state().container(&id).is_some_and(|c| c.restarts > restarts);
+            if !waits && !is_again {
+                return Ok(exit);
+            }
+            last = Some(exit);
+            if waits && revision.changed().await.is_err() {
+                return Err(not_running(container));
+            }
         }
     }
 

@@ -1,33 +1,54 @@
 //! What the host holds: TAPs in namespaces, and the containers' names files. Carries out what [`plan`](crate::plan)
 //! decided; every action may be repeated.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
 use vswitch_proto::id::{ContainerId, EndpointId, PortId};
 
 use super::docker::interface;
 use super::handle::{Shared, error};
-use super::trouble::Failure;
 use crate::config::Config;
-use crate::container::files;
+use crate::container::files::{self, Written};
 use crate::forward::gso;
 use crate::io::netlink::{self, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
-use crate::state::{Container, State, View};
+use crate::state::{Container, State};
 use crate::worker::DetachError;
+
+/// For opening a namespace, which may be on a file system that does not answer.
+const ADOPT_PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Host {
     shared: Arc<Shared>,
-    /// The namespaces that adopted containers had when their first interface was made: another one under the same
-    /// path is not theirs.
-    adopted: Mutex<HashMap<ContainerId, NetNsId>>,
+    /// The namespaces that were adopted: another one under the same path is not theirs. They are kept open, so that none
+    /// of their numbers is used again meanwhile.
+    adopted: Mutex<HashMap<ContainerId, Arc<NetNs>>>,
+    /// Containers in which somebody keeps the names file open: a write does not wait for them again.
+    held_open: Mutex<HashSet<ContainerId>>,
+}
+
+/// Where a container's network namespace is found.
+#[derive(Debug, Clone)]
+enum Place {
+    Path(PathBuf),
+    /// With when the process began, where that is known.
+    Process(u32, Option<u64>),
+}
+
+/// How to open a container's network namespace, which may take a while.
+#[derive(Debug)]
+pub struct Way {
+    name: String,
+    place: Option<Place>,
+    /// The namespace that it was when it was adopted.
+    known: Option<Arc<NetNs>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +57,8 @@ pub enum HostError {
     NoNamespace { name: String },
     #[error("{name}: cannot open its network namespace: {error}")]
     Namespace { name: String, error: NetNsError },
+    #[error("{name}: its network namespace cannot be opened: the file system of its path does not answer")]
+    NoAnswer { name: String },
     #[error("{name}: cannot make {interface}: {reason}")]
     Attach { name: String, interface: String, reason: String },
     #[error("{name}: cannot set the routes: {reason}")]
@@ -44,78 +67,103 @@ pub enum HostError {
     Hosts { name: String, error: std::io::Error },
 }
 
+impl HostError {
+    /// Whether there is no such namespace, which is more than that it could not be opened.
+    fn is_absence(&self) -> bool {
+        match self {
+            HostError::NoNamespace { .. } => true,
+            HostError::Namespace { error, .. } => match error {
+                NetNsError::NoProcess(_) | NetNsError::NotNetNs { .. } => true,
+                NetNsError::Open { source, .. } => {
+                    matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+                }
+                NetNsError::Create(_) => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
-        Host { shared, adopted: Mutex::default() }
+        Host { shared, adopted: Mutex::default(), held_open: Mutex::default() }
     }
 
-    /// Does all of it even where a part fails, and tells what did. `recovering` takes interfaces over that an earlier
-    /// daemon has made; otherwise one that is there already is somebody else's.
-    pub async fn execute(&self, state: &State, actions: Vec<Action>, recovering: bool) -> Vec<Failure> {
-        let mut failures = Vec::new();
-        for action in actions {
-            let done = match action.clone() {
-                Action::Attach(attach) => self.attach(state, attach, !recovering).await,
-                Action::Detach { container, endpoint, port, interface } => {
-                    let inside = state.container(&container).filter(|container| container.docker().is_none());
-                    let inside = inside.and_then(|container| self.netns(container).ok());
-                    let is_kept = is_kept(state, &container, &endpoint);
-                    self.detach(port, is_kept, inside.map(|ns| (ns, interface))).await;
-                    Ok(())
-                }
-                Action::SetRoutes { container, routes } => self.set_routes(state, &container, routes).await,
-                Action::WriteHosts { container, content } => {
-                    self.write_hosts(state, &container, content).await
-                }
-            };
-            if let Err(error) = done {
-                failures.push(Failure { action, recovering, reason: error.to_string() });
+    /// Carries out one action. `recovering` takes interfaces over that an earlier daemon has made; otherwise one that is
+    /// there already is somebody else's. One that is in use is waited for when it `is_first` tried.
+    pub async fn execute(&self, action: &Action, recovering: bool, is_first: bool) -> Result<(), HostError> {
+        let state = self.shared.state();
+        match action.clone() {
+            Action::Attach(attach) => {
+                let patience = if is_first { TapConfig::PATIENCE } else { Duration::ZERO };
+                self.attach(&state, attach, !recovering, patience).await
             }
+            Action::Detach { container, endpoint, port, interface } => {
+                let inside = state.container(&container).filter(|container| container.docker().is_none());
+                let way = inside.map(|container| (self.way(container), interface));
+                let is_kept = is_kept(&state, &container, &endpoint);
+                self.detach(port, is_kept, way).await;
+                Ok(())
+            }
+            Action::SetRoutes { container, routes } => self.set_routes(&state, &container, routes).await,
+            Action::WriteHosts { container, content } => self.write_hosts(&state, &container, content).await,
         }
-        failures
     }
 
-    async fn attach(&self, state: &State, attach: Attach, must_be_new: bool) -> Result<(), HostError> {
-        let container = state.container(&attach.container);
-        let Some(container) = container else { return Ok(()) };
+    async fn attach(
+        &self,
+        state: &State,
+        attach: Attach,
+        must_be_new: bool,
+        patience: Duration,
+    ) -> Result<(), HostError> {
+        let found = state.container(&attach.container).filter(|_| state.endpoint(&attach.endpoint).is_some());
+        let Some(container) = found else { return Ok(()) };
         let name = container.name.to_string();
         let Config { tso, uso, .. } = self.shared.config;
         let offloads = Offloads { no_tso: !tso, no_uso: !uso, no_csum: false };
-        let config = TapConfig { persistent: true, must_be_new, offloads };
+        let config = TapConfig { persistent: true, must_be_new, offloads, patience };
         let (port, interface) = (attach.port, attach.interface.clone());
-        let tap = match container.docker() {
+        let shared = Arc::clone(&self.shared);
+        let give = move |tap| shared.dataplane.attach(port, tap).map_err(|e| e.to_string());
+        let attached = match container.docker() {
             Some(spec) => {
-                let (mac, mtu, sandbox) = (attach.mac, attach.mtu, spec.sandbox.clone());
+                let sandbox = spec.sandbox.clone();
+                let sandbox = sandbox.map(|path| self.shared.first_processes.sandbox(&container.id, path));
+                let (mac, mtu) = (attach.mac, attach.mtu);
                 let gso_bytes = gso_bytes(&attach);
                 let wanted = interface::Wanted { endpoint: container.id, mac, mtu, gso_bytes, sandbox };
-                blocking(move || interface::open(&wanted, config)).await
+                blocking(move || interface::open(&wanted, config).and_then(give)).await
             }
             None => {
-                let ns = self.netns(container)?;
-                blocking(move || make_interface(&ns, &attach, config)).await
+                let way = self.way(container);
+                blocking(move || Ok(make_interface(&way.open()?, &attach, config).and_then(give))).await?
             }
         };
-        let attached = tap.and_then(|tap| self.shared.dataplane.attach(port, tap).map_err(|e| e.to_string()));
         attached.map_err(|reason| HostError::Attach { name, interface, reason })
     }
 
     /// The interface goes with its TAP, once the workers have let go of it, unless it `is_kept`. If they cannot, it
     /// goes from inside of its namespace, where that is known.
-    async fn detach(&self, port: PortId, is_kept: bool, inside: Option<(NetNs, String)>) {
-        self.shared.fdb.forget_port(port);
+    pub async fn detach(&self, port: PortId, is_kept: bool, inside: Option<(Way, String)>) {
         let shared = Arc::clone(&self.shared);
-        let gone = blocking(move || match shared.dataplane.detach(port) {
-            Ok(Some(_)) if is_kept => Ok(()),
-            Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
-            Ok(None) => Ok(()),
-            Err(error @ DetachError::Held { .. }) => match inside {
-                Some((ns, interface)) => {
-                    tracing::warn!(%port, "removing the interface {interface} all the same: {error}");
-                    netlink::delete_link(&ns, &interface).map(drop).map_err(|error| error.to_string())
-                }
-                None => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
+        let gone = blocking(move || {
+            let detached = shared.dataplane.detach(port);
+            // Before, a worker could have gone on to learn from its frames.
+            shared.fdb.forget_port(port);
+            match detached {
+                Ok(Some(_)) if is_kept => Ok(()),
+                Ok(Some(tap)) => tap.delete().map_err(|error| error.to_string()),
+                Ok(None) => Ok(()),
+                Err(error @ DetachError::Held { .. }) => match inside.map(|(way, name)| (way.open(), name)) {
+                    Some((Ok(ns), interface)) => {
+                        tracing::warn!(%port, "removing the interface {interface} all the same: {error}");
+                        netlink::delete_link(&ns, &interface).map(drop).map_err(|error| error.to_string())
+                    }
+                    _ => Err(error.to_string()),
+                },
+                Err(error) => Err(error.to_string()),
+            }
         });
         if let Err(error) = gone.await {
             tracing::warn!(error, %port, "an interface may be left; the next start takes it away");
@@ -136,119 +184,202 @@ impl Host {
         routes: Vec<DefaultRoute>,
     ) -> Result<(), HostError> {
         let Some(container) = state.container(container) else { return Ok(()) };
-        let ns = self.netns(container)?;
+        let way = self.way(container);
         let name = container.name.to_string();
         let routes = routes.into_iter().map(|route| (route.interface, route.gateway)).collect::<Vec<_>>();
-        let set = blocking(move || netlink::set_default_routes(&ns, &routes)).await;
+        let set = blocking(move || Ok(netlink::set_default_routes(&way.open()?, &routes))).await?;
         set.map_err(|error| HostError::Routes { name, reason: error.to_string() })
     }
 
     async fn write_hosts(&self, state: &State, id: &ContainerId, content: String) -> Result<(), HostError> {
         let Some(container) = state.container(id) else { return Ok(()) };
         let dir = self.shared.container_dir(id);
-        let written = blocking(move || files::write_hosts(&dir, &content)).await;
+        let held_open = || self.held_open.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = if held_open().contains(id) { Duration::ZERO } else { files::HOSTS_PATIENCE };
+        let written = blocking(move || files::write_hosts(&dir, &content, patience)).await;
+        match written {
+            Ok(Written::UnderReaders) => held_open().insert(*id),
+            Ok(Written::Atomically) | Err(_) => held_open().remove(id),
+        };
         written.map(|_| ()).map_err(|error| HostError::Hosts { name: container.name.to_string(), error })
     }
 
-    /// The network namespace of a container that is alive.
-    pub fn netns(&self, container: &Container) -> Result<NetNs, HostError> {
-        let name = || container.name.to_string();
-        let opened = match &container.kind {
-            ContainerKind::Docker(DockerSpec { sandbox: Some(path), .. }) => NetNs::open(Path::new(path)),
-            ContainerKind::Docker(_) => return Err(HostError::NoNamespace { name: name() }),
-            ContainerKind::Lab(_) => match self.shared.shim(&container.id) {
-                Some(shim) => NetNs::of_pid(shim.init_pid() as u32),
-                None => return Err(HostError::NoNamespace { name: name() }),
-            },
-            ContainerKind::Adopted(spec) => match &spec.source {
-                NetnsSource::Path(path) => NetNs::open(Path::new(path)),
-                NetnsSource::Pid { pid, start_ticks } => match netns::start_time(*pid) {
-                    Ok(ticks) if ticks == *start_ticks => NetNs::of_pid(*pid),
-                    _ => return Err(HostError::NoNamespace { name: name() }),
-                },
-            },
+    /// How to open the network namespace of a container that is alive.
+    fn way(&self, container: &Container) -> Way {
+        let place = match &container.kind {
+            ContainerKind::Docker(DockerSpec { sandbox, .. }) => {
+                sandbox.as_ref().map(|path| Place::Path(path.into()))
+            }
+            ContainerKind::Lab(_) => {
+                self.shared.shim(&container.id).map(|shim| Place::Process(shim.init_pid() as u32, None))
+            }
+            ContainerKind::Adopted(spec) => Some(match &spec.source {
+                NetnsSource::Path(path) => Place::Path(path.into()),
+                NetnsSource::Pid { pid, start_ticks } => Place::Process(*pid, Some(*start_ticks)),
+            }),
         };
-        opened.map_err(|error| HostError::Namespace { name: name(), error })
+        let known = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).get(&container.id).cloned();
+        Way { name: container.name.to_string(), place, known }
     }
 
     /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
-    /// went while no daemon ran: TAPs of our names that no endpoint has, and that no process is attached to.
-    pub async fn remove_unknown_interfaces(&self, view: View<'_>) {
-        let endpoints = view.local.docker_endpoints().map(|(container, _)| interface::name(&container.id));
+    /// went while no daemon ran: TAPs of our names that no endpoint of the container has, and that no process is
+    /// attached to.
+    pub async fn remove_unknown_interfaces(&self, container: &ContainerId) {
+        let seen = self.shared.snapshot();
+        let Some(container) = seen.local.container(container).filter(|c| c.docker().is_none()) else {
+            return;
+        };
+        let known: Vec<String> =
+            seen.view().wires_of(&container.id).map(|(_, wire)| wire.interface_name()).collect();
+        let (way, name) = (self.way(container), container.name.clone());
+        blocking(move || {
+            let Ok(ns) = way.open() else { return };
+            for link in netlink::links(&ns).unwrap_or_default() {
+                if !link.is_tap || !is_ours(&link.name) || known.contains(&link.name) {
+                    continue;
+                }
+                // Refused while another process is attached: then it is that one's.
+                let attached = Tap::open(&ns, &link.name, TapConfig::default());
+                if attached.is_ok_and(|tap| tap.delete().is_ok()) {
+                    tracing::info!(container = %name, interface = link.name, "removed an interface that a crash has left");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// For each port that has an interface, whether that is in another namespace than it should be: that of the container,
+    /// or of the host where an engine moves it.
+    pub async fn find_moved(&self, container: &Container, ports: Vec<PortId>) -> Vec<(PortId, bool)> {
+        let is_docker = container.docker().is_some();
+        let (way, shared) = (self.way(container), Arc::clone(&self.shared));
+        blocking(move || {
+            let host = if is_docker { NetNs::current().ok() } else { None };
+            // Without it nothing can be said.
+            let Ok(inside) = way.open() else { return Vec::new() };
+            let places: Vec<NetNsId> = host.iter().chain([&inside]).map(NetNs::id).collect();
+            let located = ports.into_iter().filter_map(|port| Some((port, shared.dataplane.locate(port)?)));
+            located.map(|(port, place)| (port, !places.contains(&place))).collect()
+        })
+        .await
+    }
+
+    /// The same beside the host's own interfaces, for Docker's endpoints.
+    pub async fn remove_unknown_of_docker(&self, state: &State) {
+        let endpoints = state.docker_endpoints().map(|(container, _)| interface::name(&container.id));
         let known: Vec<String> = endpoints.collect();
         blocking(move || interface::remove_unknown(&known)).await;
-        for container in view.local.containers().filter(|c| c.is_live() && c.docker().is_none()) {
-            let Ok(ns) = self.netns(container) else { continue };
-            let known: Vec<String> =
-                view.wires_of(&container.id).map(|(_, wire)| wire.interface_name()).collect();
-            let name = container.name.clone();
-            blocking(move || {
-                for link in netlink::links(&ns).unwrap_or_default() {
-                    if !link.is_tap || !is_ours(&link.name) || known.contains(&link.name) {
-                        continue;
-                    }
-                    // Refused while another process is attached: then it is that one's.
-                    let attached = Tap::open(&ns, &link.name, TapConfig::default());
-                    if attached.is_ok_and(|tap| tap.delete().is_ok()) {
-                        tracing::info!(container = %name, interface = link.name, "removed an interface that a crash has left");
-                    }
-                }
-            })
-            .await;
+    }
+
+    /// Whether an adopted namespace is gone, or is another one than it was. One that cannot be looked at is not gone.
+    pub async fn is_gone(&self, container: &Container) -> bool {
+        let way = self.way(container);
+        match blocking(move || way.open()).await {
+            Ok(ns) => {
+                let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+                adopted.entry(container.id).or_insert_with(|| Arc::new(ns));
+                false
+            }
+            Err(error) => error.is_absence(),
         }
     }
 
-    /// Whether an adopted namespace is still the one that it was.
-    pub fn is_there(&self, container: &Container) -> bool {
-        let Ok(ns) = self.netns(container) else { return false };
+    /// From now on no other namespace is the container's.
+    pub fn remember_namespace(&self, id: ContainerId, namespace: NetNs) {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
-        *adopted.entry(container.id).or_insert(ns.id()) == ns.id()
+        adopted.insert(id, Arc::new(namespace));
     }
 
     /// It has ended, or is somebody else's again.
     pub fn forget_namespace(&self, id: &ContainerId) {
+        self.held_open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// What a client asks to adopt, checked to be a network namespace of somebody else's.
-    pub fn netns_source(&self, pid: Option<u32>, path: Option<String>) -> Result<NetnsSource, Error> {
+    pub async fn netns_source(
+        &self,
+        pid: Option<u32>,
+        path: Option<String>,
+    ) -> Result<(NetnsSource, NetNs), Error> {
         let invalid = |message: String| error(ErrorKind::Invalid, message);
-        let (source, opened) = match (pid, path) {
-            (Some(pid), None) => {
-                let start_ticks = netns::start_time(pid)
-                    .map_err(|_| error(ErrorKind::NotFound, format!("there is no process {pid}")))?;
-                (NetnsSource::Pid { pid, start_ticks }, NetNs::of_pid(pid))
-            }
-            (None, Some(path)) if !Path::new(&path).is_absolute() => {
-                return Err(invalid(format!("the namespace {path:?} is not absolute; it begins with /")));
-            }
+        match (pid, &path) {
+            (Some(_), None) => {}
+            (None, Some(path)) if Path::new(path).is_absolute() => {}
             (None, Some(path)) => {
-                let opened = NetNs::open(Path::new(&path));
-                (NetnsSource::Path(path), opened)
+                return Err(invalid(format!("the namespace {path:?} is not absolute; it begins with /")));
             }
             _ => {
                 return Err(invalid(
                     "give either a pid or a netns to adopt, not both and not neither".into(),
                 ));
             }
+        }
+        let looking = blocking(move || match pid {
+            Some(pid) => process_source(pid),
+            None => path_source(path.unwrap_or_default()),
+        });
+        let late = |_| {
+            error(ErrorKind::Failed, "cannot adopt: the file system of the namespace's path does not answer")
         };
-        let opened = opened.map_err(|e| error(adopt_error_kind(&e), format!("cannot adopt: {e}")))?;
+        let (source, opened) = tokio::time::timeout(ADOPT_PATIENCE, looking).await.map_err(late)??;
         let own = NetNs::current().map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
         if opened.id() == own.id() {
             return Err(invalid(format!("{} is the network namespace of vswitchd itself", told(&source))));
         }
-        Ok(source)
+        Ok((source, opened))
+    }
+
+    /// Opens the namespace that an adopted container had, where it is there again.
+    pub async fn reopen(&self, container: &Container) -> Result<NetNs, HostError> {
+        self.forget_namespace(&container.id);
+        let way = self.way(container);
+        let name = way.name.clone();
+        let opening = tokio::time::timeout(ADOPT_PATIENCE, blocking(move || way.open()));
+        opening.await.unwrap_or(Err(HostError::NoAnswer { name }))
     }
 }
 
-/// Prefixes that this host routes to, none of which a network may overlap.
-pub async fn routes() -> Result<Vec<IpNet>, Error> {
-    let read = blocking(|| {
-        NetNs::current()
-            .map_err(|e| e.to_string())
-            .and_then(|ns| netlink::routes(&ns).map_err(|e| e.to_string()))
-    });
-    read.await.map_err(|reason| error(ErrorKind::Failed, format!("cannot read the host's routes: {reason}")))
+impl Way {
+    /// Takes as long as the file system of the path does.
+    fn open(&self) -> Result<NetNs, HostError> {
+        let gone = || HostError::NoNamespace { name: self.name.clone() };
+        let opened = match self.place.as_ref().ok_or_else(gone)? {
+            Place::Path(path) => NetNs::open(path),
+            Place::Process(pid, began) => NetNs::of_pid(*pid).and_then(|ns| {
+                // Looked at last: whatever was opened is that process's.
+                let is_it =
+                    began.is_none_or(|began| netns::start_time(*pid).is_ok_and(|ticks| ticks == began));
+                if is_it { Ok(ns) } else { Err(NetNsError::NoProcess(*pid)) }
+            }),
+        };
+        let opened = opened.map_err(|error| HostError::Namespace { name: self.name.clone(), error })?;
+        match &self.known {
+            Some(known) if **known != opened => Err(gone()),
+            _ => Ok(opened),
+        }
+    }
+}
+
+fn process_source(pid: u32) -> Result<(NetnsSource, NetNs), Error> {
+    let absent = |_| error(ErrorKind::NotFound, format!("there is no process {pid}"));
+    let start_ticks = netns::start_time(pid).map_err(absent)?;
+    let opened = NetNs::of_pid(pid).map_err(|e| cannot_adopt(&e))?;
+    // Another process may have got the number meanwhile.
+    if netns::start_time(pid).map_err(absent)? != start_ticks {
+        return Err(error(ErrorKind::NotFound, format!("process {pid} has ended just now")));
+    }
+    Ok((NetnsSource::Pid { pid, start_ticks }, opened))
+}
+
+fn path_source(path: String) -> Result<(NetnsSource, NetNs), Error> {
+    let opened = NetNs::open(Path::new(&path)).map_err(|e| cannot_adopt(&e))?;
+    Ok((NetnsSource::Path(path), opened))
+}
+
+fn cannot_adopt(failed: &NetNsError) -> Error {
+    error(adopt_error_kind(failed), format!("cannot adopt: {failed}"))
 }
 
 /// Docker has put the interface into a container, which cannot be given another one: it stays there without frames, and

@@ -20,7 +20,7 @@ use vswitch_proto::command::{Attachment, Reserve, Scope, SharedChange};
 use vswitch_proto::id::EndpointId;
 
 use super::handle::Shared;
-use super::{docker, random_request_id};
+use super::{amend, docker, random_request_id};
 use crate::cluster::service::ClusterError;
 use crate::state::{Endpoint, Snapshot};
 
@@ -99,6 +99,7 @@ pub async fn settle(shared: &Shared) -> Result<(), ClusterError> {
     let mut refused = shared.leases.settling.lock().await;
     release(shared).await?;
     reserve_again(shared, &mut refused).await?;
+    amend::settle_names(shared).await?;
     docker::bindings::settle(shared).await
 }
 

@@ -2,39 +2,61 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vswitch_proto::api::{Adopt, Created, Error, ErrorKind, Exit, Run, RunNetwork};
 use vswitch_proto::command::{
-    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint,
+    AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, Driver, LabSpec, NewEndpoint, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, RequestId};
 
 use super::control::{Control, done};
 use super::handle::error;
+use super::host::blocking;
+use super::host_work::HostWork;
+use super::lanes::Part;
+use super::order::Subject;
 use super::overlay::Prepared;
-use super::{Done, Event, random_bytes, random_request_id};
-use crate::container::{self, Launch, Shim, ShimError, files};
+use super::{Done, Event, random_bytes, random_request_id, run_settings};
+use crate::container::{self, Launch, LaunchError, Shim, ShimError, cgroup, files};
 use crate::state::names::hosts_file;
 use crate::state::{Container, Phase};
 
 const GONE: &str = "its network namespace is gone";
 
+/// For a container's namespaces and mounts, and for the start of its command. They take milliseconds, unless the file
+/// system of its root is slow.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// For the end of a process that was killed.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// 128 + SIGKILL.
+const KILLED: i32 = 137;
+
 impl Control {
-    pub(super) async fn run(
-        &mut self,
-        request: Run,
-        id: RequestId,
-        prepared: &Prepared,
-    ) -> Result<Done, Error> {
+    pub(super) async fn run(&self, request: Run, id: RequestId, prepared: &Prepared) -> Result<Done, Error> {
         check_run(&request)?;
+        run_settings::check(&request, &self.shared.config.data_dir)?;
         let start = request.start;
-        let attachments = self.attachments(&request.networks, prepared)?;
+        let network_of = request.network_container.as_deref().map(|of| self.container_id(of)).transpose()?;
+        let attachments = match network_of {
+            Some(_) => Vec::new(),
+            None => self.attachments(&request.networks, prepared)?,
+        };
+        self.check_host_network(&attachments, &request)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
-        let create =
-            CreateContainer { id: container, name, kind: ContainerKind::Lab(lab_spec(request)), attachments };
-        let applied = self.propose(id, Command::CreateContainer(create))?;
-        let followed = match self.launch(&container).await {
-            Ok(()) => self.follow().await,
+        let kind = ContainerKind::Lab(lab_spec(request, network_of));
+        let create = CreateContainer { id: container, name, kind, attachments };
+        // Its interfaces wait until it has its namespaces.
+        let hold = self.lanes.hold(container);
+        let (applied, begun) = self.propose(id, Command::CreateContainer(create)).await?;
+        let launched = self.launch(&container).await;
+        drop(hold);
+        let followed = match launched {
+            Ok(()) => begun.done().await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = followed {
@@ -60,27 +82,78 @@ impl Control {
     }
 
     /// Makes the namespaces and the process that waits in them.
-    async fn launch(&mut self, id: &ContainerId) -> Result<(), Error> {
-        let container = self.state().container(id).expect("the command that creates it was applied");
+    async fn launch(&self, id: &ContainerId) -> Result<(), Error> {
+        let seen = self.snapshot();
+        let container = seen.local.container(id).expect("the command that creates it was applied");
         let ContainerKind::Lab(spec) = &container.kind else { return Ok(()) };
-        let launch = Launch {
+        let mut launch = Launch {
             id: *id,
             dir: self.shared.container_dir(id),
+            files: self.shared.container_dir(id),
             spec: spec.clone(),
             hostname: container.hostname(),
             host_network: self.on_host_network(container),
             hidden: vec![self.shared.config.data_dir.clone()],
+            network_of: None,
+            cgroup: None,
         };
-        let hosts = hosts_file(self.snapshot().view(), id);
-        files::prepare(&launch, &hosts, &files::resolv_conf(launch.host_network))
-            .map_err(|e| error(ErrorKind::Failed, format!("cannot write {}: {e}", launch.dir.display())))?;
-        let shim = container::create(&launch).await.map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
-        self.watch(*id, shim);
+        if let Some(owner) = spec.network_of {
+            self.share_network(&mut launch, &owner)?;
+        }
+        let hosts = hosts_file(seen.view(), id);
+        let prepared = blocking(move || prepare(launch, &hosts));
+        let launch = prepared.await.map_err(|reason| error(ErrorKind::Failed, reason))?;
+        let launched = tokio::time::timeout(LAUNCH_PATIENCE, container::create(&launch));
+        let shim = launched.await.map_err(|_| no_answer("it was not made", LAUNCH_PATIENCE))?;
+        self.watch(*id, shim.map_err(|e| not_launched(&e))?);
         Ok(())
     }
 
+    /// Network namespace, host name and names files are those of `owner`, which must run.
+    fn share_network(&self, launch: &mut Launch, owner: &ContainerId) -> Result<(), Error> {
+        let state = self.state();
+        let Some(owner) = state.container(owner) else {
+            let message = format!(
+                "no such container: {}, whose network is shared: remove this container and make it anew",
+                owner.short()
+            );
+            return Err(error(ErrorKind::NotFound, message));
+        };
+        let shim = self.shared.shim(&owner.id).filter(|_| owner.phase == Phase::Running);
+        let Some(shim) = shim else {
+            let message =
+                format!("cannot join the network of {0}, which does not run: start {0} first", owner.name);
+            return Err(error(ErrorKind::Conflict, message));
+        };
+        launch.network_of = Some(shim.network_owner());
+        launch.files = self.shared.container_dir(&owner.id);
+        launch.hostname = owner.hostname();
+        launch.host_network = self.on_host_network(owner);
+        let domain = owner.lab().and_then(|spec| spec.settings.domainname.clone());
+        launch.spec.settings.domainname = domain;
+        Ok(())
+    }
+
+    /// The host's network has its own settings.
+    fn check_host_network(
+        &self,
+        attachments: &[(Attachment, NewEndpoint)],
+        request: &Run,
+    ) -> Result<(), Error> {
+        let state = self.state();
+        let mut networks = attachments.iter().filter_map(|(a, _)| state.network(&a.network));
+        match request.settings.sysctls.keys().next() {
+            Some(name) if networks.any(|network| network.driver == Driver::Host) => {
+                let message = format!("sysctl '{name}' is not allowed in the network namespace of the host");
+                Err(error(ErrorKind::Invalid, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn on_host_network(&self, container: &Container) -> bool {
-        let mut networks = container.attachments.iter().filter_map(|a| self.state().network(&a.network));
+        let state = self.state();
+        let mut networks = container.attachments.iter().filter_map(|a| state.network(&a.network));
         networks.any(|network| network.driver == Driver::Host)
     }
 
@@ -88,46 +161,59 @@ impl Control {
     pub(super) fn watch(&self, container: ContainerId, shim: Shim) {
         let shim = Arc::new(shim);
         self.shared.shims().insert(container, Arc::clone(&shim));
+        self.shared.wake();
         let events = self.events.clone();
         tokio::spawn(async move {
-            shim.wait().await;
+            let exit = shim.wait().await;
             // The loop ends before its queue closes; the next daemon finds what happened meanwhile.
-            let _ = events.send(Event::Exited { container, shim }).await;
+            let _ = events.send(Event::Exited { container, shim, exit }).await;
         });
     }
 
     /// Has the waiting process execute the container's command.
-    async fn begin(&mut self, id: &ContainerId, request: RequestId) -> Result<(), Error> {
-        let shim = self.shared.shim(id).expect("a container that was launched has a shim");
-        if let Err(failed) = shim.start().await {
-            let exit = shim.wait().await;
+    async fn begin(&self, id: &ContainerId, request: RequestId) -> Result<(), Error> {
+        let ended_early = || error(ErrorKind::Failed, "its shim ended early; see vswitchctl logs");
+        let shim = self.shared.shim(id).ok_or_else(ended_early)?;
+        if let Err(failure) = start_process(&shim).await {
+            let exit = end_process(&shim, &failure).await;
             self.ended(id, exit).await;
-            return Err(not_started(&failed));
+            self.shared.restarts.take(id);
+            return Err(failure);
         }
-        let command = self.start_command(id, &Prepared::default());
+        let command = self.start_command(id, &Prepared::default(), Start::Asked);
         self.commit(request, command, None).await.map(|_| ())
     }
 
     /// With an endpoint for each attachment, for those that have none at present.
-    pub(super) fn start_command(&self, id: &ContainerId, prepared: &Prepared) -> Command {
-        let attachments = self.state().container(id).map_or(&[][..], |container| &container.attachments);
+    pub(super) fn start_command(&self, id: &ContainerId, prepared: &Prepared, start: Start) -> Command {
+        let state = self.state();
+        let attachments = state.container(id).map_or(&[][..], |container| &container.attachments);
         let endpoint = |attachment: &Attachment| {
             let leased = prepared.leases.get(&attachment.network).copied();
             leased.unwrap_or_else(|| EndpointId(random_bytes()).into())
         };
-        Command::StartContainer { container: *id, endpoints: attachments.iter().map(endpoint).collect() }
+        let endpoints = attachments.iter().map(endpoint).collect();
+        Command::StartContainer { container: *id, endpoints, start }
     }
 
     pub(super) async fn start(
-        &mut self,
+        &self,
         reference: &str,
         id: RequestId,
         prepared: &Prepared,
+        start: Start,
     ) -> Result<Done, Error> {
         let container = self.container_id(reference)?;
-        let found = self.state().container(&container).expect("it was just looked up");
+        if start == Start::Again && !self.shared.restarts.is_pending(&container) {
+            return Ok(Done::Nothing);
+        }
+        let state = self.state();
+        let found = state.container(&container).expect("it was just looked up");
         match (&found.kind, &found.phase) {
-            (_, Phase::Running) => return Ok(Done::Nothing),
+            (_, Phase::Running) => {
+                self.shared.restarts.take(&container);
+                return Ok(Done::Nothing);
+            }
             (ContainerKind::Adopted(_), _) => return self.adopt_again(&container, id, prepared).await,
             // The state refuses it.
             (ContainerKind::Docker(_), _) => {}
@@ -137,73 +223,90 @@ impl Control {
             }
             (ContainerKind::Lab(_), _) => {}
         }
-        self.propose(id, self.start_command(&container, prepared))?;
-        let followed = match self.launch(&container).await {
-            Ok(()) => self.follow().await,
+        // Its interfaces wait until it has its namespaces.
+        let hold = self.lanes.hold(container);
+        let (_, begun) = self.propose(id, self.start_command(&container, prepared, start)).await?;
+        match start {
+            Start::Asked => self.shared.restarts.reset(&container),
+            Start::Again => drop(self.shared.restarts.take(&container)),
+        }
+        let launched = self.launch(&container).await;
+        drop(hold);
+        let followed = match launched {
+            Ok(()) => begun.done().await,
             Err(failure) => Err(failure),
         };
         let shim = self.shared.shim(&container);
         let started = match (followed, &shim) {
-            (Ok(()), Some(shim)) => shim.start().await.map_err(|failed| not_started(&failed)),
+            (Ok(()), Some(shim)) => start_process(shim).await,
             (Ok(()), None) => Err(error(ErrorKind::Failed, "its shim ended early; see vswitchctl logs")),
             (Err(failure), _) => Err(failure),
         };
         let Err(failure) = started else { return Ok(Done::Nothing) };
         let exit = match shim {
-            Some(shim) => {
-                // It may have ended by itself; then there is nothing to kill.
-                let _ = shim.signal(nix::libc::SIGKILL).await;
-                shim.wait().await
-            }
+            Some(shim) => end_process(&shim, &failure).await,
             None => Exit { exit_code: 128, error: failure.message.clone() },
         };
         self.ended(&container, exit).await;
+        self.shared.restarts.take(&container);
         Err(failure)
     }
 
-    async fn forget_shim(&mut self, id: &ContainerId) {
+    async fn forget_shim(&self, id: &ContainerId) {
         if let Some(shim) = self.shared.forget_shim(id) {
-            let _ = shim.signal(nix::libc::SIGKILL).await;
-            shim.wait().await;
+            let failure = error(ErrorKind::Failed, "its process does not end");
+            end_process(&shim, &failure).await;
         }
     }
 
-    pub(super) async fn exited(&mut self, id: ContainerId, shim: &Arc<Shim>) {
+    pub(super) async fn exited(&self, id: ContainerId, shim: &Arc<Shim>, exit: Exit) {
+        let _turn = self.order.turn(Subject::Container(id)).await;
         // A start after this process has put another shim in its place, or a change was taken back.
         if self.shared.shim(&id).is_some_and(|current| Arc::ptr_eq(&current, shim)) {
-            let exit = shim.wait().await;
             self.ended(&id, exit).await;
         }
     }
 
+    /// An adopted namespace was not there, or was another one, when it was looked at.
+    pub(super) async fn vanished(&self, id: ContainerId) {
+        let _turn = self.order.turn(Subject::Container(id)).await;
+        let state = self.state();
+        let running = state.container(&id).filter(|container| container.phase == Phase::Running);
+        let Some(container) = running else { return };
+        // It may have been adopted again meanwhile.
+        if self.host.is_gone(container).await {
+            self.ended(&id, Exit { exit_code: 0, error: GONE.into() }).await;
+        }
+    }
+
     /// The process is gone: so are its endpoints, and the container itself if that was asked for.
-    pub(super) async fn ended(&mut self, id: &ContainerId, exit: Exit) {
+    pub(super) async fn ended(&self, id: &ContainerId, exit: Exit) {
         self.host.forget_namespace(id);
         if self.is_active(id) {
             let Exit { exit_code, error } = exit;
             self.take_back(Command::ContainerExited { container: *id, exit_code, error }).await;
-            let kind = self.state().container(id).map(|container| &container.kind);
-            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove) {
+            let state = self.state();
+            let kind = state.container(id).map(|container| &container.kind);
+            if matches!(kind, Some(ContainerKind::Lab(spec)) if spec.auto_remove)
+                && !self.shared.restarts.is_kept(id)
+            {
                 self.take_back(Command::RemoveContainer { container: *id }).await;
                 self.remove_files(id);
             }
         }
+        self.restart_if_wanted(id);
         // Last, since those who wait for the end look at this.
         self.shared.forget_shim(id);
     }
 
-    pub(super) async fn remove(
-        &mut self,
-        reference: &str,
-        force: bool,
-        id: RequestId,
-    ) -> Result<Done, Error> {
+    pub(super) async fn remove(&self, reference: &str, force: bool, id: RequestId) -> Result<Done, Error> {
         let container = match self.container_id(reference) {
             // An --rm container goes by itself as soon as it is killed.
             Err(gone) if force && gone.kind == ErrorKind::NotFound => return Ok(Done::Nothing),
             found => found?,
         };
-        let found = self.state().container(&container).expect("it was just looked up");
+        let state = self.state();
+        let found = state.container(&container).expect("it was just looked up");
         match (&found.kind, &found.phase) {
             (ContainerKind::Docker(_), _) if force => return self.reclaim_container(&container, id).await,
             // It never began, so there is nothing to lose.
@@ -211,8 +314,7 @@ impl Control {
             (ContainerKind::Adopted(_), Phase::Running) => {
                 self.host.forget_namespace(&container);
                 let exited = Command::ContainerExited { container, exit_code: 0, error: String::new() };
-                self.propose(random_request_id(), exited)?;
-                self.follow().await?;
+                self.commit(random_request_id(), exited, None).await?;
             }
             _ => {}
         }
@@ -222,6 +324,8 @@ impl Control {
     }
 
     pub(super) fn remove_files(&self, id: &ContainerId) {
+        self.shared.restarts.forget(id);
+        cgroup::remove_at_once(id);
         let dir = self.shared.container_dir(id);
         if let Err(error) = files::remove(&dir) {
             tracing::warn!(%error, dir = %dir.display(), "cannot remove a container's files; the next start tries again");
@@ -229,50 +333,100 @@ impl Control {
     }
 
     pub(super) async fn adopt(
-        &mut self,
+        &self,
         request: Adopt,
         id: RequestId,
         prepared: &Prepared,
     ) -> Result<Done, Error> {
-        let source = self.host.netns_source(request.pid, request.netns)?;
+        let (source, namespace) = self.host.netns_source(request.pid, request.netns).await?;
         let attachments = self.attachments(&request.networks, prepared)?;
+        self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
+        self.host.remember_namespace(container, namespace);
         let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });
         let create = CreateContainer { id: container, name, kind, attachments };
         // Without a process of ours to begin, it runs at once.
-        self.commit(id, Command::CreateContainer(create), Some(Command::RemoveContainer { container }))
+        let undo = Command::RemoveContainer { container };
+        if let Err(failure) = self.commit(id, Command::CreateContainer(create), Some(undo)).await {
+            self.host.forget_namespace(&container);
+            return Err(failure);
+        }
+        self.commit(random_request_id(), self.start_command(&container, prepared, Start::Asked), None)
             .await?;
-        self.commit(random_request_id(), self.start_command(&container, prepared), None).await?;
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
 
     /// An adopted namespace that had gone and is there again under the same path.
     async fn adopt_again(
-        &mut self,
+        &self,
         id: &ContainerId,
         request: RequestId,
         prepared: &Prepared,
     ) -> Result<Done, Error> {
-        let found = self.state().container(id).expect("it was just looked up");
-        self.host.netns(found).map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        let state = self.state();
+        let found = state.container(id).expect("it was just looked up");
+        let namespace =
+            self.host.reopen(found).await.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        self.host.remember_namespace(*id, namespace);
         let undo = Command::ContainerExited { container: *id, exit_code: 0, error: GONE.into() };
-        self.commit(request, self.start_command(id, prepared), Some(undo)).await?;
+        self.commit(request, self.start_command(id, prepared, Start::Asked), Some(undo)).await?;
         Ok(Done::Nothing)
     }
 
-    /// Adopted namespaces end without telling anybody.
-    pub(super) async fn check_adopted(&mut self) {
-        let gone: Vec<_> = self
-            .state()
-            .containers()
-            .filter(|c| matches!(c.kind, ContainerKind::Adopted(_)) && c.phase == Phase::Running)
-            .filter(|c| !self.host.is_there(c))
-            .map(|c| c.id)
-            .collect();
-        for id in gone {
-            self.ended(&id, Exit { exit_code: 0, error: GONE.into() }).await;
+    /// Adopted namespaces end without telling anybody: each is looked at in its container's lane.
+    pub(super) fn look_after_adopted(&self) {
+        let state = self.state();
+        let adopted = state.containers().filter(|c| matches!(c.kind, ContainerKind::Adopted(_)));
+        for container in adopted.filter(|c| c.phase == Phase::Running) {
+            self.lanes.push_once((container.id, Part::Interfaces), HostWork::Look, HostWork::is_look);
         }
     }
+}
+
+/// Writes the container's files and makes its control group, if it has limits.
+fn prepare(mut launch: Launch, hosts: &str) -> Result<Launch, String> {
+    let limits = launch.spec.settings.limits;
+    if !limits.is_empty() {
+        launch.cgroup = Some(cgroup::create(&launch.id, &limits).map_err(|e| e.to_string())?);
+    }
+    let resolv_conf = files::resolv_conf(launch.host_network, &launch.spec.settings.dns);
+    let written = files::prepare(&launch, hosts, &resolv_conf);
+    written.map_err(|e| format!("cannot write {}: {e}", launch.dir.display())).map(|()| launch)
+}
+
+/// Has the waiting process execute the container's command.
+async fn start_process(shim: &Shim) -> Result<(), Error> {
+    match tokio::time::timeout(START_PATIENCE, shim.start()).await {
+        Ok(started) => started.map_err(|failed| not_started(&failed)),
+        Err(_) => Err(no_answer("its command did not begin", START_PATIENCE)),
+    }
+}
+
+/// Kills a container's process, if it has not ended by itself, and waits for its end for a while. One that the kernel
+/// does not let go is left to the kernel.
+async fn end_process(shim: &Shim, failure: &Error) -> Exit {
+    let ending = async {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = shim.signal(nix::libc::SIGKILL).await;
+        shim.wait().await
+    };
+    let left = || Exit { exit_code: KILLED, error: failure.message.clone() };
+    tokio::time::timeout(END_PATIENCE, ending).await.unwrap_or_else(|_| left())
+}
+
+/// Of something that waits for a file system, as a rule.
+fn no_answer(what: &str, patience: Duration) -> Error {
+    let message =
+        format!("{what} within {} seconds: does the file system of its root answer?", patience.as_secs());
+    error(ErrorKind::Failed, message)
+}
+
+fn not_launched(failed: &LaunchError) -> Error {
+    let kind = match failed {
+        LaunchError::NoRoot { .. } => ErrorKind::Invalid,
+        _ => ErrorKind::Failed,
+    };
+    error(kind, failed.to_string())
 }
 
 fn not_started(failed: &ShimError) -> Error {
@@ -304,9 +458,7 @@ fn check_run(request: &Run) -> Result<(), Error> {
         Some(dir) if !dir.is_absolute() => {
             invalid(format!("the rootfs {dir:?} is not absolute; it begins with /"))
         }
-        Some(dir) if !dir.is_dir() => {
-            invalid(format!("the rootfs {dir:?} is not a directory of the daemon's host"))
-        }
+        // Whether it is a directory is seen by the shim: it may be on a file system that does not answer.
         _ => Ok(()),
     }
 }
@@ -320,8 +472,9 @@ fn is_hostname(name: &str) -> bool {
         && edges.iter().all(|b| b.is_some_and(|b| b.is_ascii_alphanumeric()))
 }
 
-fn lab_spec(request: Run) -> LabSpec {
-    let command = if request.command.is_empty() { vec!["sh".into()] } else { request.command };
+fn lab_spec(request: Run, network_of: Option<ContainerId>) -> LabSpec {
+    let is_empty = request.command.is_empty() && request.settings.entrypoint.is_empty();
+    let command = if is_empty { vec!["sh".into()] } else { request.command };
     LabSpec {
         command,
         env: request.env,
@@ -332,6 +485,8 @@ fn lab_spec(request: Run) -> LabSpec {
         rootfs: request.rootfs,
         workdir: request.workdir,
         labels: request.labels,
+        settings: request.settings,
+        network_of,
     }
 }
 
@@ -350,7 +505,7 @@ mod tests {
         assert!(run(|r| r.env = vec!["=x".into()]).unwrap_err().contains("KEY=VALUE"));
         assert!(run(|r| r.command = vec!["a\0".into()]).is_err());
         assert!(run(|r| r.workdir = Some("tmp".into())).is_err());
-        assert!(run(|r| r.rootfs = Some("/no/such/dir".into())).unwrap_err().contains("not a directory"));
+        assert!(run(|r| r.rootfs = Some("dir".into())).unwrap_err().contains("not absolute"));
         for bad in ["", "-a", "a-", "a_b", "a b", &"x".repeat(64)] {
             assert!(!is_hostname(bad), "{bad}");
         }

@@ -23,6 +23,11 @@ impl Handle {
         let network = view.network(&endpoint.network)?;
         let container = view.local.container(&endpoint.container)?;
         let counters = self.shared().dataplane.port_counters(wire.port);
+        let problem = match (self.shared().port_problems.of(wire.port), counters) {
+            (Some(problem), _) => Some(problem.to_owned()),
+            (None, None) => Some("its interface could not be made; see the log of vswitchd".to_owned()),
+            (None, Some(_)) => None,
+        };
         Some(Port {
             id: wire.port,
             network: network.name.clone(),
@@ -35,7 +40,8 @@ impl Handle {
             ipv4: wire.ipv4,
             ipv6: wire.ipv6,
             mtu: self.shared().settings().mtu_of(view, network),
-            up: counters.is_some(),
+            up: problem.is_none(),
+            problem,
             counters: counters.unwrap_or_default(),
         })
     }
@@ -145,6 +151,7 @@ impl Handle {
                 segmented_sends: totals.tunnel.segmented_sends,
                 refused_sends: totals.tunnel.refused_sends,
                 coalesced_frames: totals.tunnel.coalesced_frames,
+                rx_deferred: totals.tunnel.rx_deferred,
                 rx_overflows: totals.tunnel.rx_overflows,
             },
             drops: DropReason::ALL

@@ -9,19 +9,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, RunNetwork};
+use vswitch_proto::api::{Connect, Created, Error, ErrorKind, NetworkCreate, NetworkPrune, RunNetwork};
 use vswitch_proto::command::{
-    Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
+    Addresses, Attachment, CreateNetwork, DockerChange, Driver, NewEndpoint, Reserve, Scope, SharedChange,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId, RequestId};
 
 use super::changes::{attachment, engine_unasked, pool};
+use super::configuration::{self, may_prune};
 use super::control::rejected;
 use super::docker::leftovers::Listed;
 use super::handle::{Done, Handle, error};
 use super::leases::{self, Held};
 use super::names::random_name;
-use super::{Change, host, random_bytes, random_request_id};
+use super::{Change, random_bytes, random_request_id, subnets};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
 use crate::state::{Network, Rejected, Snapshot};
@@ -53,6 +54,12 @@ impl Handle {
         if self.state().outcome(&id).is_some() {
             return self.enqueue(change, id, Prepared::default()).await;
         }
+        let change = match change {
+            Change::CreateNetwork(request) => {
+                Change::CreateNetwork(configuration::resolve(request, &self.state())?)
+            }
+            change => change,
+        };
         match change {
             Change::CreateNetwork(request) if request.driver.as_deref() == Some("overlay") => {
                 self.create_overlay(request, id).await
@@ -67,7 +74,7 @@ impl Handle {
                     None => self.enqueue(change, id, Prepared::default()).await,
                 }
             }
-            Change::PruneNetworks => self.prune(id).await,
+            Change::PruneNetworks(filter) => self.prune(filter, id).await,
             Change::Connect { network, request } => self.connect(network, request, id).await,
             Change::Run(request) => {
                 let (name, networks) = (request.name.clone(), request.networks.clone());
@@ -77,8 +84,17 @@ impl Handle {
                 let (name, networks) = (Some(request.name.clone()), request.networks.clone());
                 self.make(name, &networks, || Change::Adopt(request.clone()), id).await
             }
-            Change::Start(reference) => self.start(reference, id).await,
-            Change::Disconnect { .. } | Change::Remove { .. } => self.end(change, id).await,
+            Change::Start(ref reference) | Change::StartAgain(ref reference) => {
+                let reference = reference.clone();
+                self.start(&reference, change, id).await
+            }
+            // What the cluster calls a container is settled afterwards.
+            Change::Disconnect { .. } | Change::Remove { .. } | Change::Rename { .. } => {
+                self.end(change, id).await
+            }
+            Change::StopByHand(_) | Change::Update { .. } => {
+                self.enqueue(change, id, Prepared::default()).await
+            }
             Change::Docker(_) | Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
         }
     }
@@ -95,10 +111,9 @@ impl Handle {
         if seen.local.networks().any(|network| network.name == request.name) {
             return Err(rejected(&Rejected::NetworkNameTaken(request.name)));
         }
-        let mut occupied = host::routes().await?;
         cluster.found_alone().await.map_err(failed)?;
-        occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
-        let network = CreateNetwork {
+        let seen = self.snapshot();
+        let mut network = CreateNetwork {
             id: NetworkId(random_bytes()),
             name: request.name,
             driver: Driver::Overlay,
@@ -107,12 +122,13 @@ impl Handle {
             ipv6: request.ipv6,
             options: request.options,
             labels: request.labels,
-            occupied,
+            occupied: Vec::new(),
             builtin: false,
         };
+        let mut warnings = subnets::complete_overlay(&mut network, &seen).await?;
         match cluster.propose(SharedChange::CreateNetwork(network), id).await.map_err(failed)? {
             Applied::NetworkCreated { network } => {
-                let warnings = self.warnings_of(&network);
+                warnings.extend(self.warnings_of(&network));
                 Ok(Done::Created(Created { id: network.to_string(), warnings }))
             }
             _ => Err(failed(ClusterError::Unexpected)),
@@ -167,10 +183,11 @@ impl Handle {
 
     /// Those of the cluster first: if it cannot be asked, nothing was done. One that a Docker network of this node is stays,
     /// also while it has no containers.
-    async fn prune(&self, id: RequestId) -> Result<Done, Error> {
+    async fn prune(&self, filter: NetworkPrune, id: RequestId) -> Result<Done, Error> {
         let seen = self.snapshot();
         let is_unused = |network: &&Network| {
-            seen.shared.leases_in(&network.id).next().is_none()
+            may_prune(network, &filter)
+                && seen.shared.leases_in(&network.id).next().is_none()
                 && !seen.local.docker_networks().any(|docker| docker.network == network.id)
         };
         let mut names = Vec::new();
@@ -183,7 +200,8 @@ impl Handle {
                 Err(other) => return Err(failed(other)),
             }
         }
-        names.extend(self.enqueue(Change::PruneNetworks, id, Prepared::default()).await?.pruned());
+        let prune = Change::PruneNetworks(filter.clone());
+        names.extend(self.enqueue(prune, id, Prepared::default()).await?.pruned());
         Ok(Done::Pruned(names))
     }
 
@@ -199,25 +217,45 @@ impl Handle {
                 self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
             }
         }
-        self.enqueue_leased(Change::Connect { network, request }, id, prepared).await
+        let is_leased = !prepared.leases.is_empty();
+        let done = self.enqueue_leased(Change::Connect { network, request }, id, prepared).await?;
+        Ok(self.warned(done, is_leased))
     }
 
-    async fn start(&self, reference: String, id: RequestId) -> Result<Done, Error> {
+    /// Adds what keeps other hosts out of reach at present, for a change that gives a container an overlay network.
+    /// Containers of this host reach each other all the same, and the tunnels are tried again, so it is no error.
+    fn warned(&self, done: Done, is_leased: bool) -> Done {
+        let warnings = if is_leased { self.shared().problems.of_overlays() } else { Vec::new() };
+        match done {
+            _ if warnings.is_empty() => done,
+            Done::Created(mut created) => {
+                created.warnings.extend(warnings);
+                Done::Created(created)
+            }
+            Done::Nothing => Done::Warned(warnings),
+            other => other,
+        }
+    }
+
+    async fn start(&self, reference: &str, change: Change, id: RequestId) -> Result<Done, Error> {
         let mut prepared = Prepared::default();
         let seen = self.snapshot();
-        if let Ok(container) = seen.local.find_container(&reference) {
+        if let Ok(container) = seen.local.find_container(reference) {
             let needed = container.attachments.iter().filter(|a| {
                 a.scope == Scope::Cluster && seen.local.endpoint_at(&container.id, &a.network).is_none()
             });
             for wanted in needed.cloned() {
                 if seen.shared.network(&wanted.network).is_none() {
-                    let (container, network) = (container.name.clone(), wanted.network);
-                    return Err(rejected(&Rejected::NetworkGone { container, network }));
+                    return Err(rejected(&seen.local.network_gone(&container.name, &wanted.network)));
                 }
-                self.lease(&mut prepared, (container.id, container.name.clone()), wanted).await?;
+                let who = (container.id, container.name.clone());
+                let before = seen.local.remembered_addresses(&container.id, &wanted.network);
+                self.lease_as_before(&mut prepared, who, wanted, before).await?;
             }
         }
-        self.enqueue_leased(Change::Start(reference), id, prepared).await
+        let is_leased = !prepared.leases.is_empty();
+        let done = self.enqueue_leased(change, id, prepared).await?;
+        Ok(self.warned(done, is_leased))
     }
 
     /// A new container. A name that was made up and is taken meanwhile is another one's: then it gets another.
@@ -235,11 +273,12 @@ impl Handle {
                 None => (self.free_name(), true),
             };
             let prepared = self.prepare(chosen.clone(), networks).await?;
+            let is_leased = !prepared.leases.is_empty();
             let made = self.enqueue_leased(change(), id, prepared).await;
             let is_taken = || self.state().containers().any(|container| container.name == chosen);
             let lost = made.as_ref().is_err_and(|e| e.kind == ErrorKind::Conflict) && is_random && is_taken();
             if !lost {
-                return made;
+                return made.map(|done| self.warned(done, is_leased));
             }
             id = random_request_id();
         }
@@ -265,6 +304,29 @@ impl Handle {
             }
         }
         Ok(prepared)
+    }
+
+    /// With the addresses that the container had, unless somebody else has one of them by now.
+    async fn lease_as_before(
+        &self,
+        prepared: &mut Prepared,
+        who: (ContainerId, Name),
+        wanted: Attachment,
+        before: Option<Addresses>,
+    ) -> Result<(), Error> {
+        let fits = |before: &Addresses| {
+            wanted.ipv4.is_none_or(|ip| before.ipv4 == Some(ip))
+                && wanted.ipv6.is_none_or(|ip| before.ipv6 == Some(ip))
+                && wanted.mac.is_none_or(|mac| before.mac == mac)
+        };
+        if let Some(Addresses { mac, ipv4, ipv6 }) = before.filter(fits) {
+            let again = Attachment { ipv4, ipv6, mac: Some(mac), ..wanted.clone() };
+            match self.lease(prepared, who.clone(), again).await {
+                Err(taken) if taken.kind == ErrorKind::Conflict => {}
+                leased => return leased,
+            }
+        }
+        self.lease(prepared, who, wanted).await
     }
 
     async fn lease(

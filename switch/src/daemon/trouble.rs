@@ -7,8 +7,8 @@ use vswitch_proto::id::{ContainerId, PortId};
 
 use crate::plan::Action;
 
-/// Tried again at one time: each may take some milliseconds, and others wait meanwhile.
-const AGAIN_MAX: usize = 16;
+/// Failures that are tried again at one time, each in the lane of its container.
+const AGAIN_MAX: usize = 64;
 
 /// An action that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +21,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn container(&self) -> ContainerId {
-        match &self.action {
-            Action::Attach(attach) => attach.container,
-            Action::Detach { container, .. }
-            | Action::SetRoutes { container, .. }
-            | Action::WriteHosts { container, .. } => *container,
-        }
+        container_of(&self.action)
     }
 }
 
@@ -40,8 +35,10 @@ impl Trouble {
         self.0.retain(|failure| actions.iter().all(|action| target(action) != target(&failure.action)));
     }
 
-    pub fn note(&mut self, failures: Vec<Failure>) {
-        self.0.extend(failures);
+    /// A failure takes the place of an earlier one of the same target.
+    pub fn note(&mut self, failure: Failure) {
+        self.0.retain(|earlier| target(&earlier.action) != target(&failure.action));
+        self.0.push_back(failure);
     }
 
     /// Takes those whose turn it is.
@@ -50,15 +47,25 @@ impl Trouble {
     }
 }
 
+/// The container that an action is about.
+pub fn container_of(action: &Action) -> ContainerId {
+    match action {
+        Action::Attach(attach) => attach.container,
+        Action::Detach { container, .. }
+        | Action::SetRoutes { container, .. }
+        | Action::WriteHosts { container, .. } => *container,
+    }
+}
+
 /// What an action settles.
-#[derive(PartialEq, Eq)]
-enum Target {
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
     Port(PortId),
     Routes(ContainerId),
     Hosts(ContainerId),
 }
 
-fn target(action: &Action) -> Target {
+pub fn target(action: &Action) -> Target {
     match action {
         Action::Attach(attach) => Target::Port(attach.port),
         Action::Detach { port, .. } => Target::Port(*port),
@@ -86,7 +93,10 @@ mod tests {
     #[test]
     fn what_is_settled_anew_is_not_tried_again() {
         let mut trouble = Trouble::default();
-        trouble.note([hosts(1, "old"), routes(1), hosts(2, "other")].map(failure).into());
+        for action in [hosts(1, "older"), hosts(1, "old"), routes(1), hosts(2, "other")] {
+            trouble.note(failure(action));
+        }
+        assert_eq!(trouble.0.len(), 3, "the newest of each target");
         trouble.supersede(&[hosts(1, "new"), routes(3)]);
         assert_eq!(trouble.due(), [routes(1), hosts(2, "other")].map(failure));
         assert_eq!(trouble.due(), [], "whoever fails again is noted again");
@@ -95,13 +105,13 @@ mod tests {
     #[test]
     fn everybody_has_a_turn() {
         let mut trouble = Trouble::default();
-        trouble.note((0..40).map(|n| failure(routes(n))).collect());
+        (0..200).for_each(|n| trouble.note(failure(routes(n))));
         let mut seen: Vec<ContainerId> = Vec::new();
-        while seen.len() < 40 {
+        while seen.len() < 200 {
             let due = trouble.due();
             assert!(!due.is_empty() && due.len() <= AGAIN_MAX);
             // The first ones fail for ever.
-            trouble.note(due.iter().filter(|failure| failure.container().0[0] < 20).cloned().collect());
+            due.iter().filter(|failure| failure.container().0[0] < 100).for_each(|f| trouble.note(f.clone()));
             for failure in due {
                 if !seen.contains(&failure.container()) {
                     seen.push(failure.container());

@@ -37,15 +37,19 @@ use vswitch_proto::wire::vnet_hdr::{self, F_DATA_VALID, F_NEEDS_CSUM, GSO_TCPV4,
 use super::gso::{TCP_CWR, TCP_FIN, TCP_FLAGS_AT, TCP_PSH};
 use super::vxlan;
 use crate::frame::headers::{
-    Headers, IPV4_HEADER_BYTES_MIN, IPV6_HEADER_BYTES, PROTOCOL_TCP, tcp_header_bytes,
+    Headers, IPV4_HEADER_BYTES_MIN, IPV6_HEADER_BYTES, PROTOCOL_TCP, VLAN_TAG_BYTES, network_header,
+    tcp_header_bytes,
 };
 use crate::frame::{Frame, TCP_CHECKSUM_AT};
 
 pub const GROUPS_MAX: usize = 8;
 pub const SEGMENTS_MAX: usize = 64;
 
-/// Ethernet, IPv6 and TCP with all its options.
-const HEADERS_BYTES_MAX: usize = ETHERNET_BYTES + IPV6_HEADER_BYTES + 60;
+/// Ethernet with two VLAN tags, IPv6 and TCP with all its options.
+const HEADERS_BYTES_MAX: usize = ETHERNET_BYTES + 2 * VLAN_TAG_BYTES + IPV6_HEADER_BYTES + 60;
+
+/// Where the EtherType or the first VLAN tag lies.
+const TYPE_AT: usize = ETHERNET_BYTES - 2;
 
 const PACKET_BYTES_MAX: usize = 65_535;
 
@@ -67,6 +71,7 @@ pub enum Inner<'a> {
 pub struct Segment<'a> {
     /// Ethernet, IP and TCP.
     headers: &'a [u8],
+    network_at: usize,
     transport_at: usize,
     is_ipv6: bool,
     payload_bytes: usize,
@@ -85,9 +90,9 @@ pub struct Origin {
 /// Reads an inner frame, checksums first.
 pub fn read<'a>(frame: &Frame<'a>) -> Inner<'a> {
     let bytes = frame.bytes();
-    let is_ipv6 = match frame.ethernet().ethertype() {
-        ETHERTYPE_IPV4 => false,
-        ETHERTYPE_IPV6 => true,
+    let is_ipv6 = match network_header(bytes) {
+        Some((ETHERTYPE_IPV4, _)) => false,
+        Some((ETHERTYPE_IPV6, _)) => true,
         _ => return Inner::Other,
     };
     let Some(headers) = Headers::parse(bytes) else { return Inner::Opaque };
@@ -118,6 +123,7 @@ fn read_tcp<'a>(bytes: &'a [u8], headers: &Headers) -> Option<Segment<'a>> {
     let is_intact = headers.is_ipv6 || Sum::default().bytes(&ip[..IPV4_HEADER_BYTES_MIN]).is_intact();
     (is_intact && (is_complete || is_partial)).then_some(Segment {
         headers: &bytes[..headers.transport_at + tcp_bytes],
+        network_at: headers.network_at,
         transport_at: headers.transport_at,
         is_ipv6: headers.is_ipv6,
         payload_bytes: transport.len() - tcp_bytes,
@@ -188,6 +194,7 @@ pub struct Group {
     /// A virtio-net header, and the headers of the first segment.
     headers: [u8; vnet_hdr::HEADER_BYTES + HEADERS_BYTES_MAX],
     header_bytes: usize,
+    network_at: usize,
     transport_at: usize,
     is_ipv6: bool,
     pieces: [Piece; SEGMENTS_MAX],
@@ -261,6 +268,7 @@ impl Group {
             port: PortId(0),
             headers: [0; vnet_hdr::HEADER_BYTES + HEADERS_BYTES_MAX],
             header_bytes: 0,
+            network_at: 0,
             transport_at: 0,
             is_ipv6: false,
             pieces: [Piece::default(); SEGMENTS_MAX],
@@ -282,7 +290,8 @@ impl Group {
         (self.origin, self.port) = (origin, port);
         self.header_bytes = segment.headers.len();
         self.headers[vnet_hdr::HEADER_BYTES..][..self.header_bytes].copy_from_slice(segment.headers);
-        (self.transport_at, self.is_ipv6) = (segment.transport_at, segment.is_ipv6);
+        (self.network_at, self.transport_at) = (segment.network_at, segment.transport_at);
+        self.is_ipv6 = segment.is_ipv6;
         (self.count, self.payload_bytes) = (0, 0);
         self.append(segment, payload_at);
     }
@@ -313,14 +322,22 @@ impl Group {
         &mut self.headers[vnet_hdr::HEADER_BYTES..][..self.header_bytes]
     }
 
+    /// Where the addresses lie; the ports follow.
+    fn addresses_at(&self) -> usize {
+        self.network_at + if self.is_ipv6 { 8 } else { 12 }
+    }
+
     fn packet_bytes(&self) -> usize {
-        self.header_bytes - ETHERNET_BYTES + self.payload_bytes
+        self.header_bytes - self.network_at + self.payload_bytes
     }
 
     fn is_of_flow(&self, origin: Origin, segment: &Segment<'_>) -> bool {
         let headers = self.frame_headers();
-        let (addresses, ports) = (ADDRESSES_AT[usize::from(self.is_ipv6)], self.transport_at);
+        let (addresses, ports) = (self.addresses_at(), self.transport_at);
         self.is_ipv6 == segment.is_ipv6
+            && self.network_at == segment.network_at
+            // The same VLAN, or none.
+            && headers[TYPE_AT..self.network_at] == segment.headers[TYPE_AT..self.network_at]
             && headers[ports..ports + 4] == segment.headers[ports..ports + 4]
             && headers[addresses..ports] == segment.headers[addresses..ports]
             && self.origin == origin
@@ -347,7 +364,7 @@ impl Group {
         let (own_tcp, other_tcp) = (&own[self.transport_at..], segment.tcp());
         let own_flags = own_tcp[TCP_FLAGS_AT] & !(TCP_CWR | TCP_FIN | TCP_PSH);
         own[..ETHERNET_BYTES] == other[..ETHERNET_BYTES]
-            && self.has_ip_header_of(&own[ETHERNET_BYTES..], &other[ETHERNET_BYTES..])
+            && self.has_ip_header_of(&own[self.network_at..], &other[self.network_at..])
             // Acknowledgement and data offset, flags, window, urgent pointer and options.
             && own_tcp[8..TCP_FLAGS_AT] == other_tcp[8..TCP_FLAGS_AT]
             && own_flags == other_tcp[TCP_FLAGS_AT] & !(TCP_FIN | TCP_PSH)
@@ -384,8 +401,8 @@ impl Group {
 
     fn finish_many(&mut self) -> VnetHdr {
         let (packet_bytes, transport_at, is_ipv6) = (self.packet_bytes(), self.transport_at, self.is_ipv6);
-        let transport_bytes = ETHERNET_BYTES + packet_bytes - transport_at;
-        let addresses_at = ADDRESSES_AT[usize::from(is_ipv6)];
+        let (network_at, addresses_at) = (self.network_at, self.addresses_at());
+        let transport_bytes = network_at + packet_bytes - transport_at;
         let gso_size = self.pieces[0].bytes;
         let headers = self.frame_headers_mut();
         let hdr_len = headers.len() as u16;
@@ -393,7 +410,7 @@ impl Group {
         let checksum_at = transport_at + usize::from(TCP_CHECKSUM_AT);
         headers[checksum_at..][..2].copy_from_slice(&sum.folded().to_be_bytes());
         let ecn = headers[transport_at + TCP_FLAGS_AT] & TCP_CWR != 0;
-        let ip = &mut headers[ETHERNET_BYTES..transport_at];
+        let ip = &mut headers[network_at..transport_at];
         if is_ipv6 {
             ip[4..6].copy_from_slice(&(transport_bytes as u16).to_be_bytes());
         } else {
@@ -418,6 +435,3 @@ impl Group {
         self.pieces[..self.count].iter().map(move |piece| &buffer[piece.at as usize..][..piece.bytes.into()])
     }
 }
-
-/// Where the addresses lie in an untagged frame of IPv4 and of IPv6; the ports follow.
-const ADDRESSES_AT: [usize; 2] = [ETHERNET_BYTES + 12, ETHERNET_BYTES + 8];

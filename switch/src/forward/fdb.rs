@@ -289,8 +289,8 @@ impl Fdb {
 
     /// Forgets everything behind a port that is gone, static entries too. Answers how many.
     ///
-    /// Call it after the tables without the port are published. A worker that was in the middle of a burst may still
-    /// learn an address there; it is not used, because its port is in no table, and it ages.
+    /// Call it when no worker reads the port any more: one that is in the middle of a burst may still learn an address
+    /// there.
     pub fn forget_port(&self, port: PortId) -> usize {
         self.forget(Place::Port(port))
     }
@@ -302,6 +302,15 @@ impl Fdb {
 
     fn forget(&self, place: Place) -> usize {
         self.remove_where(|_, entry| entry.place == place)
+    }
+
+    /// Removes learned entries by what they say. Answers how many.
+    pub(super) fn remove_rows(&self, is_unwanted: impl Fn(&FdbRow) -> bool) -> usize {
+        self.remove_where(|key, entry| {
+            let (vni, mac) = address(key);
+            let row = FdbRow { vni, mac, place: entry.place, age: Some(Duration::ZERO) };
+            !entry.is_static() && is_unwanted(&row)
+        })
     }
 
     fn remove_where(&self, is_unwanted: impl Fn(Key, Entry) -> bool) -> usize {

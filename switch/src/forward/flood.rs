@@ -3,9 +3,10 @@
 //! Each other host of the network gets a copy of its own (head-end replication). What came from a tunnel goes to ports
 //! only (split horizon), so nothing goes round.
 //!
-//! Storm control is a token bucket per ingress port, and per tunnel endpoint for what comes from tunnels. Broadcast,
-//! multicast and unknown unicast each take one token per frame that is handed over (a frame that stands for several
-//! segments is one: it costs one write per receiver like any other). Frames for one known receiver take none. A port
+//! Storm control is a token bucket per ingress port, and per network and tunnel endpoint for what comes from tunnels, where
+//! [`TUNNEL_PORTS`] containers may send as much as they can together. Broadcast, multicast and unknown unicast each take
+//! one token per frame that is handed over; that a flooded frame costs one write per receiver is what the workers charge
+//! the port for. Frames for one known receiver take none. Frames for the gateway have buckets of their own. A port
 //! is read by one worker, so the buckets are that worker's own and need no lock (a tunnel endpoint has one bucket with
 //! each worker); the bucket of a port that left the tables, and a tunnel endpoint's full bucket, is dropped when the
 //! map next grows.
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use vswitch_proto::id::PortId;
+use vswitch_proto::id::{PortId, Vni};
 
 use super::Ingress;
 use super::fdb::Place;
@@ -38,11 +39,29 @@ pub fn targets(tables: &Tables, ingress: Ingress) -> impl Iterator<Item = PortId
     })
 }
 
-/// Tunnel endpoints that get a flooded frame each: none for what came from one, and none for a tagged frame.
-pub fn vteps<'a>(tables: &'a Tables, frame: &Frame<'_>, ingress: Ingress) -> &'a [IpAddr] {
-    let Ingress::Port(from) = ingress else { return &[] };
+/// Tunnel endpoints that get a flooded frame each: none for what came from one, and for a tagged frame only those that
+/// take it ([`Tables::takes_tags`]).
+pub fn vteps<'a>(
+    tables: &'a Tables,
+    frame: &Frame<'_>,
+    ingress: Ingress,
+) -> impl Iterator<Item = IpAddr> + Clone + use<'a> {
+    let overlay = match ingress {
+        Ingress::Port(from) => tables.port(from).and_then(|(_, network)| network.overlay.as_ref()),
+        Ingress::Tunnel { .. } => None,
+    };
+    let is_tagged = frame.is_tagged();
+    overlay.into_iter().flat_map(move |overlay| {
+        let vteps = overlay.flood_vteps.iter().copied();
+        vteps.filter(move |&vtep| !is_tagged || tables.takes_tags(overlay, vtep))
+    })
+}
+
+/// Whether there are tunnel endpoints that get flooded frames from there, whichever these frames are.
+pub(super) fn may_leave(tables: &Tables, ingress: Ingress) -> bool {
+    let Ingress::Port(from) = ingress else { return false };
     let overlay = tables.port(from).and_then(|(_, network)| network.overlay.as_ref());
-    overlay.filter(|_| !frame.is_tagged()).map_or(&[], |overlay| &overlay.flood_vteps)
+    overlay.is_some_and(|overlay| !overlay.flood_vteps.is_empty())
 }
 
 /// How many broadcast, multicast and unknown unicast frames one port, or one tunnel endpoint, may send.
@@ -62,12 +81,16 @@ impl Default for StormLimit {
     }
 }
 
+/// Containers behind a tunnel endpoint that may flood at their limit before the endpoint's own is reached, so that one of
+/// them, which its own host limits, does not take it all.
+const TUNNEL_PORTS: u32 = 4;
+
 /// The buckets of the places that one worker reads from.
 #[derive(Debug)]
 pub(super) struct StormControl {
     limit: Option<StormLimit>,
     /// When each bucket is full again. Places without an entry have a full bucket.
-    full_at: HashMap<Place, Instant>,
+    full_at: HashMap<(Vni, Place), Instant>,
     /// Entries at which those that are of no use are looked for.
     tidy_at: usize,
 }
@@ -80,10 +103,11 @@ impl StormControl {
     }
 
     /// Takes a token of this place, if it has one.
-    pub(super) fn admit(&mut self, tables: &Tables, from: Place, now: Instant) -> bool {
+    pub(super) fn admit(&mut self, tables: &Tables, from: (Vni, Place), now: Instant) -> bool {
         let Some(limit) = self.limit else { return true };
-        let interval = Duration::from_secs(1) / limit.frames_per_s.get();
-        let debt_max = interval * (limit.burst.get() - 1);
+        let ports = if matches!(from.1, Place::Vtep(_)) { TUNNEL_PORTS } else { 1 };
+        let interval = Duration::from_secs(1) / limit.frames_per_s.get() / ports;
+        let debt_max = interval * limit.burst.get().saturating_mul(ports).saturating_sub(1);
 
         if self.full_at.len() >= self.tidy_at {
             self.forget_useless(tables, now);
@@ -98,7 +122,7 @@ impl StormControl {
     }
 
     fn forget_useless(&mut self, tables: &Tables, now: Instant) {
-        self.full_at.retain(|place, full_at| match place {
+        self.full_at.retain(|(_, place), full_at| match place {
             Place::Port(port) => tables.ports.contains_key(port),
             Place::Vtep(_) => *full_at > now,
         });
@@ -118,8 +142,12 @@ mod tests {
         Some(StormLimit { frames_per_s: positive(frames_per_s), burst: positive(burst) })
     }
 
-    fn at(port: u32) -> Place {
-        Place::Port(PortId(port))
+    fn vni() -> Vni {
+        Vni::new(1).unwrap()
+    }
+
+    fn at(port: u32) -> (Vni, Place) {
+        (vni(), Place::Port(PortId(port)))
     }
 
     #[test]
@@ -131,8 +159,7 @@ mod tests {
         assert!(set(&tables, 4).is_empty());
         assert!(set(&tables, 5).is_empty());
         // Tables that contradict themselves are not followed out of the network.
-        let first = vswitch_proto::id::Vni::new(1).unwrap();
-        let network = tables.networks.get_mut(&first).unwrap();
+        let network = tables.networks.get_mut(&vni()).unwrap();
         Arc::make_mut(network).ports.extend([PortId(4), PortId(9)]);
         assert_eq!(set(&tables, 2), [1, 3]);
     }
@@ -175,12 +202,12 @@ mod tests {
     fn full_buckets_of_tunnel_endpoints_are_dropped() {
         let tables = Tables::default();
         let (mut storm, t0) = (StormControl::new(limit(10, 3)), instant());
-        let vtep = |n: u32| Place::Vtep(std::net::Ipv4Addr::from(n).into());
-        (0..3).for_each(|_| _ = storm.admit(&tables, vtep(0), t0));
+        let vtep = |n: u32| (vni(), Place::Vtep(std::net::Ipv4Addr::from(n).into()));
+        (0..3 * TUNNEL_PORTS).for_each(|_| _ = storm.admit(&tables, vtep(0), t0));
         let mut later = t0;
         for n in 1..1000 {
             storm.admit(&tables, vtep(n), later);
-            later += Duration::from_micros(100);
+            later += Duration::from_micros(10);
         }
         assert!(!storm.admit(&tables, vtep(0), later), "its debt is kept");
         later += Duration::from_secs(1);

@@ -8,14 +8,17 @@
 //!
 //! # Theory of operation
 //! ```text
-//! Frame::parse -> ingress and its network -> checks -> learn the source -> look the destination up -> verdict
+//! Frame::parse -> ingress and its network -> checks -> guards -> learn the source -> look the destination up -> verdict
 //! ```
 //! The destination is looked for in this order: the network's gateway, its registered endpoints here, those on other
 //! hosts, static entries, learned ones. Not found, broadcast and multicast are flooded, within the [`StormLimit`].
 //!
 //! A question for the gateway's own address (ARP or neighbour solicitation) goes to the gateway only. Nobody else
-//! could answer it, and a container that claims the address in such a question is not heard by its neighbours. In an
-//! overlay network a question for any registered address is answered from the tables ([`neighbor`]).
+//! could answer it. In an overlay network a question for any registered address is answered from the tables ([`neighbor`]).
+//!
+//! # Port security
+//! A frame that claims an address of another endpoint, or of the gateway, is dropped before anything is learned from
+//! it; so are router advertisements and DHCP answers, unless the network allows them ([`guard`]).
 //!
 //! # Tunnels
 //! What another host sent enters here like a frame from a port, after [`vxlan::decapsulate`]: with the network that its
@@ -31,20 +34,21 @@
 //! 1. A frame is judged inside the network of the port, or of the VNI, that it came from. No verdict and no flood set
 //!    names a port that the tables do not have in that network, whatever the database or a stale entry says.
 //! 2. No verdict names the port the frame came from, and none names a tunnel for what came from one.
-//! 3. A registered address is never learned, so nobody can draw its traffic. The gateway's is never accepted as a
-//!    source.
+//! 3. A registered address is never learned, so nobody can draw its traffic, and it is accepted as a source from its
+//!    owner only, unless the network's port security is off. The gateway's MAC address is never accepted as a source.
 //! 4. After a move, a removal or a new static entry has returned to whoever made it, no forwarder answers from before.
 //! 5. For a frame with a known receiver nothing is allocated, and in the steady state no shared memory is written, but for
 //!    the time of each learned address once per second.
 //! 6. Everything is bounded: the database by [`FdbConfig`], the buckets of storm control by the ports and tunnel
-//!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`].
+//!    endpoints in the tables. Reaching a bound is counted: [`FdbStats::refused`], [`DropReason::StormControl`],
+//!    [`DropReason::GatewayLimit`].
 //!
 //! # Limits
-//! - Source addresses are learned, not authenticated: within one network, a container may send with any source but the
-//!   gateway's, as on the kernel's bridge. Only registered addresses are safe from being taken over.
+//! - Addresses that nobody has registered are learned, not authenticated: within one network, a container may send with
+//!   any of them, unless the network's port security is strict.
 //! - No spanning tree, no multicast snooping: multicast is broadcast. Link-local control frames stop here.
-//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Through a tunnel none
-//!   passes.
+//! - VLAN tags pass through untouched, and all tags of a network share one forwarding table. Static remotes get and send
+//!   tagged frames only where the network says so ([`Tables::takes_tags`]).
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
@@ -58,15 +62,18 @@ use vswitch_proto::wire::neighbor::solicited;
 use crate::frame::{self, Frame};
 use fdb::Place;
 use flood::StormControl;
-use tables::{Network, Tables};
+use guard::{Refusal, Source};
+use tables::{Network, Port, Tables};
 
 pub mod coalesce;
 pub mod fdb;
 pub mod flood;
 pub mod gso;
+mod guard;
 mod keyed;
 pub mod neighbor;
 mod slots;
+pub mod stale;
 pub mod tables;
 #[cfg(test)]
 mod tests;
@@ -90,12 +97,14 @@ pub enum Ingress {
 
 impl Network {
     /// Whether an endpoint of the network, here or on another host, has this address.
+    #[inline]
     fn registers(&self, mac: MacAddr) -> bool {
         self.endpoints.contains_key(&mac)
             || self.overlay.as_ref().is_some_and(|overlay| overlay.remotes.contains_key(&mac))
     }
 
     /// Where the endpoint that is registered with this address is.
+    #[inline]
     fn place(&self, mac: MacAddr) -> Option<Place> {
         let here = self.endpoints.get(&mac).map(|&port| Place::Port(port));
         let there = || self.overlay.as_ref()?.remotes.get(&mac).map(|&vtep| Place::Vtep(vtep));
@@ -104,6 +113,7 @@ impl Network {
 }
 
 impl Ingress {
+    #[inline]
     fn place(self) -> Place {
         match self {
             Ingress::Port(port) => Place::Port(port),
@@ -111,6 +121,7 @@ impl Ingress {
         }
     }
 
+    #[inline]
     fn is_tunnel(self) -> bool {
         matches!(self, Ingress::Tunnel { .. })
     }
@@ -118,13 +129,15 @@ impl Ingress {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForwardConfig {
-    /// Per port and per tunnel endpoint; `None` for no limit.
+    /// Of flooded frames and questions for neighbours, per port and per tunnel endpoint of a network; `None` for no limit.
     pub storm: Option<StormLimit>,
+    /// Of frames for the gateway, per port; `None` for no limit.
+    pub gateway: Option<StormLimit>,
 }
 
 impl Default for ForwardConfig {
     fn default() -> ForwardConfig {
-        ForwardConfig { storm: Some(StormLimit::default()) }
+        ForwardConfig { storm: Some(StormLimit::default()), gateway: Some(StormLimit::default()) }
     }
 }
 
@@ -133,32 +146,39 @@ impl Default for ForwardConfig {
 pub struct Forwarder {
     fdb: Arc<Fdb>,
     storm: StormControl,
+    gateway: StormControl,
 }
 
 impl Forwarder {
     pub fn new(fdb: Arc<Fdb>, config: ForwardConfig) -> Forwarder {
-        Forwarder { fdb, storm: StormControl::new(config.storm) }
+        let (storm, gateway) = (StormControl::new(config.storm), StormControl::new(config.gateway));
+        Forwarder { fdb, storm, gateway }
     }
 
     /// The whole path. `now` must not go back.
     pub fn forward(&mut self, tables: &Tables, frame: &Frame<'_>, ingress: Ingress, now: Instant) -> Verdict {
-        let (vni, network) = match enter(tables, frame, ingress) {
+        let entered = match enter(tables, frame, ingress) {
             Ok(entered) => entered,
             Err(reason) => return Verdict::Drop(reason),
         };
+        let Entered { vni, network, .. } = entered;
 
-        let source = frame.ethernet().source();
-        if !network.registers(source) {
-            self.fdb.learn(vni, source, ingress.place(), now);
+        match guard::check(&entered, frame.ethernet(), ingress) {
+            Ok(Source::Registered) => {}
+            Ok(Source::Unknown) => self.fdb.learn(vni, frame.ethernet().source(), ingress.place(), now),
+            Err(Refusal::Drop(reason)) => return Verdict::Drop(reason),
+            Err(Refusal::Defend(owner)) => {
+                return self.limited(tables, (vni, ingress), now, Verdict::Neighbor(owner));
+            }
         }
 
         let destination = frame.ethernet().destination();
         if network.gateway.is_some_and(|gateway| gateway.mac == destination) {
-            return own(Verdict::Gateway, ingress);
+            return self.limited(tables, (vni, ingress), now, own(Verdict::Gateway, ingress));
         }
         if destination.is_multicast() {
             let verdict = ask(network, frame, ingress).unwrap_or_else(|| flood(tables, frame, ingress));
-            return self.limited(tables, ingress, now, verdict);
+            return self.limited(tables, (vni, ingress), now, verdict);
         }
         let place = network.place(destination);
         let place = place.or_else(|| self.fdb.look_up(vni, destination, now));
@@ -166,9 +186,8 @@ impl Forwarder {
             Some(Place::Port(to)) if ingress == Ingress::Port(to) => Verdict::Drop(DropReason::Hairpin),
             Some(Place::Port(to)) if tables.is_member(vni, to) => Verdict::Port(to),
             Some(Place::Vtep(_)) if ingress.is_tunnel() => Verdict::Drop(DropReason::SplitHorizon),
-            Some(Place::Vtep(_)) if frame.is_tagged() => Verdict::Drop(DropReason::InnerVlan),
-            Some(Place::Vtep(to)) if tables.accepts(network, to) => Verdict::Tunnel(to),
-            _ => self.limited(tables, ingress, now, flood(tables, frame, ingress)),
+            Some(Place::Vtep(to)) if tables.accepts(network, to) => tunnel(tables, network, frame, to),
+            _ => self.limited(tables, (vni, ingress), now, flood(tables, frame, ingress)),
         }
     }
 
@@ -190,26 +209,37 @@ impl Forwarder {
     }
 
     /// `verdict`, if whoever sent the frame has a token left for it.
-    fn limited(&mut self, tables: &Tables, from: Ingress, now: Instant, verdict: Verdict) -> Verdict {
-        let is_free = matches!(verdict, Verdict::Drop(_));
-        if is_free || self.storm.admit(tables, from.place(), now) {
-            verdict
-        } else {
-            Verdict::Drop(DropReason::StormControl)
-        }
+    fn limited(
+        &mut self,
+        tables: &Tables,
+        (vni, ingress): (Vni, Ingress),
+        now: Instant,
+        verdict: Verdict,
+    ) -> Verdict {
+        let (limit, reason) = match verdict {
+            Verdict::Drop(_) => return verdict,
+            Verdict::Gateway => (&mut self.gateway, DropReason::GatewayLimit),
+            _ => (&mut self.storm, DropReason::StormControl),
+        };
+        if limit.admit(tables, (vni, ingress.place()), now) { verdict } else { Verdict::Drop(reason) }
     }
 }
 
+/// The network that a frame came into.
+struct Entered<'t> {
+    vni: Vni,
+    network: &'t Network,
+    /// The port that it came from; `None` for a tunnel.
+    port: Option<&'t Port>,
+}
+
 /// The network of a frame, if it may enter there.
-fn enter<'t>(
-    tables: &'t Tables,
-    frame: &Frame<'_>,
-    ingress: Ingress,
-) -> Result<(Vni, &'t Network), DropReason> {
-    let (vni, network, mtu) = match ingress {
+#[inline]
+fn enter<'t>(tables: &'t Tables, frame: &Frame<'_>, ingress: Ingress) -> Result<Entered<'t>, DropReason> {
+    let (vni, network, port) = match ingress {
         Ingress::Port(from) => {
             let (port, network) = tables.port(from).ok_or(DropReason::UnknownPort)?;
-            (port.vni, network, port.mtu as usize)
+            (port.vni, network, Some(port))
         }
         Ingress::Tunnel { vni, vtep } => {
             let network: &Network = tables.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
@@ -219,7 +249,10 @@ fn enter<'t>(
             if !tables.accepts(network, vtep) {
                 return Err(DropReason::UnknownVtep);
             }
-            (vni, network, usize::MAX)
+            if !may_cross(tables, network, frame, vtep) {
+                return Err(DropReason::InnerVlan);
+            }
+            (vni, network, None)
         }
     };
     let source = frame.ethernet().source();
@@ -229,10 +262,10 @@ fn enter<'t>(
     if is_link_local(frame.ethernet().destination()) {
         return Err(DropReason::LinkLocal);
     }
-    if frame.packet_bytes() > mtu {
+    if port.is_some_and(|port| frame.packet_bytes() > port.mtu as usize) {
         return Err(DropReason::Oversized);
     }
-    Ok((vni, network))
+    Ok(Entered { vni, network, port })
 }
 
 /// What becomes of a question that the switch itself knows the answer to.
@@ -243,8 +276,8 @@ fn ask(network: &Network, frame: &Frame<'_>, ingress: Ingress) -> Option<Verdict
     {
         return Some(own(Verdict::Gateway, ingress));
     }
-    let overlay = network.overlay.as_ref().filter(|_| !ingress.is_tunnel())?;
-    neighbor::owner(overlay, target, frame.ethernet().source()).map(Verdict::Neighbor)
+    network.overlay.as_ref().filter(|_| !ingress.is_tunnel())?;
+    neighbor::owner(network, target, frame.ethernet().source()).map(Verdict::Neighbor)
 }
 
 /// What is for the switch itself is answered to ports only.
@@ -252,10 +285,30 @@ fn own(verdict: Verdict, ingress: Ingress) -> Verdict {
     if ingress.is_tunnel() { Verdict::Drop(DropReason::GatewayUnhandled) } else { verdict }
 }
 
+/// The verdict on a frame for an endpoint behind this tunnel endpoint.
+fn tunnel(tables: &Tables, network: &Network, frame: &Frame<'_>, to: IpAddr) -> Verdict {
+    if may_cross(tables, network, frame, to) {
+        Verdict::Tunnel(to)
+    } else {
+        Verdict::Drop(DropReason::InnerVlan)
+    }
+}
+
+/// Whether the frame has no VLAN tag, or the tunnel endpoint exchanges tagged frames.
+fn may_cross(tables: &Tables, network: &Network, frame: &Frame<'_>, vtep: IpAddr) -> bool {
+    !frame.is_tagged() || network.overlay.as_ref().is_some_and(|overlay| tables.takes_tags(overlay, vtep))
+}
+
 fn flood(tables: &Tables, frame: &Frame<'_>, ingress: Ingress) -> Verdict {
-    let is_heard =
-        flood::targets(tables, ingress).next().is_some() || !flood::vteps(tables, frame, ingress).is_empty();
-    if is_heard { Verdict::Flood } else { Verdict::Drop(DropReason::NoReceiver) }
+    let is_heard = flood::targets(tables, ingress).next().is_some()
+        || flood::vteps(tables, frame, ingress).next().is_some();
+    if is_heard {
+        Verdict::Flood
+    } else if frame.is_tagged() && flood::may_leave(tables, ingress) {
+        Verdict::Drop(DropReason::InnerVlan)
+    } else {
+        Verdict::Drop(DropReason::NoReceiver)
+    }
 }
 
 /// 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1).

@@ -6,7 +6,8 @@
 //!
 //! Who asks for an address that is registered as its own, to announce it or to see that nobody else has it (RFC 5227,
 //! RFC 4862 section 5.4), gets no answer: such questions are flooded like everything unknown, so that peers outside of
-//! the cluster hear them. Anybody else who asks so gets the owner's answer, which defends the address.
+//! the cluster hear them. Anybody else who looks whether it is free gets the owner's answer, which defends the address,
+//! in networks of one host as well; whoever announces it is not heard ([`guard`](super::guard)).
 
 use std::net::IpAddr;
 
@@ -14,15 +15,15 @@ use vswitch_proto::id::MacAddr;
 use vswitch_proto::wire::neighbor::{self, ANSWER_BYTES_MAX, ICMPV6_CHECKSUM_AT};
 use vswitch_proto::wire::vnet_hdr::{self, VnetHdr};
 
-use super::tables::Overlay;
+use super::tables::Network;
 use crate::frame::Frame;
 
 /// Length of the longest answer with its virtio-net header.
 pub const REPLY_BYTES_MAX: usize = vnet_hdr::HEADER_BYTES + ANSWER_BYTES_MAX;
 
 /// Whose address a container asks for, if that is for the tables to answer.
-pub(super) fn owner(overlay: &Overlay, target: IpAddr, asker: MacAddr) -> Option<MacAddr> {
-    overlay.neighbors.get(&target).copied().filter(|&mac| mac != asker)
+pub(super) fn owner(network: &Network, target: IpAddr, asker: MacAddr) -> Option<MacAddr> {
+    network.neighbors.get(&target).copied().filter(|&mac| mac != asker)
 }
 
 /// Writes the answer that `mac` has the address `frame` asks for, an empty virtio-net header in front, and returns its

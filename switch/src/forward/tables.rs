@@ -10,7 +10,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
+use vswitch_proto::security::{PortSecurity, Servers};
 
 /// For keys that no frame can insert. Make one with `Map::default()` or `collect()`.
 pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
@@ -30,6 +32,7 @@ pub struct Tables {
 
 impl Tables {
     /// A port together with its network. `None` for a port that is not, or no longer, of this switch.
+    #[inline]
     pub fn port(&self, id: PortId) -> Option<(&Port, &Network)> {
         let port = self.ports.get(&id)?;
         let network: &Network = self.networks.get(&port.vni)?;
@@ -37,15 +40,25 @@ impl Tables {
     }
 
     /// Whether frames of network `vni` may be given to this port.
+    #[inline]
     pub fn is_member(&self, vni: Vni, id: PortId) -> bool {
         self.ports.get(&id).is_some_and(|port| port.vni == vni)
     }
 
     /// Whether packets of an overlay network are accepted from this tunnel endpoint: one of a node, or one that the
     /// network names as a static remote.
+    #[inline]
     pub fn accepts(&self, network: &Network, vtep: IpAddr) -> bool {
         let Some(overlay) = &network.overlay else { return false };
         self.vteps.contains(&vtep) || overlay.static_vteps.binary_search(&vtep).is_ok()
+    }
+}
+
+impl Tables {
+    /// Whether frames with a VLAN tag pass to and from this tunnel endpoint. The cluster's own always exchange them; a
+    /// static remote is another implementation, which has to drop them unless it was told otherwise (RFC 7348 section 6.1).
+    pub fn takes_tags(&self, overlay: &Overlay, vtep: IpAddr) -> bool {
+        overlay.inner_vlan || self.vteps.contains(&vtep)
     }
 }
 
@@ -57,12 +70,19 @@ pub struct Network {
     /// Addresses of registered endpoints; they neither age nor move.
     pub endpoints: Map<MacAddr, PortId>,
     pub gateway: Option<Gateway>,
+    /// MAC address of the registered endpoint, on this or another host, that has an IP address. The gateway's
+    /// addresses are not among them.
+    pub neighbors: Map<IpAddr, MacAddr>,
+    /// What [`guard`](super::guard) lets pass.
+    pub security: PortSecurity,
+    /// Servers that containers may run.
+    pub servers: Servers,
     /// What an overlay network has beyond that.
     pub overlay: Option<Overlay>,
     pub names: Names,
 }
 
-/// What the gateway's resolver knows. In lower case, since names are compared without regard to it.
+/// What the gateway's resolver knows. Keys are in lower case, since names are compared without regard to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// Of the network itself, which may follow any of the others after a dot.
@@ -71,6 +91,10 @@ pub struct Names {
     pub docker: Vec<Box<str>>,
     /// Names of one container may be of several; of one name may be several containers.
     pub addresses: HashMap<Box<str>, Vec<IpAddr>>,
+    /// Name of the container with the address, and the network's after a dot, as they are written.
+    pub containers: HashMap<IpAddr, Box<str>>,
+    /// Subnets of the network, whose addresses nobody else knows the names of.
+    pub subnets: Vec<IpNet>,
 }
 
 /// The part of a broadcast domain that is on other hosts.
@@ -85,9 +109,8 @@ pub struct Overlay {
     pub flood_vteps: Vec<IpAddr>,
     /// Tunnel endpoints that are not of this cluster, ascending.
     pub static_vteps: Vec<IpAddr>,
-    /// Registered endpoints on all hosts, by address: what ARP and neighbour discovery ask for. The gateway is not
-    /// among them.
-    pub neighbors: Map<IpAddr, MacAddr>,
+    /// Frames with a VLAN tag pass to and from `static_vteps` too, see [`Tables::takes_tags`].
+    pub inner_vlan: bool,
 }
 
 /// The switch's own presence in a network.
@@ -104,6 +127,9 @@ pub struct Port {
     pub mac: MacAddr,
     /// Largest IP packet a segment may become, bytes.
     pub mtu: u32,
+    /// Registered addresses of the endpoint behind it; those in [`Network::neighbors`], at hand for each frame.
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// Folded multiplication: both halves of a 128-bit product, so that every bit of the key reaches every bit that the
@@ -113,20 +139,33 @@ pub struct Port {
 pub struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
+    #[inline]
     fn finish(&self) -> u64 {
         let product = u128::from(self.0 ^ 0x2545_f491_4f6c_dd1d) * 0x9e37_79b9_7f4a_7c15;
         (product as u64) ^ (product >> 64) as u64
     }
 
+    /// The lengths of an IPv4, a MAC and an IPv6 address are taken at once, all others byte by byte.
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+        let word = |bytes: [u8; 8]| u64::from_be_bytes(bytes);
+        match *bytes {
+            [a, b, c, d] => self.0 = self.0.rotate_left(32) ^ word([0, 0, 0, 0, a, b, c, d]),
+            [a, b, c, d, e, f] => self.0 = self.0.rotate_left(48) ^ word([0, 0, a, b, c, d, e, f]),
+            [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] => {
+                self.0 ^= word([a, b, c, d, e, f, g, h]) ^ word([i, j, k, l, m, n, o, p]);
+            }
+            _ => bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte)),
+        }
     }
 
+    #[inline]
     fn write_u32(&mut self, value: u32) {
         self.0 = self.0.rotate_left(32) ^ u64::from(value);
     }
 
     /// Length prefixes, which do not tell keys of one type apart.
+    #[inline]
     fn write_usize(&mut self, _: usize) {}
 }
 

@@ -5,8 +5,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use vswitch_proto::id::Vni;
+use vswitch_proto::security::PortSecurity;
 
+mod guard;
 mod overlay;
+mod stale;
 
 use super::tables::{Gateway, Port};
 use super::*;
@@ -42,7 +45,7 @@ pub(super) fn tables(networks: &[(Vni, Network)]) -> Tables {
     for (vni, network) in networks {
         let mut network = network.clone();
         for &id in &network.ports {
-            tables.ports.insert(id, Port { vni: *vni, mac: mac(id.0), mtu: 1500 });
+            tables.ports.insert(id, Port { vni: *vni, mac: mac(id.0), mtu: 1500, ipv4: None, ipv6: None });
             network.endpoints.insert(mac(id.0), id);
         }
         network.gateway = Some(GATEWAY);
@@ -73,7 +76,7 @@ impl Bench {
         let fdb = Arc::new(Fdb::new(FdbConfig::default()));
         Bench {
             tables: tables(&[network(1, &[1, 2, 3]), network(2, &[4, 5])]),
-            forwarder: Forwarder::new(fdb.clone(), ForwardConfig { storm }),
+            forwarder: Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: storm }),
             fdb,
             now: instant(),
         }
@@ -159,7 +162,16 @@ fn destinations_in_order_of_trust() {
 #[test]
 fn a_registered_address_cannot_be_drawn_away() {
     let mut bench = Bench::new(None);
-    bench.unicast(3, mac(2), mac(1));
+    let stolen = bench.unicast(3, mac(2), mac(1));
+    assert_eq!(stolen, Verdict::Drop(DropReason::GuardMac));
+    assert_eq!(bench.unicast(1, mac(1), mac(2)), Verdict::Port(PortId(2)));
+    let first = Arc::make_mut(bench.tables.networks.get_mut(&Vni::new(1).unwrap()).unwrap());
+    first.security = PortSecurity::Off;
+    assert_eq!(
+        bench.unicast(3, mac(2), mac(1)),
+        Verdict::Port(PortId(1)),
+        "not even where it is let through"
+    );
     assert_eq!(bench.unicast(1, mac(1), mac(2)), Verdict::Port(PortId(2)));
     assert!(bench.fdb.is_empty());
 }
@@ -203,15 +215,13 @@ fn nobody_else_is_there() {
 }
 
 #[test]
-fn storm_control_counts_what_is_flooded_and_questions_for_the_gateway() {
+fn storm_control_counts_what_is_flooded() {
     let two = NonZeroU32::new(2).unwrap();
     let storm = Verdict::Drop(DropReason::StormControl);
-    let question = arp_request(GATEWAY.ipv4.unwrap());
     for frame in [
         ipv4(MacAddr::BROADCAST, mac(1), 46),
         ipv4(MacAddr([1, 0, 0x5e, 0, 0, 1]), mac(1), 46),
         ipv4(stranger(7), mac(1), 46),
-        question,
     ] {
         let mut bench = Bench::new(Some(StormLimit { frames_per_s: two, burst: two }));
         assert_ne!(bench.send(1, &frame), storm);
@@ -222,9 +232,24 @@ fn storm_control_counts_what_is_flooded_and_questions_for_the_gateway() {
             Verdict::Port(PortId(2)),
             "known receivers are not limited"
         );
-        assert_eq!(bench.unicast(1, mac(1), GATEWAY.mac), Verdict::Gateway);
+        assert_eq!(bench.unicast(1, mac(1), GATEWAY.mac), Verdict::Gateway, "it is asked on another account");
         bench.now += Duration::from_millis(500);
         assert_ne!(bench.send(1, &frame), storm);
+    }
+}
+
+#[test]
+fn questions_for_the_gateway_have_a_limit_of_their_own() {
+    let two = NonZeroU32::new(2).unwrap();
+    let limit = Verdict::Drop(DropReason::GatewayLimit);
+    // By its IP address, and by its MAC address as questions for names are.
+    for frame in [arp_request(GATEWAY.ipv4.unwrap()), ipv4(GATEWAY.mac, mac(1), 46)] {
+        let mut bench = Bench::new(Some(StormLimit { frames_per_s: two, burst: two }));
+        assert_eq!([(); 3].map(|()| bench.send(1, &frame)), [Verdict::Gateway, Verdict::Gateway, limit]);
+        assert_eq!(bench.unicast(2, mac(2), GATEWAY.mac), Verdict::Gateway, "another port");
+        assert_eq!(bench.unicast(1, mac(1), MacAddr::BROADCAST), Verdict::Flood, "what is flooded");
+        bench.now += Duration::from_millis(500);
+        assert_eq!(bench.send(1, &frame), Verdict::Gateway);
     }
 }
 

@@ -55,6 +55,8 @@ drop_reasons! {
     Oversized = "oversized",
     /// The virtio-net header does not fit the frame.
     BadVnetHdr = "bad_vnet_hdr",
+    /// It stands for more segments, or for shorter ones, than any network stack makes.
+    TooManySegments = "too_many_segments",
     /// The source is multicast, zero (IEEE 802.3 section 3.2.3 allows neither) or the gateway's own address.
     BadSource = "bad_source",
     /// A MAC control frame of the link itself (01:80:c2:00:00:0x, IEEE 802.1Q table 8-1): a bridge never forwards it.
@@ -67,6 +69,8 @@ drop_reasons! {
     StormControl = "storm_control",
     /// Nobody else is in the network.
     NoReceiver = "no_receiver",
+    /// A question for the gateway over the port's limit.
+    GatewayLimit = "gateway_limit",
     /// For the gateway, which has nothing to do with it.
     GatewayUnhandled = "gateway_unhandled",
     /// A question for a known neighbour that is malformed.
@@ -75,11 +79,13 @@ drop_reasons! {
     SplitHorizon = "split_horizon",
     /// A packet on the VXLAN port without a valid header or a whole frame behind it.
     BadVxlan = "bad_vxlan",
+    /// From a tunnel, while packets come faster than they can be passed on: its sender has more than its share of them.
+    TunnelShare = "tunnel_share",
     /// VXLAN for a network that has no port on this host.
     UnknownVni = "unknown_vni",
     /// VXLAN from a tunnel endpoint that is of no node and no static remote of the network.
     UnknownVtep = "unknown_vtep",
-    /// From or for a tunnel with a VLAN tag inside (RFC 7348 section 6.1).
+    /// From or for a static remote with a VLAN tag inside (RFC 7348 section 6.1), which the network does not allow.
     InnerVlan = "inner_vlan",
     /// For a tunnel, in segments that cannot be cut: IP fragments (UFO), or unusually long headers.
     TunnelUnsegmentable = "tunnel_unsegmentable",
@@ -95,6 +101,23 @@ drop_reasons! {
     UnderlayUnreachable = "underlay_unreachable",
     /// The underlay refused a packet (ECONNREFUSED, EPERM and others).
     UnderlayRefused = "underlay_refused",
+    /// The source MAC address is registered for an endpoint behind another port or on another host.
+    GuardMac = "guard_mac",
+    /// The source IP address is registered for another endpoint, or is the gateway's.
+    GuardIp = "guard_ip",
+    /// ARP whose sender claims the MAC or IP address of another endpoint or of the gateway.
+    GuardArp = "guard_arp",
+    /// Neighbour discovery that claims the MAC or IP address of another endpoint or of the gateway, or that is in
+    /// fragments (RFC 6980).
+    GuardNd = "guard_nd",
+    /// A router advertisement or redirect in a network that does not allow routers.
+    GuardRouter = "guard_router",
+    /// A message to a DHCP client in a network that does not allow DHCP servers.
+    GuardDhcp = "guard_dhcp",
+    /// An address that nobody has registered, in a network with strict port security.
+    GuardUnleased = "guard_unleased",
+    /// Headers behind which a claim could hide: too many, or cut off by fragmentation (RFC 7112).
+    GuardHeaders = "guard_headers",
     /// The receiving TAP's queue is full (EAGAIN or ENOBUFS).
     TapFull = "tap_full",
     /// The receiving TAP is gone or down (EBADFD, EIO, ENXIO).
@@ -108,6 +131,7 @@ impl From<FrameError> for DropReason {
     fn from(error: FrameError) -> DropReason {
         match error {
             FrameError::Vnet(_) | FrameError::Segments => DropReason::BadVnetHdr,
+            FrameError::TooManySegments => DropReason::TooManySegments,
             FrameError::Runt => DropReason::Runt,
             FrameError::Oversized => DropReason::Oversized,
         }

@@ -9,20 +9,18 @@ use vswitch_proto::wire::vxlan::Vxlan;
 use super::gso::{TCP_CWR, TCP_FLAGS_AT};
 use super::verdict::DropReason;
 use crate::frame::headers::{
-    Headers, IPV4_HEADER_BYTES_MIN, PROTOCOL_TCP, PROTOCOL_UDP, UDP_HEADER_BYTES, tcp_header_bytes,
+    Headers, IPV4_HEADER_BYTES_MIN, PROTOCOL_TCP, PROTOCOL_UDP, UDP_HEADER_BYTES, VLAN_TAG_BYTES,
+    network_header, tcp_header_bytes,
 };
 use crate::frame::{Frame, TCP_CHECKSUM_AT, UDP_CHECKSUM_AT};
 
 /// Takes the inner frame out of what came over the underlay, with the checks that need no tables.
 ///
-/// An inner frame with a VLAN tag is dropped (RFC 7348 section 6.1). Offload metadata never crosses a wire: the frame
-/// is complete, or corrupt.
+/// Whether an inner frame may have a VLAN tag depends on who sent it. Offload metadata never crosses a wire: the frame is
+/// complete, or corrupt.
 pub fn decapsulate(datagram: &[u8]) -> Result<(Vni, Frame<'_>), DropReason> {
     let packet = Vxlan::parse(datagram).map_err(|_| DropReason::BadVxlan)?;
     let frame = Frame::complete(packet.inner).map_err(|_| DropReason::BadVxlan)?;
-    if frame.is_tagged() {
-        return Err(DropReason::InnerVlan);
-    }
     let vni = packet.vni.ok_or(DropReason::UnknownVni)?;
     Ok((vni, frame))
 }
@@ -52,15 +50,12 @@ pub fn unfinished(frame: &Frame<'_>, mtu: usize) -> VnetHdr {
 /// Such a kernel does not cut TSO frames either. The size of their segments is lost; what is longer than the MTU is
 /// given the size that fits it.
 pub(super) fn uncut_tcp(vnet: VnetHdr, headers: &[u8], payload_bytes: usize, mtu: usize) -> VnetHdr {
-    let header_bytes = headers.len() - HEADER_BYTES;
-    let (gso_type, flags_at) = (
-        if headers.get(12..HEADER_BYTES) == Some(&ETHERTYPE_IPV6.to_be_bytes()) {
-            GSO_TCPV6
-        } else {
-            GSO_TCPV4
-        },
-        usize::from(vnet.csum_start) + TCP_FLAGS_AT,
-    );
+    let Some((ethertype, network_at)) = network_header(headers) else { return vnet };
+    // One tag does not count against the MTU, a second one does, as in `Frame::packet_bytes`.
+    let second_tag_bytes = (network_at - HEADER_BYTES).saturating_sub(VLAN_TAG_BYTES);
+    let header_bytes = headers.len() - network_at + second_tag_bytes;
+    let gso_type = if ethertype == ETHERTYPE_IPV6 { GSO_TCPV6 } else { GSO_TCPV4 };
+    let flags_at = usize::from(vnet.csum_start) + TCP_FLAGS_AT;
     match u16::try_from(mtu.saturating_sub(header_bytes)) {
         Ok(gso_size) if gso_size > 0 && header_bytes + payload_bytes > mtu => VnetHdr {
             gso_type,
@@ -231,7 +226,7 @@ mod tests {
         };
         assert_eq!(change(0, 0), Err(DropReason::BadVxlan), "no I flag");
         assert_eq!(change(5, 0), Err(DropReason::UnknownVni), "VNI 0");
-        assert_eq!(change(20, 0x81), Err(DropReason::InnerVlan));
+        assert_eq!(change(20, 0x81), Ok(()), "a tag, of which the tables know whether it may pass");
         assert_eq!(change(7, 0xff), Ok(()), "reserved");
         for length in 0..8 + 14 {
             assert_eq!(decapsulate(&datagram[..length]).map(|_| ()), Err(DropReason::BadVxlan), "{length}");
@@ -286,6 +281,14 @@ mod tests {
             };
             assert_eq!(vnet, expected);
             assert!(Frame::parse(&[&vnet.to_bytes(), &frame[..]].concat()).is_ok());
+        }
+        for (tags, gso_size) in [(&[0x81, 0, 0, 5][..], 1410), (&[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5], 1406)] {
+            let frame = uncut_segment(0x10, 9000);
+            let frame = [&frame[..12], tags, &frame[12..]].concat();
+            let vnet = unfinished(&Frame::complete(&frame).unwrap(), 1450);
+            assert_eq!((vnet.gso_type, vnet.gso_size), (GSO_TCPV4, gso_size));
+            let raw = [&vnet.to_bytes(), &frame[..]].concat();
+            assert_eq!(Frame::parse(&raw).unwrap().packet_bytes(), 1450, "as long as the MTU allows");
         }
         let fits = unfinished(&Frame::complete(&uncut_segment(0x10, 1410)).unwrap(), 1450);
         assert_eq!((fits.needs_csum(), fits.is_gso()), (true, false));

@@ -9,7 +9,7 @@ pub const IPV6_HEADER_BYTES: usize = 40;
 pub const TCP_HEADER_BYTES_MIN: usize = 20;
 pub const UDP_HEADER_BYTES: usize = 8;
 
-pub(super) const VLAN_TAG_BYTES: usize = 4;
+pub const VLAN_TAG_BYTES: usize = 4;
 
 /// Extension headers that are passed over: Linux accepts one of each kind it knows, which is fewer.
 const IPV6_EXTENSIONS_MAX: usize = 8;
@@ -62,7 +62,7 @@ pub(super) fn is_vlan(ethertype: u16) -> bool {
 }
 
 /// The EtherType behind up to two VLAN tags, and where its header begins.
-fn network_header(frame: &[u8]) -> Option<(u16, usize)> {
+pub fn network_header(frame: &[u8]) -> Option<(u16, usize)> {
     let mut at = ethernet::HEADER_BYTES;
     for _ in 0..3 {
         let ethertype = u16::from_be_bytes([*frame.get(at - 2)?, *frame.get(at - 1)?]);

@@ -10,8 +10,8 @@
 //! - DNS queries over UDP, to either address or to any other that a container sends by way of the gateway: there is no
 //!   way on from here, so no other resolver would answer (see [`dns`]).
 //!
-//! A container that asks whether the gateway's address is free, or announces it as its own (RFC 5227 section 2.1,
-//! RFC 4862 section 5.4), asks for that address like anybody else; the answer defends it.
+//! A container that asks whether the gateway's address is free (RFC 5227 section 2.1, RFC 4862 section 5.4) asks for
+//! that address like anybody else; the answer defends it. One that announces it as its own does not come as far.
 //!
 //! It keeps no state and sends nothing by itself. It answers at most one frame with one frame, to the container that it
 //! came from, and how often it may be asked by broadcast is up to storm control.
@@ -235,7 +235,8 @@ fn resolve(network: &Network, query: &Query<'_>, datagram: &[u8]) -> Option<(Vec
     let own = [gateway.ipv4.map(IpAddress::from), gateway.ipv6.map(IpAddress::from)];
     let server =
         if own.contains(&Some(query.ends.1)) { dns::Server::Gateway } else { dns::Server::Elsewhere };
-    let answer = dns::answer(&network.names, server, datagram.payload())?;
+    let query = dns::Query { server, source_port: udp.src_port, message: datagram.payload() };
+    let answer = dns::answer(&network.names, query)?;
     Some((answer, UdpRepr { src_port: udp.dst_port, dst_port: udp.src_port }))
 }
 

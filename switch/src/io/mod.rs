@@ -6,11 +6,15 @@
 //! 4. [`underlay`]: the sockets through which hosts are joined.
 //! 5. [`ring`]: reads and writes in batches, by io_uring.
 //! 6. [`process`], [`mount`], [`pty`]: what a container is made of.
-//! 7. [`replace`]: a file's new content, seen as a whole or not at all.
-//! 8. [`listeners`]: sockets of the service manager.
-//! 9. [`sys`]: what needs `unsafe`; the only place that has any.
+//! 7. [`liveness`], [`limits`]: whether a process exists, and how many descriptors this one may open.
+//! 8. [`replace`]: a file's new content, seen as a whole or not at all.
+//! 9. [`listeners`]: sockets of the service manager; [`features`]: what the host has.
+//! 10. [`sys`]: what needs `unsafe`; the only place that has any.
 
+pub mod features;
+pub mod limits;
 pub mod listeners;
+pub mod liveness;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

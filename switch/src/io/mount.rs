@@ -75,6 +75,17 @@ pub fn make_all_read_only() -> io::Result<()> {
     }
 }
 
+/// The mount at `point` becomes read-only, those below it stay as they are.
+pub fn make_read_only(point: &Path) -> io::Result<()> {
+    match sys::set_one_read_only(&c_path(point)?) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            Ok(mount(None::<&str>, point, None::<&str>, flags, None::<&str>)?)
+        }
+        other => other,
+    }
+}
+
 /// Makes `root` the root of this namespace; what was mounted before is gone from it.
 pub fn enter_root(root: &Path) -> io::Result<()> {
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
@@ -113,6 +124,34 @@ fn mount_points(mountinfo: &[u8]) -> Vec<(PathBuf, MsFlags)> {
             let flags =
                 options.split(|byte| *byte == b',').map(flag).fold(MsFlags::empty(), |all, f| all | f);
             Some((path, flags))
+        })
+        .collect()
+}
+
+/// A mount: a directory of a file system, and where it is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The file system, as `MAJOR:MINOR`.
+    pub device: String,
+    /// Inside the file system.
+    pub root: PathBuf,
+    pub point: PathBuf,
+}
+
+/// The mounts that this process sees, in the order in which they were made (`proc_pid_mountinfo(5)`).
+pub fn mounted() -> io::Result<Vec<Mounted>> {
+    Ok(parse_mounted(&fs::read("/proc/self/mountinfo")?))
+}
+
+fn parse_mounted(mountinfo: &[u8]) -> Vec<Mounted> {
+    let path = |field: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(field)));
+    let lines = mountinfo.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ').skip(2);
+            let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
+            let device = String::from_utf8_lossy(device).into_owned();
+            Some(Mounted { device, root: path(root), point: path(point) })
         })
         .collect()
 }
@@ -157,5 +196,12 @@ mod tests {
         let points = mount_points(text);
         let proc_flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
         assert_eq!(points, [("/proc".into(), proc_flags), ("/a b\\c".into(), MsFlags::empty())]);
+    }
+
+    #[test]
+    fn mounts_with_their_places_in_file_systems() {
+        let text = b"23 27 8:1 /sub\\040dir /a rw - ext4 /dev/sda1 rw\nbad\n";
+        let expected = Mounted { device: "8:1".into(), root: "/sub dir".into(), point: "/a".into() };
+        assert_eq!(parse_mounted(text), [expected]);
     }
 }

@@ -24,6 +24,8 @@ use vswitch_proto::id::MacAddr;
 
 use super::netns::NetNs;
 
+mod ipv6;
+
 /// Frames that a TAP queues for the switch unless told otherwise. A full TAP ring drops, and the kernel's default of
 /// 1000 is a tenth of what one burst of a busy sender needs.
 pub const TX_QUEUE_FRAMES: u32 = 10_000;
@@ -87,6 +89,9 @@ pub enum NetlinkError {
 pub fn configure(ns: &NetNs, name: &str, config: &LinkConfig) -> Result<(), NetlinkError> {
     visit(ns, async |handle| {
         let link = find(&handle, name).await?.ok_or_else(|| NetlinkError::NoLink(name.into()))?;
+        if !link.up {
+            ipv6::set_up(name, config.addresses.iter().any(|address| matches!(address, IpNet::V6(_))));
+        }
         set_link(&handle, &link, config, LinkUnspec::new_with_index(link.index).up()).await?;
         let mut ipv6 = true;
         for &address in &config.addresses {

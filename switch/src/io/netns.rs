@@ -115,7 +115,12 @@ impl AsFd for NetNs {
 /// When a process began, in clock ticks since boot (proc_pid_stat(5), field 22). Together with the process id it
 /// names a process for good.
 pub fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+    start_time_in(Path::new(&format!("/proc/{pid}")))
+}
+
+/// The same for a process whose directory in a `/proc` is known.
+pub fn start_time_in(dir: &Path) -> io::Result<u64> {
+    let stat = std::fs::read(dir.join("stat"))?;
     parse_start_time(&stat)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no field 22"))
 }

@@ -7,8 +7,12 @@ use std::os::fd::OwnedFd;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+pub use super::sys::credentials::{
+    clock_ticks_per_s, drop_from_bounding_set, keep_capabilities, set_domain_name, set_resource_limit,
+};
 pub use super::sys::process::{
-    exit_now, fork, loopback_up, only_these, receive_message, reset_signals, send_message, send_signal,
+    close_all_but_stdio, exit_now, fork, loopback_up, only_these, receive_message, reset_signals,
+    send_message, send_signal,
 };
 
 /// Makes the terminal standard input, output and error.
@@ -55,9 +59,39 @@ pub fn start_ticks(pid: i32) -> Option<u64> {
     fields.split(' ').nth(19)?.parse().ok()
 }
 
+/// The session of a process (field 6 of `proc_pid_stat(5)`). `None` when there is no such process.
+pub fn session(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(3)?.parse().ok()
+}
+
+/// How many descriptors this process may have open (the soft limit, proc_pid_limits(5)).
+pub fn descriptors_max() -> u64 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    // Without a limit it is "unlimited".
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(u64::MAX)
+}
+
+/// How many descriptors this process has open.
+pub fn descriptors() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_process_has_a_session_and_a_limit() {
+        assert_eq!(
+            session(std::process::id() as i32),
+            nix::unistd::getsid(None).ok().map(nix::unistd::Pid::as_raw)
+        );
+        assert_eq!(session(-1), None);
+        assert!(descriptors_max() > 10 && descriptors() > 0);
+    }
 
     #[test]
     fn this_process_has_started_and_pid_minus_one_has_not() {

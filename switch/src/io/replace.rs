@@ -39,13 +39,10 @@ pub enum Written {
     UnderReaders,
 }
 
-/// Replaces the content of an existing file without giving it another inode.
-pub fn in_place(path: &Path, content: &[u8]) -> io::Result<Written> {
-    in_place_within(path, content, LEASE_WAIT_MAX)
-}
-
-fn in_place_within(path: &Path, content: &[u8], lease_wait_max: Duration) -> io::Result<Written> {
-    let file = File::options().write(true).open(path)?;
+/// Replaces the content of an existing file without giving it another inode. Waits for readers for `lease_wait_max`,
+/// normally [`LEASE_WAIT_MAX`]. A file that somebody else has a lease on is not waited for: `WouldBlock`.
+pub fn in_place(path: &Path, content: &[u8], lease_wait_max: Duration) -> io::Result<Written> {
+    let file = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let leased = wait_for_lease(&file, lease_wait_max);
     let result = overwrite(&file, content);
     if leased {
@@ -117,7 +114,7 @@ mod tests {
             // However long a busy machine keeps the reader from closing its file.
             let patient = Duration::from_secs(60);
             let results: Vec<_> =
-                (1..=500).map(|g| in_place_within(&path, content(g).as_bytes(), patient)).collect();
+                (1..=500).map(|g| in_place(&path, content(g).as_bytes(), patient)).collect();
             done.store(true, Ordering::Relaxed);
             let reads = reader.join().unwrap();
             assert!(results.iter().all(|result| matches!(result, Ok(Written::Atomically))), "{results:?}");
@@ -128,17 +125,30 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_a_lease_on_a_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        fs::write(&path, "old\n").unwrap();
+        let holder = File::options().write(true).open(&path).unwrap();
+        lease::take_write(&holder).unwrap();
+        let refused = in_place(&path, b"new\n", LEASE_WAIT_MAX).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        drop(holder);
+        assert_eq!(in_place(&path, b"new\n", LEASE_WAIT_MAX).unwrap(), Written::Atomically);
+    }
+
+    #[test]
     fn a_file_that_somebody_keeps_open_is_replaced_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hosts");
         fs::write(&path, "a long old content\n").unwrap();
         let kept = File::open(&path).unwrap();
-        assert_eq!(in_place(&path, b"new\n").unwrap(), Written::UnderReaders);
+        assert_eq!(in_place(&path, b"new\n", LEASE_WAIT_MAX).unwrap(), Written::UnderReaders);
         let mut seen = [0; 8];
         let length = kept.read_at(&mut seen, 0).unwrap();
         assert_eq!(&seen[..length], b"new\n");
         drop(kept);
-        assert_eq!(in_place(&path, b"").unwrap(), Written::Atomically);
+        assert_eq!(in_place(&path, b"", LEASE_WAIT_MAX).unwrap(), Written::Atomically);
         assert_eq!(fs::read(&path).unwrap(), b"");
     }
 }

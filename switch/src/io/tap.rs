@@ -18,7 +18,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,27 +26,48 @@ use vswitch_proto::wire::vnet_hdr;
 
 use nix::net::if_::if_nametoindex;
 
-use super::netns::NetNs;
+use super::netns::{NetNs, NetNsId};
 use super::sys::tun;
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// For how long a device may be in use by a process that has just ended. A process that read it with io_uring gives it
-/// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured, and nobody promises how many.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
+/// Checks that the device that makes interfaces is there and may be used. Makes none.
+pub fn check_device() -> io::Result<()> {
+    OpenOptions::new().read(true).write(true).open(DEVICE).map(drop)
+}
 
 /// Between two attempts.
 const RELEASE_PAUSE: Duration = Duration::from_millis(2);
 
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TapConfig {
     /// The device outlives the descriptor.
     pub persistent: bool,
     /// A device of this name that is there already is somebody else's.
     pub must_be_new: bool,
     pub offloads: Offloads,
+    /// How long to wait for a device that is in use.
+    pub patience: Duration,
+}
+
+impl TapConfig {
+    /// For how long a device may be in use by a process that has just ended. A process that read it with io_uring gives it
+    /// up some grace periods of the kernel after its end, 30 to 60 ms where this was measured, and nobody promises how
+    /// many.
+    pub const PATIENCE: Duration = Duration::from_secs(3);
+}
+
+impl Default for TapConfig {
+    fn default() -> TapConfig {
+        TapConfig {
+            persistent: false,
+            must_be_new: false,
+            offloads: Offloads::default(),
+            patience: TapConfig::PATIENCE,
+        }
+    }
 }
 
 /// Which offloads not to ask for; by default all that the kernel knows are.
@@ -99,7 +120,7 @@ impl Tap {
             if config.must_be_new && if_nametoindex(name).is_ok() {
                 return Err(TapError::Taken(name.into()));
             }
-            attach(&wire_name).map_err(|e| e.named(name))
+            attach(&wire_name, config.patience).map_err(|e| e.named(name))
         });
         let file = made.map_err(TapError::Namespace)??;
         let setup = |source| TapError::Setup { name: name.into(), source };
@@ -131,6 +152,12 @@ impl Tap {
 
     pub fn set_persistent(&self, persistent: bool) -> io::Result<()> {
         tun::set_persist(self.file.as_fd(), persistent)
+    }
+
+    /// The namespace that the device is in: not the one that it was made in, after it was moved. Since Linux 5.2.
+    pub fn namespace(&self) -> io::Result<NetNsId> {
+        let metadata = File::from(tun::device_namespace(self.file.as_fd())?).metadata()?;
+        Ok(NetNsId { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// Closes the descriptor and removes the device with it. A device whose namespace has ended is gone already.
@@ -217,7 +244,7 @@ impl AttachError {
 }
 
 /// In the namespace of the calling thread.
-fn attach(name: &[u8; tun::NAME_BYTES]) -> Result<File, AttachError> {
+fn attach(name: &[u8; tun::NAME_BYTES], patience: Duration) -> Result<File, AttachError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -228,13 +255,17 @@ fn attach(name: &[u8; tun::NAME_BYTES]) -> Result<File, AttachError> {
     if known as libc::c_int & FLAGS != FLAGS {
         return Err(AttachError::Unsupported);
     }
-    set_iff_when_released(file.as_fd(), name).map_err(AttachError::Iff)?;
+    set_iff_when_released(file.as_fd(), name, patience).map_err(AttachError::Iff)?;
     Ok(file)
 }
 
 /// Whoever crashed and was started again finds its devices as soon as the kernel has let them go.
-fn set_iff_when_released(fd: BorrowedFd<'_>, name: &[u8; tun::NAME_BYTES]) -> io::Result<()> {
-    let deadline = Instant::now() + RELEASE_PATIENCE;
+fn set_iff_when_released(
+    fd: BorrowedFd<'_>,
+    name: &[u8; tun::NAME_BYTES],
+    patience: Duration,
+) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
     loop {
         match tun::set_iff(fd, name, FLAGS) {
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {

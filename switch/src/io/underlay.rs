@@ -164,8 +164,8 @@ impl Underlay {
         // A socket that is open can be asked.
         self.receivers
             .iter()
-            .filter_map(|receiver| udp::dropped(receiver.0.as_fd()).ok())
-            .map(u64::from)
+            .filter_map(|receiver| udp::memory(receiver.0.as_fd()).ok())
+            .map(|memory| u64::from(memory.dropped))
             .sum()
     }
 
@@ -228,12 +228,27 @@ fn pause_of(to: IpAddr) -> usize {
 pub struct Receiver(OwnedFd);
 
 impl Receiver {
-    /// Fills the batch with what is there; `WouldBlock` when there is nothing.
-    pub fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+    /// Fills the batch with what is there, at most `messages`; `WouldBlock` when there is nothing.
+    pub fn receive(&self, batch: &mut Batch, messages: usize) -> io::Result<()> {
         batch.count = 0;
-        batch.count = udp::receive(self.0.as_fd(), &mut batch.buffer, SLOT_BYTES, &mut batch.received)?;
+        batch.limit = messages.clamp(1, BATCH_MESSAGES);
+        let received = &mut batch.received[..batch.limit];
+        batch.count = udp::receive(self.0.as_fd(), &mut batch.buffer, SLOT_BYTES, received)?;
         Ok(())
     }
+
+    /// How full the socket's buffer is.
+    pub fn fill(&self) -> io::Result<Fill> {
+        let memory = udp::memory(self.0.as_fd())?;
+        Ok(Fill { bytes: memory.received_bytes, of: memory.buffer_bytes })
+    }
+}
+
+/// Memory that received packets take in the kernel, and how much they may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fill {
+    pub bytes: u32,
+    pub of: u32,
 }
 
 impl AsRawFd for Receiver {
@@ -247,13 +262,15 @@ impl AsRawFd for Receiver {
 pub struct Batch {
     buffer: Box<[u8]>,
     received: [Received; BATCH_MESSAGES],
+    /// How many messages were asked for.
+    limit: usize,
     count: usize,
 }
 
 impl Default for Batch {
     fn default() -> Batch {
         let buffer = vec![0; BATCH_MESSAGES * SLOT_BYTES].into();
-        Batch { buffer, received: [Received::NOTHING; BATCH_MESSAGES], count: 0 }
+        Batch { buffer, received: [Received::NOTHING; BATCH_MESSAGES], limit: BATCH_MESSAGES, count: 0 }
     }
 }
 
@@ -263,9 +280,18 @@ impl Batch {
         &self.buffer
     }
 
-    /// No more can have been received at once.
+    /// As many messages were received as were asked for.
     pub fn is_full(&self) -> bool {
-        self.count == BATCH_MESSAGES
+        self.count == self.limit
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     pub fn messages(&self) -> impl Iterator<Item = Message> + '_ {

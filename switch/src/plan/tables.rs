@@ -99,12 +99,18 @@ fn build(
         ipv6: network.ipv6_gateway(),
     });
     let names = names(view, network, docker);
-    let mut table = tables::Network { gateway, overlay, names, ..tables::Network::default() };
+    let (security, servers) = (network.port_security(), network.servers());
+    let mut table =
+        tables::Network { gateway, overlay, names, security, servers, ..tables::Network::default() };
+    let leases = view.shared.leases_in(&network.id);
+    table.neighbors.extend(leases.flat_map(|l| l.addresses.ips().map(|ip| (ip, l.addresses.mac))));
     let mtu = settings.mtu_of(view, network);
     for (_, wire) in view.wires_in(&network.id) {
         table.ports.push(wire.port);
         table.endpoints.insert(wire.mac, wire.port);
-        tables.ports.insert(wire.port, tables::Port { vni: network.vni, mac: wire.mac, mtu });
+        table.neighbors.extend(wire.addresses().map(|ip| (ip, wire.mac)));
+        let (ipv4, ipv6) = (wire.ipv4, wire.ipv6);
+        tables.ports.insert(wire.port, tables::Port { vni: network.vni, mac: wire.mac, mtu, ipv4, ipv6 });
     }
     table.ports.sort_unstable();
     if table.overlay.is_none() || !table.ports.is_empty() {
@@ -116,19 +122,23 @@ fn names(view: View<'_>, network: &Network, docker: &BTreeSet<(NetworkId, &Name)
     let mut names = Names { network: network.name.as_str().to_ascii_lowercase().into(), ..Names::default() };
     let docker = docker.iter().filter(|(bound, _)| *bound == network.id);
     names.docker = docker.map(|(_, name)| name.as_str().to_ascii_lowercase().into()).collect();
-    for (name, addresses) in resolvable(view, &network.id) {
-        let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
-        of_name.extend(addresses.ips());
+    names.subnets = network.pools.iter().map(|pool| pool.subnet).collect();
+    for member in resolvable(view, &network.id) {
+        for name in &member.names {
+            let of_name = names.addresses.entry(name.to_ascii_lowercase().into()).or_default();
+            of_name.extend(member.addresses.ips());
+        }
+        let name = format!("{}.{}", member.name, network.name);
+        names.containers.extend(member.addresses.ips().map(|ip| (ip, name.as_str().into())));
     }
     names
 }
 
 fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {
     let vteps: Map<NodeId, IpAddr> = view.shared.nodes().map(|n| (n.id, n.info.vtep)).collect();
-    let (mut remotes, mut neighbors): (Map<_, _>, Map<_, _>) = Default::default();
+    let mut remotes = Map::default();
     let (mut nodes, mut flood_vteps) = (Set::default(), BTreeSet::new());
     for lease in view.shared.leases_in(&network.id) {
-        neighbors.extend(lease.addresses.ips().map(|ip| (ip, lease.addresses.mac)));
         if lease.node != view.me {
             let vtep = *vteps.get(&lease.node).expect("a lease is a member's");
             remotes.insert(lease.addresses.mac, vtep);
@@ -140,5 +150,11 @@ fn overlay(view: View<'_>, network: &Network, mine: IpAddr) -> Overlay {
     let mut static_vteps = network.static_vteps();
     static_vteps.retain(|vtep| *vtep != mine);
     flood_vteps.extend(&static_vteps);
-    Overlay { vtep: mine, remotes, flood_vteps: flood_vteps.into_iter().collect(), static_vteps, neighbors }
+    Overlay {
+        vtep: mine,
+        remotes,
+        flood_vteps: flood_vteps.into_iter().collect(),
+        static_vteps,
+        inner_vlan: network.inner_vlan(),
+    }
 }

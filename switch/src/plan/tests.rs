@@ -3,12 +3,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use vswitch_proto::command::{Attachment, Command, ContainerKind, LabSpec};
 use vswitch_proto::id::Vni;
+use vswitch_proto::security::PortSecurity;
 
 mod overlay;
 
 use super::*;
 use crate::state::testing::{Lab, adopted, pool, to};
-use crate::state::{MTU_OPTION, Rejected, State};
+use crate::state::{MTU_OPTION, PORT_SECURITY_OPTION, Rejected, State};
 
 const SETTINGS: Settings = Settings { mtu: 1500, underlay_mtu: 1600 };
 
@@ -116,7 +117,8 @@ fn the_story_of_the_guide() {
     assert_eq!((attach.interface.as_str(), attach.mtu), ("eth0", 1500));
     assert_eq!(attach.addresses, ["172.17.0.2/16".parse::<IpNet>().unwrap()]);
     assert_eq!(attach.gateways, ["172.17.0.1".parse::<IpAddr>().unwrap()]);
-    assert!(content.ends_with("172.17.0.2\tcontainer1.bridge\n"), "before it starts");
+    let names = format!("172.17.0.2\tcontainer1.bridge\n172.17.0.2\t{}\n", c1.short());
+    assert!(content.ends_with(&names), "before it starts");
     let (_, started) = step(&mut lab, |lab| lab.start(c1));
     assert!(started.is_empty(), "its own file has its name already: {started:?}");
 
@@ -242,6 +244,23 @@ fn an_address_that_comes_back_with_another_mac_is_announced() {
     assert_eq!(told(&mut lab, &at), [other]);
     assert_eq!(told(&mut lab, &remove("c3")), []);
     assert_eq!(told(&mut lab, &at), [], "it is known by this one");
+}
+
+#[test]
+fn the_data_plane_knows_who_has_which_address() {
+    let mut lab = Lab::new();
+    let strict = lab.create("strict", |r| {
+        r.ipv6 = true;
+        r.options.insert(PORT_SECURITY_OPTION.into(), "strict".into());
+    });
+    let strict = strict.unwrap();
+    lab.run("c1", vec![to(strict)]).unwrap();
+    let tables = tables(View::alone(&lab.state), &SETTINGS);
+    let table = &tables.networks[&lab.state.network(&strict).unwrap().vni];
+    let port = tables.ports[&table.ports[0]];
+    assert_eq!(table.security, PortSecurity::Strict);
+    let addresses = [IpAddr::from(port.ipv4.unwrap()), port.ipv6.unwrap().into()];
+    assert_eq!(table.neighbors, addresses.into_iter().map(|ip| (ip, port.mac)).collect());
 }
 
 #[derive(Debug, Clone)]

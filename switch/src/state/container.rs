@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vswitch_proto::command::{
-    Attachment, ContainerKind, CreateContainer, DockerSpec, Driver, NewEndpoint, Scope,
+    Attachment, ContainerKind, CreateContainer, DockerSpec, Driver, LabSpec, Limits, NewEndpoint,
+    RestartPolicy, Scope, Start,
 };
 use vswitch_proto::id::{ContainerId, Name, NetworkId};
 
@@ -24,6 +25,10 @@ pub struct Container {
     pub created_at_ms: u64,
     pub started_at_ms: Option<u64>,
     pub finished_at_ms: Option<u64>,
+    /// By its restart policy, since somebody started it.
+    pub restarts: u32,
+    /// A person stopped it, and nobody has started it since.
+    pub stopped_by_hand: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +65,21 @@ impl Container {
         matches!(self.kind, ContainerKind::Lab(_))
     }
 
+    /// What is run, for a container of the lab runner.
+    pub fn lab(&self) -> Option<&LabSpec> {
+        match &self.kind {
+            ContainerKind::Lab(spec) => Some(spec),
+            ContainerKind::Adopted(_) | ContainerKind::Docker(_) => None,
+        }
+    }
+
+    /// Whether its restart policy starts it again, since its process has ended by itself.
+    pub fn wants_restart(&self) -> bool {
+        let Phase::Exited { code, .. } = &self.phase else { return false };
+        let policy = self.lab().map_or(RestartPolicy::No, |spec| spec.settings.restart);
+        policy.wants(*code, self.restarts, self.stopped_by_hand)
+    }
+
     /// What it calls itself: the hostname asked for, or its short id.
     pub fn hostname(&self) -> String {
         match &self.kind {
@@ -80,8 +100,7 @@ impl State {
         at_ms: u64,
     ) -> Result<Applied, Rejected> {
         let unique = !matches!(request.kind, ContainerKind::Docker(_));
-        let is_namesake = |c: &&Container| unique && c.docker().is_none() && c.name == request.name;
-        if let Some(holder) = self.containers().find(is_namesake) {
+        if let Some(holder) = self.namesake(&request.name).filter(|_| unique) {
             return Err(Rejected::ContainerNameTaken { name: request.name.clone(), holder: holder.id });
         }
         if self.containers.contains_key(&request.id) {
@@ -100,7 +119,10 @@ impl State {
             created_at_ms: at_ms,
             started_at_ms: None,
             finished_at_ms: None,
+            restarts: 0,
+            stopped_by_hand: false,
         };
+        self.check_shared_network(&container, request)?;
         for (attachment, _) in &request.attachments {
             self.check_attachment(&container, attachment)?;
             container.attachments.push(attachment.clone());
@@ -115,7 +137,7 @@ impl State {
         &mut self,
         id: &ContainerId,
         endpoints: &[NewEndpoint],
-        at_ms: u64,
+        (start, at_ms): (Start, u64),
     ) -> Result<Applied, Rejected> {
         let mut container = self.own_container(id)?.clone();
         if container.phase == Phase::Running {
@@ -127,9 +149,10 @@ impl State {
         }
         let is_gone = |a: &&Attachment| a.scope == Scope::Local && self.network(&a.network).is_none();
         if let Some(gone) = container.attachments.iter().find(is_gone) {
-            return Err(Rejected::NetworkGone { container: container.name, network: gone.network });
+            return Err(self.network_gone(&container.name, &gone.network));
         }
         self.check_still_free(&container)?;
+        let was_live = container.is_live();
         let allocation = if container.is_live() {
             Allocation::default()
         } else {
@@ -138,7 +161,14 @@ impl State {
         container.phase = Phase::Running;
         container.started_at_ms = Some(at_ms);
         container.finished_at_ms = None;
+        match start {
+            Start::Asked => (container.restarts, container.stopped_by_hand) = (0, false),
+            Start::Again => container.restarts = container.restarts.saturating_add(1),
+        }
         self.commit(container, allocation);
+        if !was_live {
+            self.forget_container(id);
+        }
         Ok(Applied::ContainerStarted { container: *id })
     }
 
@@ -152,11 +182,65 @@ impl State {
         if !container.is_live() {
             return Err(Rejected::NotRunning(container.name));
         }
+        self.remember_addresses(id);
         self.release_all(id);
         container.phase = phase;
         container.finished_at_ms = Some(at_ms);
         self.commit(container, Allocation::default());
         Ok(Applied::ContainerExited { container: *id })
+    }
+
+    pub(super) fn stop_by_hand(&mut self, id: &ContainerId) -> Result<Applied, Rejected> {
+        let container = Container { stopped_by_hand: true, ..self.own_container(id)?.clone() };
+        self.commit(container, Allocation::default());
+        Ok(Applied::ContainerChanged { container: *id })
+    }
+
+    pub(super) fn rename_container(&mut self, id: &ContainerId, name: &Name) -> Result<Applied, Rejected> {
+        let container = self.own_container(id)?;
+        if container.name == *name {
+            return Err(Rejected::SameName(name.clone()));
+        }
+        if let Some(holder) = self.namesake(name) {
+            return Err(Rejected::ContainerNameTaken { name: name.clone(), holder: holder.id });
+        }
+        let renamed = Container { name: name.clone(), ..container.clone() };
+        self.commit(renamed, Allocation::default());
+        Ok(Applied::ContainerChanged { container: *id })
+    }
+
+    pub(super) fn update_container(
+        &mut self,
+        id: &ContainerId,
+        restart: RestartPolicy,
+        limits: Limits,
+    ) -> Result<Applied, Rejected> {
+        let mut container = self.own_container(id)?.clone();
+        let ContainerKind::Lab(spec) = &mut container.kind else {
+            return Err(Rejected::NotOurs(container.name));
+        };
+        if spec.auto_remove && restart != RestartPolicy::No {
+            return Err(Rejected::RestartOfAutoRemoved(container.name));
+        }
+        (spec.settings.restart, spec.settings.limits) = (restart, limits);
+        self.commit(container, Allocation::default());
+        Ok(Applied::ContainerChanged { container: *id })
+    }
+
+    /// The container that has a name; the names of Docker's containers are the engine's.
+    fn namesake(&self, name: &Name) -> Option<&Container> {
+        self.containers().find(|c| c.docker().is_none() && c.name == *name)
+    }
+
+    /// A container in the network of another one has none of its own, and that other one is a lab container.
+    fn check_shared_network(&self, container: &Container, request: &CreateContainer) -> Result<(), Rejected> {
+        let ContainerKind::Lab(spec) = &container.kind else { return Ok(()) };
+        let Some(owner) = spec.network_of else { return Ok(()) };
+        let owner = self.container(&owner).ok_or(Rejected::UnknownContainer(owner))?;
+        match &owner.kind {
+            ContainerKind::Lab(of) if of.network_of.is_none() && request.attachments.is_empty() => Ok(()),
+            _ => Err(Rejected::NetworkNotShared(owner.name.clone())),
+        }
     }
 
     pub(super) fn remove_container(&mut self, id: &ContainerId) -> Result<Applied, Rejected> {
@@ -166,6 +250,7 @@ impl State {
         }
         self.release_all(id);
         self.containers.remove(id);
+        self.forget_container(id);
         Ok(Applied::ContainerRemoved { container: *id })
     }
 
@@ -176,6 +261,9 @@ impl State {
         endpoint: NewEndpoint,
     ) -> Result<Applied, Rejected> {
         let mut container = self.own_container(id)?.clone();
+        if container.lab().is_some_and(|spec| spec.network_of.is_some()) {
+            return Err(Rejected::SharesNetwork(container.name));
+        }
         self.check_attachment(&container, attachment)?;
         let network = attachment.network;
         if self.network(&network).is_some_and(|n| n.driver == Driver::Host) {
@@ -208,7 +296,17 @@ impl State {
         }
         container.attachments.remove(at);
         self.commit(container, Allocation::default());
+        self.forget_attachment(id, network);
         Ok(Applied::Disconnected { container: *id, network: *network, endpoint })
+    }
+
+    /// Why a container cannot start whose network is gone.
+    pub fn network_gone(&self, container: &Name, network: &NetworkId) -> Rejected {
+        let container = container.clone();
+        match self.remembered_name(network) {
+            Some(name) => Rejected::NetworkLost { container, network: name.clone() },
+            None => Rejected::NetworkGone { container, network: *network },
+        }
     }
 
     /// One that is not Docker's, whose life is Docker's too.
@@ -302,4 +400,79 @@ fn is_hostname(text: &str) -> bool {
         && edge(bytes.last())
         && bytes.len() <= 63
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch_proto::command::{Command, LabSpec, Limits, RestartPolicy, Settings, Start};
+
+    use super::super::testing::{Lab, to};
+    use super::*;
+
+    fn with(settings: Settings) -> ContainerKind {
+        ContainerKind::Lab(LabSpec { settings, ..LabSpec::default() })
+    }
+
+    fn ends(lab: &mut Lab, container: ContainerId, exit_code: i32) {
+        lab.apply(Command::ContainerExited { container, exit_code, error: String::new() }).unwrap();
+    }
+
+    #[test]
+    fn restarts_are_counted_until_somebody_starts_it() {
+        let mut lab = Lab::new();
+        let restart = RestartPolicy::OnFailure { retries_max: 2 };
+        let c = lab.container("c", with(Settings { restart, ..Settings::default() }), vec![]).unwrap();
+        lab.start(c).unwrap();
+        for restarts in 1..=2 {
+            ends(&mut lab, c, 1);
+            assert!(lab.state.container(&c).unwrap().wants_restart());
+            let again = Command::StartContainer { container: c, endpoints: vec![], start: Start::Again };
+            lab.apply(again).unwrap();
+            assert_eq!(lab.state.container(&c).unwrap().restarts, restarts);
+        }
+        ends(&mut lab, c, 1);
+        assert!(!lab.state.container(&c).unwrap().wants_restart(), "twice is the bound");
+        lab.start(c).unwrap();
+        ends(&mut lab, c, 0);
+        assert!(!lab.state.container(&c).unwrap().wants_restart(), "it did not fail");
+
+        let (restart, limits) = (RestartPolicy::UnlessStopped, Limits::default());
+        lab.apply(Command::UpdateContainer { container: c, restart, limits }).unwrap();
+        assert!(lab.state.container(&c).unwrap().wants_restart());
+        lab.apply(Command::StopByHand { container: c }).unwrap();
+        assert!(!lab.state.container(&c).unwrap().wants_restart());
+        lab.start(c).unwrap();
+        ends(&mut lab, c, 0);
+        assert!(lab.state.container(&c).unwrap().wants_restart(), "the start ends the stop");
+    }
+
+    #[test]
+    fn names_change_and_stay_unique() {
+        let mut lab = Lab::new();
+        let bridge = lab.named("bridge");
+        let a = lab.run("a", vec![to(bridge)]).unwrap();
+        lab.run("b", vec![to(bridge)]).unwrap();
+        let rename =
+            |container, name: &str| Command::RenameContainer { container, name: name.parse().unwrap() };
+        assert!(matches!(lab.apply(rename(a, "b")), Err(Rejected::ContainerNameTaken { .. })));
+        assert!(matches!(lab.apply(rename(a, "a")), Err(Rejected::SameName(_))));
+        lab.apply(rename(a, "c")).unwrap();
+        assert_eq!(lab.state.find_container("c").unwrap().id, a);
+        lab.run("a", vec![]).unwrap();
+    }
+
+    #[test]
+    fn who_shares_a_network_has_none_of_its_own() {
+        let mut lab = Lab::new();
+        let bridge = lab.named("bridge");
+        let owner = lab.run("owner", vec![to(bridge)]).unwrap();
+        let sharing = |of| ContainerKind::Lab(LabSpec { network_of: Some(of), ..LabSpec::default() });
+        let refused = lab.container("d", sharing(owner), vec![to(bridge)]);
+        assert!(matches!(refused, Err(Rejected::NetworkNotShared(_))));
+        let guest = lab.container("guest", sharing(owner), vec![]).unwrap();
+        assert!(matches!(lab.connect(guest, to(bridge)), Err(Rejected::SharesNetwork(_))));
+        assert!(matches!(lab.container("e", sharing(guest), vec![]), Err(Rejected::NetworkNotShared(_))));
+        let unknown = lab.container("f", sharing(ContainerId([9; 32])), vec![]);
+        assert!(matches!(unknown, Err(Rejected::UnknownContainer(_))));
+    }
 }

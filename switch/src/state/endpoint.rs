@@ -127,13 +127,16 @@ impl State {
         let ledger = self.ledgers.get(&id).expect("every local network has a ledger");
         let pools: Vec<_> = network.pools.iter().filter_map(|p| self.address_pool(&p.subnet)).collect();
         let is_reserved = |ip: IpAddr| pools.iter().any(|pool| pool.addresses.contains_key(&ip));
+        let kept = self.kept_in(&id);
+        let is_kept = |ip: IpAddr| kept.has(ip);
         let search = if self.belongs_to_docker(&id) {
             // An engine's own address driver does not tell what it hands out next.
-            Search { downwards: pools.is_empty(), is_reserved: &is_reserved }
+            Search { downwards: pools.is_empty(), is_reserved: &is_reserved, is_kept: &is_kept }
         } else {
-            Search::ALONE
+            Search { is_kept: &is_kept, ..Search::ALONE }
         };
-        ledger.grant(network, attachment, search, &who).map(Some)
+        let again = self.as_before(&container.id, attachment);
+        ledger.grant(network, &again, search, &who).map(Some)
     }
 
     pub(super) fn insert(&mut self, allocation: Allocation) {

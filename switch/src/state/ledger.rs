@@ -62,11 +62,14 @@ pub(super) struct Search<'a> {
     pub(super) downwards: bool,
     /// What nobody in the network has, and is kept for somebody.
     pub(super) is_reserved: &'a dyn Fn(IpAddr) -> bool,
+    /// What is left to somebody else as long as there are others.
+    pub(super) is_kept: &'a dyn Fn(IpAddr) -> bool,
 }
 
 impl Search<'_> {
     /// Where nobody else hands out addresses.
-    pub(super) const ALONE: Search<'static> = Search { downwards: false, is_reserved: &|_| false };
+    pub(super) const ALONE: Search<'static> =
+        Search { downwards: false, is_reserved: &|_| false, is_kept: &|_| false };
 }
 
 /// Addresses that can be given.
@@ -144,6 +147,11 @@ impl<M: Member> Ledger<M> {
         Ok(Grant { addresses, next })
     }
 
+    /// Whether nobody in the network has one of these.
+    pub(super) fn is_free(&self, addresses: &Addresses) -> bool {
+        !self.by_mac.contains_key(&addresses.mac) && addresses.ips().all(|ip| !self.has(&ip))
+    }
+
     /// Whether nobody in the network, which is called `network`, has one of these.
     pub(super) fn check_free(
         &self,
@@ -187,12 +195,15 @@ impl<M: Member> Ledger<M> {
             self.by_address.contains_key(&address) || mac_taken(address) || (search.is_reserved)(address)
         };
         let exhausted = || Rejected::PoolExhausted { range: pool.range(), network: network.name.clone() };
-        let free = if search.downwards {
-            pool.previous_free(cursor, is_taken)
-        } else {
-            pool.next_free(cursor, is_taken)
+        let find = |is_taken: &dyn Fn(IpAddr) -> bool| {
+            if search.downwards {
+                pool.previous_free(cursor, is_taken)
+            } else {
+                pool.next_free(cursor, is_taken)
+            }
         };
-        free.ok_or_else(exhausted)
+        let free = find(&|address| is_taken(address) || (search.is_kept)(address));
+        free.or_else(|| find(&is_taken)).ok_or_else(exhausted)
     }
 
     /// Enters a member that got what was granted.

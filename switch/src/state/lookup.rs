@@ -63,7 +63,8 @@ impl State {
     }
 
     /// The network that a container is to be disconnected from. A network that was removed under a stopped
-    /// container is found by its id or a prefix of it, so that the leftover attachment can be taken away.
+    /// container is found by the name that it had, its id or a prefix of that, so that the leftover attachment can be
+    /// taken away.
     pub fn find_attached(&self, container: &ContainerId, reference: &str) -> Result<NetworkId, LookupError> {
         View::alone(self).find_attached(container, reference)
     }
@@ -93,14 +94,22 @@ impl<'a> View<'a> {
 
     /// As [`State::find_attached`], among all networks.
     pub fn find_attached(&self, container: &ContainerId, reference: &str) -> Result<NetworkId, LookupError> {
-        let not_found = match self.find_network(reference) {
-            Ok(network) => return Ok(network.id),
-            Err(error @ LookupError::NoNetwork(_)) => error,
-            Err(error) => return Err(error),
-        };
         let attachments = self.local.container(container).map_or(&[][..], |c| &c.attachments);
-        let mut matching = attachments.iter().map(|a| a.network).filter(|id| has_prefix(&id.0, reference));
-        matching.next().ok_or(not_found)
+        let found = self.find_network(reference);
+        let is_attached = |network: &Network| attachments.iter().any(|a| a.network == network.id);
+        // Another network may have the name by now, which the container is not in.
+        let mut gone = attachments.iter().map(|a| a.network).filter(|id| self.network(id).is_none());
+        let is_called =
+            |id: &NetworkId| self.local.remembered_name(id).is_some_and(|name| name.as_str() == reference);
+        match found {
+            Ok(network) if is_attached(network) => Ok(network.id),
+            Ok(network) => Ok(gone.find(is_called).unwrap_or(network.id)),
+            Err(error @ LookupError::NoNetwork(_)) => {
+                let by_prefix = |id: &NetworkId| has_prefix(&id.0, reference);
+                gone.clone().find(is_called).or_else(|| gone.find(by_prefix)).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

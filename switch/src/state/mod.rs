@@ -41,12 +41,15 @@ use ipnet::IpNet;
 use vswitch_proto::command::{Command, Envelope};
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
+pub mod configuration;
 mod container;
+pub mod default_pools;
 pub mod docker;
 mod endpoint;
 mod ipam;
 mod ledger;
 mod lookup;
+mod memory;
 #[cfg(test)]
 mod model;
 pub mod names;
@@ -75,6 +78,7 @@ pub use view::{Snapshot, View};
 
 use docker::Docker;
 use ledger::Ledger;
+use memory::Memory;
 use requests::Requests;
 use sharded::Sharded;
 
@@ -102,6 +106,13 @@ pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 pub const VXLAN_ID_OPTION: &str = "vxlan.id";
 /// Driver option of overlay networks: tunnel endpoints that are not of the cluster, with commas between.
 pub const VXLAN_REMOTE_OPTION: &str = "vxlan.remote";
+/// Driver option of overlay networks: whether these tunnel endpoints exchange frames with VLAN tags.
+pub const VXLAN_INNER_VLAN_OPTION: &str = "vxlan.inner-vlan";
+/// Driver option: how far the addresses in containers' frames are believed, a
+/// [`PortSecurity`](vswitch_proto::security::PortSecurity).
+pub const PORT_SECURITY_OPTION: &str = "vswitch.port-security";
+/// Driver option: the [`Servers`](vswitch_proto::security::Servers) that containers may run.
+pub const SERVERS_OPTION: &str = "vswitch.servers";
 /// RFC 791 section 3.2.
 pub const MTU_MIN: u32 = 68;
 /// RFC 8200 section 5.
@@ -116,6 +127,7 @@ pub struct State {
     /// One per network, and one per network of the cluster that has endpoints here.
     ledgers: Sharded<NetworkId, Arc<Ledger<Endpoint>>>,
     docker: Arc<Docker>,
+    memory: Arc<Memory>,
     next_port: u32,
     next_vni: u32,
     requests: Requests<Applied, GENERATION>,
@@ -161,6 +173,13 @@ pub enum Applied {
     },
     /// Whatever an engine's other calls change.
     DockerChanged,
+    /// Its name, its restart policy or the like.
+    ContainerChanged {
+        container: ContainerId,
+    },
+    NetworkNoted {
+        network: NetworkId,
+    },
 }
 
 impl State {
@@ -189,8 +208,8 @@ impl State {
             Command::CreateNetwork(request) => self.create_network(request, at_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::CreateContainer(request) => self.create_container(request, at_ms),
-            Command::StartContainer { container, endpoints } => {
-                self.start_container(container, endpoints, at_ms)
+            Command::StartContainer { container, endpoints, start } => {
+                self.start_container(container, endpoints, (*start, at_ms))
             }
             Command::ContainerExited { container, exit_code, error } => {
                 let phase = Phase::Exited { code: *exit_code, error: error.clone() };
@@ -202,6 +221,12 @@ impl State {
             }
             Command::Disconnect { container, network } => self.disconnect(container, network),
             Command::Docker(change) => self.apply_docker(change, at_ms),
+            Command::StopByHand { container } => self.stop_by_hand(container),
+            Command::RenameContainer { container, name } => self.rename_container(container, name),
+            Command::UpdateContainer { container, restart, limits } => {
+                self.update_container(container, *restart, *limits)
+            }
+            Command::NoteNetwork { network, name } => self.note_network(network, name),
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 use vswitch_proto::command::{
-    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec,
+    Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Envelope, LabSpec, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, NetworkId, PortId, RequestId};
 
@@ -91,6 +91,8 @@ struct Model {
     networks: Vec<ModelNetwork>,
     containers: Vec<ModelContainer>,
     places: Vec<Place>,
+    /// What containers had that have ended, until they have places again or are gone.
+    kept: Vec<Place>,
     ports: BTreeSet<PortId>,
     sent: Vec<Envelope>,
 }
@@ -134,6 +136,7 @@ impl Model {
                 Command::StartContainer {
                     container,
                     endpoints: (0..count).map(|_| lab.endpoint_id()).collect(),
+                    start: Start::Asked,
                 }
             }
             Step::Exit(name) => Command::ContainerExited {
@@ -214,7 +217,13 @@ impl Model {
             Command::Disconnect { container, network } => {
                 known(container).is_some_and(|c| c.on.iter().any(|a| a.network == *network))
             }
-            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
+            Command::Docker(_)
+            | Command::NoteNetwork { .. }
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
+                unreachable!("the model makes none; they have tests of their own")
+            }
         }
     }
 
@@ -246,11 +255,26 @@ impl Model {
             Command::Disconnect { container, network } => {
                 self.with(container, |c| c.on.retain(|a| a.network != *network));
             }
-            Command::Docker(_) => unreachable!("the model makes none; they have tests of their own"),
+            Command::Docker(_)
+            | Command::NoteNetwork { .. }
+            | Command::StopByHand { .. }
+            | Command::RenameContainer { .. }
+            | Command::UpdateContainer { .. } => {
+                unreachable!("the model makes none; they have tests of their own")
+            }
         }
         let expected: Vec<(ContainerId, NetworkId)> = (self.containers.iter().filter(|c| c.live))
             .flat_map(|c| c.on.iter().map(|a| (c.id, a.network)))
             .collect();
+        let is_attached = |p: &Place| {
+            let ended = self.containers.iter().find(|c| c.id == p.container && !c.live);
+            ended.is_some_and(|c| c.on.iter().any(|a| a.network == p.network))
+        };
+        let known = |p: &Place| self.networks.iter().any(|n| n.id == p.network);
+        let released = self.places.iter().filter(|p| !expected.contains(&(p.container, p.network)));
+        let mut kept: Vec<Place> = released.filter(|p| is_attached(p)).cloned().collect();
+        kept.extend(self.kept.iter().filter(|p| known(p)).cloned());
+        self.kept = kept;
         self.places.retain(|p| expected.contains(&(p.container, p.network)));
         for (container, network) in expected {
             let endpoint = state
@@ -260,10 +284,26 @@ impl Model {
                 self.check_new(endpoint);
             }
         }
+        let gone = |p: &Place| {
+            let container = self.containers.iter().find(|c| c.id == p.container);
+            container.is_none_or(|c| c.live || c.on.iter().all(|a| a.network != p.network))
+        };
+        let kept = self.kept.iter().filter(|p| !gone(p)).cloned().collect();
+        self.kept = kept;
     }
 
     fn with(&mut self, id: &ContainerId, change: impl FnOnce(&mut ModelContainer)) {
         change(self.containers.iter_mut().find(|c| c.id == *id).unwrap());
+    }
+
+    /// A container that starts again has what it had, if nobody else has it now; others have it only where nothing is left.
+    fn check_kept(&self, container: ContainerId, network: NetworkId, (ipv4, mac): (Ipv4Addr, MacAddr)) {
+        let in_use: Vec<&Place> = self.places.iter().filter(|p| p.network == network).collect();
+        let is_free = |kept: &&Place| in_use.iter().all(|p| p.ipv4 != kept.ipv4 && p.mac != kept.mac);
+        let mine = self.kept.iter().find(|p| p.container == container && p.network == network);
+        if let Some(mine) = mine.filter(is_free) {
+            assert_eq!((ipv4, mac), (mine.ipv4, mine.mac), "not what it had");
+        }
     }
 
     /// A place just given: allowed, free, and as it was asked for.
@@ -276,6 +316,7 @@ impl Model {
         assert_eq!(ipv4.octets()[..3], [10, 0, network.subnet]);
         assert!((2..=6).contains(&ipv4.octets()[3]), "{ipv4} is not for hosts");
         assert_eq!(wanted.ipv4.unwrap_or(ipv4), ipv4);
+        self.check_kept(container.id, network.id, (ipv4, wire.mac));
         assert_eq!(wire.mac, wanted.mac.unwrap_or(MacAddr::from_ipv4(ipv4)));
         assert_eq!(wire.ipv6.is_some(), network.ipv6);
         for other in self.places.iter().filter(|p| p.network == network.id) {

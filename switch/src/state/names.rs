@@ -2,8 +2,8 @@
 //!
 //! The format is Docker's: the container's own address and hostname, the standard lines of localhost, then for
 //! each of its networks in the order they were connected, and in it for each running container in the order of
-//! the addresses, its name, its name with the network's, and its aliases likewise. Fields are separated by a tab.
-//! In a network of the cluster it is for each container that has a lease, on whichever node.
+//! the addresses, its name, its name with the network's, and its aliases likewise; after these, likewise ordered, the
+//! short id of each. Fields are separated by a tab. In a network of the cluster it is for each container that has a lease, on whichever node.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,9 @@ impl<'a> HostsFiles<'a> {
         let Some(container) = self.view.local.container(container) else { return LOCALHOST.into() };
         let mut text = own_lines(self.view, container);
         text.push_str(LOCALHOST);
+        for extra in container.lab().map_or(&[][..], |spec| &spec.settings.extra_hosts) {
+            writeln!(text, "{}\t{}", extra.address, extra.name).expect("a String takes what it is given");
+        }
         for attachment in &container.attachments {
             text.push_str(&self.lines_for(&attachment.network, container));
         }
@@ -69,63 +72,91 @@ impl<'a> HostsFiles<'a> {
 }
 
 fn own_lines(view: View<'_>, container: &Container) -> String {
-    let hostname = container.hostname();
+    let hostname = own_names(container);
     match view.wires_of(&container.id).next() {
         Some((_, wire)) => wire.addresses().map(|address| format!("{address}\t{hostname}\n")).collect(),
         None => format!("{OWN_ADDRESS_WITHOUT_NETWORK}\t{hostname}\n"),
     }
 }
 
-/// The lines of one network: in one of this node's its running containers, and `viewer` itself, which is to find its
-/// own name before it runs.
+/// The host name, behind its fully qualified form when the container has a domain.
+fn own_names(container: &Container) -> String {
+    let hostname = container.hostname();
+    match container.lab().and_then(|spec| spec.settings.domainname.as_ref()) {
+        Some(domain) => format!("{hostname}.{domain} {hostname}"),
+        None => hostname,
+    }
+}
+
+/// The lines of one network.
 fn network_lines(view: View<'_>, id: &NetworkId, viewer: Option<&Container>) -> String {
-    let Some(network) = view.network(id) else { return String::new() };
+    view.network(id).map_or_else(String::new, |network| write_lines(network, members(view, id, viewer)))
+}
+
+/// A container in a network, as others of the network find it.
+pub struct Resolvable<'a> {
+    pub name: &'a Name,
+    /// Its name, aliases and short id.
+    pub names: BTreeSet<String>,
+    pub addresses: Addresses,
+}
+
+/// The containers that are found in a network: those that run, and in a network of the cluster those that have a lease.
+pub fn resolvable<'a>(view: View<'a>, id: &NetworkId) -> Vec<Resolvable<'a>> {
+    members(view, id, None).into_iter().map(Member::resolvable).collect()
+}
+
+/// A container and its place in a network.
+struct Member<'a> {
+    id: &'a ContainerId,
+    name: &'a Name,
+    aliases: &'a [Name],
+    addresses: Addresses,
+}
+
+impl<'a> Member<'a> {
+    fn resolvable(self) -> Resolvable<'a> {
+        let names = [self.name].into_iter().chain(self.aliases).map(Name::to_string);
+        let (name, addresses) = (self.name, self.addresses);
+        Resolvable { name, names: names.chain([self.id.short()]).collect(), addresses }
+    }
+}
+
+/// Those that run in one of this node's networks, and `viewer` itself, which is to find its own name before it runs; in
+/// a network of the cluster those that have a lease.
+fn members<'a>(view: View<'a>, id: &NetworkId, viewer: Option<&Container>) -> Vec<Member<'a>> {
     if view.local.network(id).is_none() {
         let leases = view.shared.leases_in(id);
-        let named = leases.map(|l| (l.addresses, &l.container_name, l.aliases.as_slice()));
-        return write_lines(network, named.collect());
+        let member = |lease: &'a super::shared::Lease| Member {
+            id: &lease.container,
+            name: &lease.container_name,
+            aliases: &lease.aliases,
+            addresses: lease.addresses,
+        };
+        return leases.map(member).collect();
     }
     let shown = |c: &Container| c.phase == Phase::Running || viewer.is_some_and(|v| v.id == c.id);
-    let member = |(endpoint, wire): (&super::Endpoint, &super::Wire)| {
+    let member = |(endpoint, wire): (&'a super::Endpoint, &'a super::Wire)| {
         let container = view.local.container(&endpoint.container).filter(|c| shown(c))?;
         let aliases = container.attachment(id).map_or(&[][..], |a| &a.aliases);
-        Some((wire.granted(), &container.name, aliases))
+        Some(Member { id: container.shown_id(), name: &container.name, aliases, addresses: wire.granted() })
     };
-    write_lines(network, view.wires_in(id).filter_map(member).collect())
+    view.wires_in(id).filter_map(member).collect()
 }
 
-/// What containers in a network find each other by, with the addresses that each is: names, aliases and short ids of
-/// those that run, and in a network of the cluster of those that have a lease.
-pub fn resolvable(view: View<'_>, id: &NetworkId) -> Vec<(String, Addresses)> {
-    let mut found = Vec::new();
-    let mut add = |container: &ContainerId, name: &Name, aliases: &[Name], addresses: Addresses| {
-        let names: BTreeSet<String> =
-            [name].into_iter().chain(aliases).map(Name::to_string).chain([container.short()]).collect();
-        found.extend(names.into_iter().map(|name| (name, addresses)));
-    };
-    if view.local.network(id).is_none() {
-        for lease in view.shared.leases_in(id) {
-            add(&lease.container, &lease.container_name, &lease.aliases, lease.addresses);
-        }
-        return found;
-    }
-    for (endpoint, wire) in view.wires_in(id) {
-        let container = view.local.container(&endpoint.container).filter(|c| c.phase == Phase::Running);
-        let Some(container) = container else { continue };
-        let aliases = container.attachment(id).map_or(&[][..], |a| &a.aliases);
-        add(container.shown_id(), &container.name, aliases, wire.granted());
-    }
-    found
-}
-
-fn write_lines(network: &Network, mut members: Vec<(Addresses, &Name, &[Name])>) -> String {
-    members.sort_by_key(|(addresses, _, _)| (addresses.ipv4, addresses.ipv6));
+fn write_lines(network: &Network, mut members: Vec<Member<'_>>) -> String {
+    members.sort_by_key(|member| (member.addresses.ipv4, member.addresses.ipv6));
     let mut text = String::new();
-    for (addresses, name, aliases) in members {
-        for address in addresses.ips() {
-            for name in [name].into_iter().chain(aliases) {
+    for member in &members {
+        for address in member.addresses.ips() {
+            for name in [member.name].into_iter().chain(member.aliases) {
                 push_name(&mut text, address, name, &network.name);
             }
+        }
+    }
+    for member in &members {
+        for address in member.addresses.ips() {
+            writeln!(text, "{address}\t{}", member.id.short()).expect("a String takes what it is given");
         }
     }
     text
@@ -138,7 +169,9 @@ fn push_name(text: &mut String, address: IpAddr, name: &Name, network: &Name) {
 
 #[cfg(test)]
 mod tests {
-    use vswitch_proto::command::{AdoptSpec, Attachment, Command, ContainerKind, LabSpec, NetnsSource};
+    use vswitch_proto::command::{
+        AdoptSpec, Attachment, Command, ContainerKind, ExtraHost, LabSpec, NetnsSource, Settings,
+    };
 
     use super::super::testing::{Lab, bridge, id32, pool, to};
     use super::*;
@@ -171,6 +204,8 @@ ff02::2 ip6-allrouters
 172.17.0.2      container1.bridge
 172.17.0.3      container2
 172.17.0.3      container2.bridge
+172.17.0.2      f2870c98fd50
+172.17.0.3      bda12f892278
 ";
     const CONTAINER2_ON_BOTH: &str = "\
 172.17.0.3      bda12f892278
@@ -184,10 +219,14 @@ ff02::2 ip6-allrouters
 172.17.0.2      container1.bridge
 172.17.0.3      container2
 172.17.0.3      container2.bridge
+172.17.0.2      f2870c98fd50
+172.17.0.3      bda12f892278
 172.20.0.1      container3
 172.20.0.1      container3.isolated_nw
 172.20.0.2      container2
 172.20.0.2      container2.isolated_nw
+172.20.0.1      777344ef4943
+172.20.0.2      bda12f892278
 ";
 
     #[test]
@@ -218,7 +257,7 @@ ff02::2 ip6-allrouters
         );
         assert!(
             hosts_file(View::alone(&lab.state), &c3)
-                .ends_with("172.20.0.2\tcontainer2\n172.20.0.2\tcontainer2.isolated_nw\n")
+                .ends_with("\tcontainer2.isolated_nw\n172.20.0.1\t777344ef4943\n172.20.0.2\tbda12f892278\n")
         );
 
         lab.exit(c1).unwrap();
@@ -261,7 +300,29 @@ ff02::2 ip6-allrouters
         assert!(text.starts_with("10.0.0.2\twww\nfd00:6::2\twww\n127.0.0.1\tlocalhost\n"), "{text}");
         let names = "10.0.0.2\tweb\n10.0.0.2\tweb.six\n10.0.0.2\tfront\n10.0.0.2\tfront.six\n\
             fd00:6::2\tweb\nfd00:6::2\tweb.six\nfd00:6::2\tfront\nfd00:6::2\tfront.six\n";
-        assert!(text.ends_with(names), "{text}");
+        let ids = format!("10.0.0.2\t{0}\nfd00:6::2\t{0}\n", c.short());
+        assert!(text.ends_with(&format!("{names}{ids}")), "{text}");
+    }
+
+    #[test]
+    fn lines_and_a_domain_that_were_asked_for() {
+        let mut lab = Lab::new();
+        let network = lab.named("bridge");
+        let extra =
+            |name: &str, address: &str| ExtraHost { name: name.into(), address: address.parse().unwrap() };
+        let settings = Settings {
+            domainname: Some("example.org".into()),
+            extra_hosts: vec![extra("db", "192.0.2.7"), extra("db6", "2001:db8::7")],
+            ..Settings::default()
+        };
+        let spec = LabSpec { hostname: Some("www".into()), settings, ..LabSpec::default() };
+        let c = lab.container("web", ContainerKind::Lab(spec), vec![to(network)]).unwrap();
+        let text = hosts_file(View::alone(&lab.state), &c);
+        assert!(text.starts_with("172.17.0.2\twww.example.org www\n127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(
+            text.contains("ip6-allrouters\n192.0.2.7\tdb\n2001:db8::7\tdb6\n172.17.0.2\tweb\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -8,12 +8,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch_proto::command::{Attachment, CreateNetwork, Driver};
 use vswitch_proto::id::{MacAddr, Name, NetworkId, Vni};
+use vswitch_proto::security::{PortSecurity, Servers};
 
+use super::configuration::{ATTACHABLE_OPTION, CONFIG_FROM_OPTION, CONFIG_ONLY_OPTION};
 use super::ipam::{self, Pool};
 use super::rejected::Holder;
 use super::{
-    Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, Rejected, State, VXLAN_ID_OPTION,
-    VXLAN_REMOTE_OPTION,
+    Applied, IPV6_MTU_MIN, MTU_MIN, MTU_OPTION, NETWORKS_MAX, PORT_SECURITY_OPTION, REMOTES_MAX, Rejected,
+    SERVERS_OPTION, State, VXLAN_ID_OPTION, VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,9 +68,24 @@ impl Network {
         self.options.get(MTU_OPTION).and_then(|value| value.parse().ok())
     }
 
+    /// The port security that was asked for, or the default.
+    pub fn port_security(&self) -> PortSecurity {
+        self.options.get(PORT_SECURITY_OPTION).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// Servers that the network's containers may run.
+    pub fn servers(&self) -> Servers {
+        self.options.get(SERVERS_OPTION).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
     /// Tunnel endpoints that are not of the cluster, ascending, each once.
     pub fn static_vteps(&self) -> Vec<IpAddr> {
         self.options.get(VXLAN_REMOTE_OPTION).and_then(|value| remotes(value)).unwrap_or_default()
+    }
+
+    /// Whether frames with VLAN tags pass to and from tunnel endpoints that are not of the cluster.
+    pub fn inner_vlan(&self) -> bool {
+        self.options.get(VXLAN_INNER_VLAN_OPTION).is_some_and(|value| value == "true")
     }
 
     /// What can be said about the addresses asked for without knowing who else has some.
@@ -186,18 +203,24 @@ impl State {
         if !holders.is_empty() {
             return Err(in_use(network, holders));
         }
+        self.remember_network(id);
         self.networks.remove(id);
         self.ledgers.remove(id);
         Ok(Applied::NetworkRemoved { network: *id })
     }
 
-    /// There is one null and one host network, and neither has anything to set.
+    /// There is one null and one host network, and neither has anything to set. Configurations have the driver null and
+    /// are as many as there is room for.
     fn check_single(&self, request: &CreateNetwork) -> Result<(), Rejected> {
-        if let Some(existing) = self.networks().find(|n| n.driver == request.driver) {
+        let is_config = request.options.contains_key(CONFIG_ONLY_OPTION);
+        let is_single = |n: &&Network| n.driver == request.driver && !n.is_config_only();
+        if let Some(existing) = self.networks().find(is_single).filter(|_| !is_config) {
             return Err(Rejected::OneInstance { driver: request.driver, existing: existing.name.clone() });
         }
-        let plain =
-            request.pools.is_empty() && request.options.is_empty() && !request.internal && !request.ipv6;
+        let plain = request.pools.is_empty()
+            && (request.options.is_empty() || is_config)
+            && !request.internal
+            && !request.ipv6;
         if plain { Ok(()) } else { Err(Rejected::DriverTakesNothing(request.driver)) }
     }
 
@@ -221,14 +244,25 @@ pub(super) fn subnets<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<(I
 pub(super) fn check_options(request: &CreateNetwork) -> Result<(), Rejected> {
     for (key, value) in &request.options {
         match (key.as_str(), request.driver) {
+            (ATTACHABLE_OPTION | CONFIG_FROM_OPTION, Driver::Bridge) => {}
             (MTU_OPTION, _) => check_mtu(value, request.ipv6)?,
+            (PORT_SECURITY_OPTION, _) if value.parse::<PortSecurity>().is_err() => {
+                return Err(Rejected::InvalidPortSecurity(value.clone()));
+            }
+            (SERVERS_OPTION, _) if value.parse::<Servers>().is_err() => {
+                return Err(Rejected::InvalidServers(value.clone()));
+            }
+            (PORT_SECURITY_OPTION | SERVERS_OPTION, _) => {}
             (VXLAN_ID_OPTION, Driver::Overlay) if overlay_vni(value).is_none() => {
                 return Err(Rejected::InvalidVni(value.clone()));
             }
             (VXLAN_REMOTE_OPTION, Driver::Overlay) if remotes(value).is_none() => {
                 return Err(Rejected::InvalidRemotes(value.clone()));
             }
-            (VXLAN_ID_OPTION | VXLAN_REMOTE_OPTION, Driver::Overlay) => {}
+            (VXLAN_INNER_VLAN_OPTION, Driver::Overlay) if value.parse::<bool>().is_err() => {
+                return Err(Rejected::InvalidInnerVlan(value.clone()));
+            }
+            (VXLAN_ID_OPTION | VXLAN_REMOTE_OPTION | VXLAN_INNER_VLAN_OPTION, Driver::Overlay) => {}
             _ => return Err(Rejected::UnknownOption { option: key.clone(), driver: request.driver }),
         }
     }

@@ -15,7 +15,8 @@ use super::docker::POOLS_MAX;
 use super::shared::{BINDINGS_MAX, LEASES_MAX, NODES_MAX, VERSION_BYTES_MAX, VOTERS_MAX};
 use super::{
     ALIASES_MAX, AUX_ADDRESSES_MAX, CONTAINERS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, IPV6_MTU_MIN, MTU_MIN,
-    MTU_OPTION, NETWORKS_MAX, REMOTES_MAX, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION,
+    MTU_OPTION, NETWORKS_MAX, PORT_SECURITY_OPTION, REMOTES_MAX, SERVERS_OPTION, VXLAN_ID_OPTION,
+    VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
 };
 
 /// Why a command changed nothing.
@@ -262,6 +263,31 @@ pub enum Rejected {
         "the address pool {subnet} hands out addresses of {range}: give that --ip-range, or another subnet"
     )]
     PoolRange { subnet: IpNet, range: IpNet },
+    #[error("invalid {PORT_SECURITY_OPTION} {0:?}: give registered (the default), strict or off")]
+    InvalidPortSecurity(String),
+    #[error("invalid {SERVERS_OPTION} {0:?}: give dhcp, router, or both with a comma between them")]
+    InvalidServers(String),
+    #[error("invalid {VXLAN_INNER_VLAN_OPTION} {0:?}: give true or false")]
+    InvalidInnerVlan(String),
+
+    #[error("container {0} has that name already: choose another one")]
+    SameName(Name),
+    #[error("{0} is no container of the lab runner: only those have a restart policy and limits")]
+    NotOurs(Name),
+    #[error("container {0} is removed when it ends (--rm), so it cannot have a restart policy")]
+    RestartOfAutoRemoved(Name),
+    #[error(
+        "the network of {0} cannot be shared: name a container that `vswitchctl run` made with a network of its own"
+    )]
+    NetworkNotShared(Name),
+    #[error("container {0} shares the network of another one: connect that one instead")]
+    SharesNetwork(Name),
+
+    #[error(
+        "network {network} that container {container} was connected to is gone: `vswitchctl network disconnect \
+         {network} {container}`, or remove the container and create it again"
+    )]
+    NetworkLost { container: Name, network: Name },
 }
 
 /// Who stands in the way.
@@ -334,6 +360,7 @@ impl Rejected {
             | UnknownPool(_)
             | UnknownLease(_)
             | NetworkGone { .. }
+            | NetworkLost { .. }
             | NotAMember(_) => ErrorKind::NotFound,
             EndpointIds { .. }
             | DriverTakesNothing(_)
@@ -341,6 +368,8 @@ impl Rejected {
             | InvalidMtu(_)
             | InvalidVni(_)
             | InvalidRemotes(_)
+            | InvalidPortSecurity(_)
+            | InvalidServers(_)
             | DriverElsewhere(_)
             | LeaseMissing { .. }
             | LeaseUnwanted { .. }
@@ -362,6 +391,9 @@ impl Rejected {
             | MacNotUnicast(_)
             | AdoptedOnHost(_)
             | InvalidHostname(_)
+            | NotOurs(_)
+            | NetworkNotShared(_)
+            | SharesNetwork(_)
             | TooManyAliases(_)
             | TooManyAuxAddresses(_) => ErrorKind::Invalid,
             _ => ErrorKind::Conflict,
@@ -382,8 +414,15 @@ fn driver_name(driver: Driver) -> &'static str {
 /// Those that the driver knows.
 fn options(driver: Driver) -> String {
     match driver {
-        Driver::Overlay => format!("there are {MTU_OPTION}, {VXLAN_ID_OPTION} and {VXLAN_REMOTE_OPTION}"),
-        Driver::Bridge | Driver::None | Driver::Host => format!("the only one is {MTU_OPTION}"),
+        Driver::Overlay => {
+            format!(
+                "there are {MTU_OPTION}, {PORT_SECURITY_OPTION}, {SERVERS_OPTION}, {VXLAN_ID_OPTION}, {VXLAN_REMOTE_OPTION} \
+                 and {VXLAN_INNER_VLAN_OPTION}"
+            )
+        }
+        Driver::Bridge | Driver::None | Driver::Host => {
+            format!("there are {MTU_OPTION}, {PORT_SECURITY_OPTION} and {SERVERS_OPTION}")
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The states as bytes: what it is, a format version, then postcard. A later version only adds to the end, so an
-//! earlier one is read as one to which nothing was added.
+//! The states as bytes: what it is, a format version, then postcard. A later version of the cluster's state only adds
+//! to the end, so an earlier one is read as one to which nothing was added. A node's own state is read in one version.
 //!
 //! The encoding is canonical: maps are ordered and nothing that follows from something else is written, so equal
 //! states have equal bytes, and [`State::digest`] is a hash over them. What does follow, the ledgers, is rebuilt
@@ -17,6 +17,7 @@ use vswitch_proto::id::{ContainerId, NetworkId};
 use super::docker::Docker;
 use super::endpoint::Endpoint;
 use super::ledger::{Cursors, Ledger, Member};
+use super::memory::Memory;
 use super::requests::Requests;
 use super::sharded::Sharded;
 use super::{Applied, Container, GENERATION, NETWORKS_MAX, Network, State};
@@ -36,12 +37,20 @@ impl Kind {
         }
     }
 
-    /// The byte behind the magic. A node's own state has what Docker made since version 2, the cluster's which networks
-    /// of Docker its networks are.
+    /// The byte behind the magic. A node's own state has the settings of containers and what is remembered of endpoints
+    /// that are gone since version 3, the cluster's state the Docker networks that its networks are since version 2.
     const fn version(self) -> u8 {
         match self {
-            Kind::Local => 2,
+            Kind::Local => 3,
             Kind::Shared => 2,
+        }
+    }
+
+    /// The earliest version that is read.
+    const fn oldest(self) -> u8 {
+        match self {
+            Kind::Local => 3,
+            Kind::Shared => 1,
         }
     }
 }
@@ -53,6 +62,8 @@ pub enum SnapshotError {
         "the snapshot has format {0}, this version reads earlier ones: use the newer vswitchd that wrote it"
     )]
     Newer(u8),
+    #[error("the snapshot has format {0}, which this version reads no more: use the vswitchd that wrote it")]
+    Older(u8),
     #[error("this is no snapshot of the kind that is wanted: check which file it came from")]
     Foreign,
     #[error("the snapshot is damaged: restore the state from a backup")]
@@ -67,26 +78,33 @@ pub(super) fn write(kind: Kind, state: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(state, bytes).expect("plain data into memory can always be encoded")
 }
 
-/// `A` since version 2.
-pub(super) fn read<T: DeserializeOwned, A: DeserializeOwned + Default>(
-    kind: Kind,
-    bytes: &[u8],
-) -> Result<(T, A), SnapshotError> {
+/// `A` since version 2, `B` since version 3.
+pub(super) fn read<T, A, B>(kind: Kind, bytes: &[u8]) -> Result<(T, A, B), SnapshotError>
+where
+    T: DeserializeOwned,
+    A: DeserializeOwned + Default,
+    B: DeserializeOwned + Default,
+{
     let (magic, rest) = bytes.split_first_chunk().ok_or(SnapshotError::Malformed)?;
     if *magic != kind.magic() {
         return Err(SnapshotError::Foreign);
     }
     let (version, body) = match rest.split_first() {
         Some((&version, _)) if version > kind.version() => return Err(SnapshotError::Newer(version)),
+        Some((&version @ 1.., _)) if version < kind.oldest() => return Err(SnapshotError::Older(version)),
         Some((&version @ 1.., body)) => (version, body),
         _ => return Err(SnapshotError::Malformed),
     };
     let (state, rest) = postcard::take_from_bytes(body).map_err(|_| SnapshotError::Malformed)?;
-    let (added, rest) = match version {
+    let (second, rest) = match version {
         1 => (A::default(), rest),
         _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
     };
-    if rest.is_empty() { Ok((state, added)) } else { Err(SnapshotError::Malformed) }
+    let (third, rest) = match version {
+        1 | 2 => (B::default(), rest),
+        _ => postcard::take_from_bytes(rest).map_err(|_| SnapshotError::Malformed)?,
+    };
+    if rest.is_empty() { Ok((state, second, third)) } else { Err(SnapshotError::Malformed) }
 }
 
 pub(super) fn digest(snapshot: &[u8]) -> [u8; 32] {
@@ -123,12 +141,12 @@ impl State {
             next_vni: self.next_vni,
             requests: &self.requests,
         };
-        write(Kind::Local, &(written, &*self.docker))
+        write(Kind::Local, &(written, &*self.docker, self.memory()))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<State, SnapshotError> {
-        let (state, docker) = read(Kind::Local, bytes)?;
-        rebuild(state, docker)
+        let (state, docker, memory) = read(Kind::Local, bytes)?;
+        rebuild(state, docker, memory)
     }
 
     /// SHA-256 over the snapshot: equal on every node that applied the same entries.
@@ -144,7 +162,7 @@ pub(super) fn with_cursors<'a, M: Member>(
     networks.map(|n| (n, ledgers.get(&n.id).map(|ledger| ledger.cursors).unwrap_or_default())).collect()
 }
 
-fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
+fn rebuild(read: Read, docker: Docker, memory: Memory) -> Result<State, SnapshotError> {
     let (networks, mut ledgers) = rebuild_networks(read.networks)?;
     let mut state = State {
         networks,
@@ -175,7 +193,11 @@ fn rebuild(read: Read, docker: Docker) -> Result<State, SnapshotError> {
     if let Some(what) = docker.contradiction(&state) {
         return Err(SnapshotError::Inconsistent(what));
     }
+    if let Some(what) = memory.contradiction(&state) {
+        return Err(SnapshotError::Inconsistent(what));
+    }
     state.docker = Arc::new(docker);
+    state.memory = Arc::new(memory);
     Ok(state)
 }
 
@@ -333,7 +355,7 @@ mod tests {
         for lab in [&mut lab, &mut read] {
             let bridge = lab.named("bridge");
             let e = lab.run("e", vec![to(bridge)]).unwrap();
-            assert_eq!(lab.ipv4(e, bridge), "172.17.0.5", "the cursor was kept");
+            assert_eq!(lab.ipv4(e, bridge), "172.17.0.4", "the cursor was kept");
         }
         assert_eq!(lab.state.digest(), read.state.digest());
         let other = sample();
@@ -350,9 +372,8 @@ mod tests {
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
         let newer = [&bytes[..4], &[Kind::Local.version() + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(Kind::Local.version() + 1)));
-        // What Docker made is three empty lists.
-        let earlier = [&bytes[..4], &[1], &bytes[5..bytes.len() - 3]].concat();
-        assert_eq!(State::from_bytes(&earlier).map(|state| state.digest()), Ok(sample().state.digest()));
+        let earlier = [&bytes[..4], &[2], &bytes[5..]].concat();
+        assert_eq!(State::from_bytes(&earlier), Err(SnapshotError::Older(2)));
         assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 

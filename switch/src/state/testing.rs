@@ -2,7 +2,7 @@
 
 use vswitch_proto::command::{
     AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Driver, Envelope, LabSpec,
-    NetnsSource, NewEndpoint, PoolRequest, Scope,
+    NetnsSource, NewEndpoint, PoolRequest, Scope, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
@@ -136,7 +136,7 @@ impl Lab {
     pub(crate) fn start(&mut self, container: ContainerId) -> Result<Applied, Rejected> {
         let count = self.state.container(&container).map_or(0, |c| c.attachments.len());
         let endpoints = (0..count).map(|_| self.endpoint_id()).collect();
-        self.apply(Command::StartContainer { container, endpoints })
+        self.apply(Command::StartContainer { container, endpoints, start: Start::Asked })
     }
 
     pub(crate) fn exit(&mut self, container: ContainerId) -> Result<Applied, Rejected> {

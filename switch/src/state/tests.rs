@@ -3,8 +3,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use vswitch_proto::api::ErrorKind;
-use vswitch_proto::command::{Attachment, Command, ContainerKind, CreateNetwork, Driver, LabSpec};
+use vswitch_proto::command::{Attachment, Command, ContainerKind, CreateNetwork, Driver, LabSpec, Start};
 use vswitch_proto::id::{ContainerId, MacAddr, NetworkId, Vni};
+use vswitch_proto::security::{PortSecurity, Servers};
 
 use super::testing::{Lab, adopted, pool, to};
 use super::*;
@@ -338,14 +339,14 @@ fn a_container_lives_dies_and_lives_again() {
     assert!(line(lab.start(c)).contains("172.17.0.9 is already in use in network bridge by container thief"));
     assert_eq!(lab.state.endpoints_of(&c).count(), 0, "all or nothing");
     lab.exit(thief).unwrap();
-    let count = lab.apply(Command::StartContainer { container: c, endpoints: vec![] });
+    let count = lab.apply(Command::StartContainer { container: c, endpoints: vec![], start: Start::Asked });
     assert!(line(count).starts_with("0 endpoint ids for 2 attachments"));
     lab.start(c).unwrap();
     assert_eq!(lab.wire(c, other).interface, 1);
 
     lab.exit(c).unwrap();
     lab.apply(Command::RemoveNetwork { network: other }).expect("an exited container does not hold it");
-    assert!(line(lab.start(c)).contains("is gone: disconnect it"));
+    assert!(line(lab.start(c)).contains("network other that container c was connected to is gone"));
     let short = &other.short()[..5];
     let leftover = lab.state.find_attached(&c, short).unwrap();
     assert_eq!(leftover, other);
@@ -390,8 +391,25 @@ fn options_and_hostnames_are_checked() {
         let refused = with(option, "1500", false);
         assert_eq!(refused, Err(Rejected::UnknownOption { option: option.into(), driver: Driver::Bridge }));
     }
+    for value in ["", "on", "Strict", "registered,off"] {
+        let refused = with(PORT_SECURITY_OPTION, value, false);
+        assert_eq!(refused, Err(Rejected::InvalidPortSecurity(value.into())));
+        let told = "give registered (the default), strict or off";
+        assert!(refused.unwrap_err().to_string().contains(told));
+    }
+    for value in ["", "ra", "dhcp,"] {
+        assert_eq!(with(SERVERS_OPTION, value, false), Err(Rejected::InvalidServers(value.into())));
+    }
     let id = with(MTU_OPTION, "1280", true).unwrap();
-    assert_eq!(lab.state.network(&id).unwrap().mtu(), Some(1280));
+    let network = lab.state.network(&id).unwrap();
+    assert_eq!((network.mtu(), network.port_security()), (Some(1280), PortSecurity::Registered));
+    let strict = lab.create("strict", |r| {
+        r.options.insert(PORT_SECURITY_OPTION.into(), "strict".into());
+        r.options.insert(SERVERS_OPTION.into(), "dhcp".into());
+    });
+    let network = lab.state.network(&strict.unwrap()).unwrap();
+    assert_eq!(network.port_security(), PortSecurity::Strict);
+    assert_eq!(network.servers(), Servers { dhcp: true, router: false });
     for hostname in ["", "a b", "a\n127.0.0.1\tbank.example", "-a", "a.", &"x".repeat(64)] {
         let spec = LabSpec { hostname: Some(hostname.into()), ..LabSpec::default() };
         let refused = lab.container("c", ContainerKind::Lab(spec), vec![]);

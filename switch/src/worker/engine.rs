@@ -78,28 +78,38 @@ pub enum EngineError {
     LooksBusy,
 }
 
+/// The engines that were chosen.
+pub(super) struct Chosen {
+    pub(super) kind: EngineKind,
+    /// One for each worker.
+    pub(super) engines: Vec<Engine>,
+    /// Why it is not io_uring, which nobody ruled out.
+    pub(super) why_not: Option<String>,
+}
+
 /// An engine for each worker. Without a choice, epoll is used where io_uring is not there.
 pub(super) fn choose(
     choice: Option<EngineKind>,
     burst_frames: usize,
     wakes: &[Wake],
-) -> Result<(EngineKind, Vec<Engine>), EngineError> {
+) -> Result<Chosen, EngineError> {
     let all = |kind| {
         let engines = wakes.iter().map(|wake| Engine::new(kind, burst_frames, Arc::clone(wake)));
-        Ok((kind, engines.collect::<Result<Vec<_>, EngineError>>()?))
+        let engines = engines.collect::<Result<Vec<_>, EngineError>>()?;
+        Ok(Chosen { kind, engines, why_not: None })
     };
     match choice {
         Some(kind) => all(kind),
         None => all(EngineKind::Uring).and_then(only_idle).or_else(|why| {
             tracing::info!("frames are moved with epoll: {why}");
-            all(EngineKind::Epoll)
+            all(EngineKind::Epoll).map(|chosen| Chosen { why_not: Some(why.to_string()), ..chosen })
         }),
     }
 }
 
 /// Nobody's monitoring is to see a busy disk that he did not ask for.
-fn only_idle(made: (EngineKind, Vec<Engine>)) -> Result<(EngineKind, Vec<Engine>), EngineError> {
-    let are_idle = made.1.iter().all(|engine| match engine {
+fn only_idle(made: Chosen) -> Result<Chosen, EngineError> {
+    let are_idle = made.engines.iter().all(|engine| match engine {
         Engine::Polled(_) => true,
         Engine::Ringed(ringed) => ringed.waits_idly(),
     });

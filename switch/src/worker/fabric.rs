@@ -7,7 +7,9 @@ use vswitch_proto::id::PortId;
 
 use super::DataplaneConfig;
 use super::egress::{Egress, underlay_refusal};
+use super::intake::Intake;
 use super::path::Path;
+use super::share::Cost;
 use super::tunnel::Arrivals;
 use crate::counters::Counters;
 use crate::forward::Forwarder;
@@ -31,6 +33,9 @@ pub(super) struct Fabric {
     coalesces: bool,
     reply: Box<[u8]>,
     batch: Batch,
+    /// One for each receiver that this worker reads, by the receiver's index.
+    intakes: Vec<Intake>,
+    turn: u64,
     on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
 }
 
@@ -58,6 +63,8 @@ impl Fabric {
             coalesces: config.coalesce,
             reply: vec![0; frame::BUFFER_BYTES + REPLY_MARGIN_BYTES].into(),
             batch: Batch::default(),
+            intakes: Vec::new(),
+            turn: 0,
             on_port_death: Arc::clone(&config.on_port_death),
         }
     }
@@ -78,17 +85,35 @@ impl Fabric {
         Some((&link.tap, path))
     }
 
+    /// Begins the next turn, in which every source has its share again.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn += 1;
+    }
+
+    /// The number of the present turn.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn
+    }
+
     /// For the frames of a batch, before any of them goes its way.
     pub(super) fn foresee<'f>(&mut self, frames: impl Iterator<Item = (PortId, &'f [u8])>) {
         self.forwarder.foresee(self.tables.load(), frames);
     }
 
-    /// One batch from a receiver of the underlay: with what the kernel puts together, that is about as much as a port's
-    /// burst.
+    /// One batch from a receiver of the underlay: about as much as a port's share of a turn. None while the receiver is in
+    /// debt.
     pub(super) fn receive(&mut self, index: usize) -> Rest {
         let Some(underlay) = self.egress.underlay() else { return Rest::None };
         let Some(receiver) = underlay.receivers().get(index) else { return Rest::None };
-        match receiver.receive(&mut self.batch) {
+        if self.intakes.len() <= index {
+            // The receivers of an underlay are few.
+            self.intakes.resize_with(index + 1, Intake::default);
+        }
+        let intake = &mut self.intakes[index];
+        if intake.is_in_debt(self.turn) {
+            return Rest::Some;
+        }
+        match receiver.receive(&mut self.batch, intake.messages()) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Rest::None,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return Rest::Some,
@@ -98,7 +123,11 @@ impl Fabric {
                 return Rest::Some;
             }
         }
-        let mut arrivals = Arrivals {
+        let is_full = self.batch.is_full();
+        // A socket that is open can be asked.
+        let fill = is_full.then(|| receiver.fill().unwrap_or_default());
+        intake.weigh(self.batch.messages(), self.batch.buffer(), fill);
+        let arrivals = Arrivals {
             tables: self.tables.load(),
             now: Instant::now(),
             forwarder: &mut self.forwarder,
@@ -106,10 +135,14 @@ impl Fabric {
             coalescer: &mut self.coalescer,
             coalesces: self.coalesces && underlay.config().gro,
             batch: &self.batch,
+            cost: Cost::default(),
         };
-        arrivals.pass_all();
+        let cost = arrivals.pass_all(|message, bytes| intake.admits(message, bytes));
+        if intake.charge(cost, self.batch.len(), self.turn) {
+            self.egress.cells().tunnel_deferred();
+        }
         // The kernel stops before the batch is full only when there is nothing more, and what comes later is an event.
-        if self.batch.is_full() { Rest::Some } else { Rest::None }
+        if is_full { Rest::Some } else { Rest::None }
     }
 
     /// The device behind a port's TAP is gone.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use vswitch_proto::id::PortId;
 
 use super::egress::{Egress, frame_bytes};
+use super::share::Cost;
 use super::tunnel::encapsulate;
 use crate::counters::PortCell;
 use crate::forward::gso::Cutter;
@@ -47,42 +48,68 @@ pub(super) struct Path<'a> {
 }
 
 impl Path<'_> {
-    /// One frame, from what was read to where it goes.
-    pub(super) fn pass(&mut self, raw: Raw<'_>) {
+    /// One frame, from what was read to where it goes. Returns what that took.
+    pub(super) fn pass(&mut self, raw: Raw<'_>) -> Cost {
         let bytes = raw.bytes();
         self.egress.cells().received(self.cell, frame_bytes(bytes.len()));
-        let frame = match Frame::parse(bytes) {
-            Ok(frame) => frame,
-            Err(e) => return self.drop(e.into()),
+        let cost = match Frame::parse(bytes) {
+            Ok(frame) => self.forward(&frame, raw),
+            Err(e) => self.drop(e.into()),
         };
+        self.cell.caused(cost.outputs);
+        Cost::READ + cost
+    }
+
+    /// The port has used up its share of the worker's turn.
+    pub(super) fn defer(&self) {
+        self.cell.deferred();
+    }
+
+    fn forward(&mut self, frame: &Frame<'_>, raw: Raw<'_>) -> Cost {
         let ingress = Ingress::Port(self.port);
-        match self.forwarder.forward(self.tables, &frame, ingress, self.now) {
-            Verdict::Port(to) => self.egress.pass_on(to, raw),
+        match self.forwarder.forward(self.tables, frame, ingress, self.now) {
+            Verdict::Port(to) => self.pass_on(to, raw),
             Verdict::Flood => {
                 self.egress.cells().flooded();
-                flood::targets(self.tables, ingress).for_each(|to| self.egress.pass_on(to, raw));
-                self.encapsulate(&frame, flood::vteps(self.tables, &frame, ingress));
+                let mut cost = Cost::default();
+                flood::targets(self.tables, ingress).for_each(|to| cost += self.pass_on(to, raw));
+                cost + self.encapsulate(frame, flood::vteps(self.tables, frame, ingress))
             }
-            Verdict::Tunnel(vtep) => self.encapsulate(&frame, &[vtep]),
+            Verdict::Tunnel(vtep) => self.encapsulate(frame, std::iter::once(vtep)),
             Verdict::Neighbor(mac) => {
                 let mut reply = [0; neighbor::REPLY_BYTES_MAX];
-                match neighbor::answer(&frame, mac, &mut reply) {
-                    Some(length) => self.egress.transmit(self.port, &reply[..length]),
+                match neighbor::answer(frame, mac, &mut reply) {
+                    Some(length) => self.reply(&reply[..length]),
                     None => self.drop(DropReason::BadNeighbor),
                 }
             }
-            Verdict::Gateway => match self.answer(&frame) {
-                Some(length) => self.egress.transmit(self.port, &self.reply[..length]),
-                None => self.drop(DropReason::GatewayUnhandled),
-            },
+            Verdict::Gateway => {
+                let answer = match self.answer(frame) {
+                    Some(length) => self.reply(&self.reply[..length]),
+                    None => self.drop(DropReason::GatewayUnhandled),
+                };
+                Cost::ASKED + answer
+            }
             Verdict::Drop(reason) => self.drop(reason),
         }
     }
 
-    fn encapsulate(&mut self, frame: &Frame<'_>, to: &[IpAddr]) {
+    fn pass_on(&self, to: PortId, raw: Raw<'_>) -> Cost {
+        self.egress.pass_on(to, raw);
+        Cost::written(raw.bytes().len())
+    }
+
+    /// Writes an answer to where the frame came from.
+    fn reply(&self, raw: &[u8]) -> Cost {
+        self.egress.transmit(self.port, raw);
+        Cost::written(raw.len())
+    }
+
+    fn encapsulate(&mut self, frame: &Frame<'_>, to: impl Iterator<Item = IpAddr> + Clone) -> Cost {
         let network = self.tables.ports.get(&self.port).map(|port| port.vni);
-        if let (Some(vni), false) = (network, to.is_empty()) {
-            encapsulate(self.egress, self.cutter, vni, frame, to);
+        match network {
+            Some(vni) if to.clone().next().is_some() => encapsulate(self.egress, self.cutter, vni, frame, to),
+            _ => Cost::default(),
         }
     }
 
@@ -91,7 +118,8 @@ impl Path<'_> {
         gateway::answer(network, frame, self.reply)
     }
 
-    fn drop(&self, reason: DropReason) {
+    fn drop(&self, reason: DropReason) -> Cost {
         self.egress.cells().dropped(self.cell, reason);
+        Cost::default()
     }
 }

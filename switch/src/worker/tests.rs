@@ -123,7 +123,7 @@ fn tables(ports: &[u32]) -> Tables {
         let mac = MacAddr::from_ipv4(ip(port));
         network.ports.push(PortId(port));
         network.endpoints.insert(mac, PortId(port));
-        tables.ports.insert(PortId(port), Port { vni, mac, mtu: 1500 });
+        tables.ports.insert(PortId(port), Port { vni, mac, mtu: 1500, ipv4: None, ipv6: None });
     }
     tables.networks.insert(vni, network.into());
     tables

@@ -12,25 +12,38 @@ use vswitch_proto::id::{PortId, Vni};
 use vswitch_proto::wire::vnet_hdr::VnetHdr;
 
 use super::egress::Egress;
+use super::share::Cost;
 use crate::forward::coalesce::{self, Coalescer, Fit, GROUPS_MAX, Inner, Origin, SEGMENTS_MAX, Segment};
 use crate::forward::gso::Cutter;
 use crate::forward::tables::Tables;
 use crate::forward::{DropReason, Forwarder, Ingress, Verdict, flood, vxlan};
 use crate::frame::Frame;
-use crate::io::underlay::Batch;
+use crate::io::underlay::{Batch, Message};
 
-/// Encapsulates a frame for each of these tunnel endpoints.
-pub(super) fn encapsulate(egress: &Egress, cutter: &mut Cutter, vni: Vni, frame: &Frame<'_>, to: &[IpAddr]) {
+/// Encapsulates a frame for each of these tunnel endpoints. Returns what that took.
+pub(super) fn encapsulate(
+    egress: &Egress,
+    cutter: &mut Cutter,
+    vni: Vni,
+    frame: &Frame<'_>,
+    to: impl Iterator<Item = IpAddr> + Clone,
+) -> Cost {
+    let mut cost = Cost::default();
     let Some(underlay) = egress.underlay() else {
-        return egress.cells().tunnel_dropped(to.len(), DropReason::UnderlayAbsent);
+        egress.cells().tunnel_dropped(to.count(), DropReason::UnderlayAbsent);
+        return cost;
     };
     let flow = vxlan::flow_hash(frame.bytes());
     let cut = cutter.encapsulate(vni, frame, |datagrams| {
-        to.iter().for_each(|&vtep| egress.send(underlay, flow, vtep, datagrams));
+        to.clone().for_each(|vtep| {
+            egress.send(underlay, flow, vtep, datagrams);
+            cost += Cost::sent(datagrams.count(), datagrams.bytes());
+        });
     });
     if let Err(reason) = cut {
-        egress.cells().tunnel_dropped(to.len(), reason);
+        egress.cells().tunnel_dropped(to.count(), reason);
     }
+    cost
 }
 
 /// What the datagrams of one batch have in common.
@@ -43,14 +56,24 @@ pub(super) struct Arrivals<'a> {
     /// Whether TCP is put together.
     pub(super) coalesces: bool,
     pub(super) batch: &'a Batch,
+    /// What was sent to ports so far.
+    pub(super) cost: Cost,
 }
 
 impl Arrivals<'_> {
-    pub(super) fn pass_all(&mut self) {
+    /// Passes on the messages that `admits` takes, and returns what that took.
+    pub(super) fn pass_all(mut self, mut admits: impl FnMut(&Message, &[u8]) -> bool) -> Cost {
         let batch = self.batch;
         for message in batch.messages() {
             let bytes = &batch.buffer()[message.range.clone()];
-            self.egress.cells().tunnel_received(message.datagrams().count(), bytes.len());
+            let datagrams = message.datagrams().count();
+            self.egress.cells().tunnel_received(datagrams, bytes.len());
+            if !admits(&message, bytes) {
+                self.cost += Cost::READ;
+                self.spare(&message, &mut admits);
+                continue;
+            }
+            self.cost += Cost::received(datagrams, bytes.len());
             match message.segment_bytes.and_then(|segment_bytes| vxlan::uncut(bytes, segment_bytes)) {
                 Some((vni, frame, vnet)) => {
                     self.forward(Origin { vni, vtep: message.source }, &frame, |_| vnet);
@@ -59,6 +82,30 @@ impl Arrivals<'_> {
             }
         }
         self.end_all();
+        self.cost
+    }
+
+    /// Drops a message but for datagrams of somebody else that the kernel has put into it: it looks at the outer flow only,
+    /// which flows of several containers share.
+    fn spare(&mut self, message: &Message, admits: &mut impl FnMut(&Message, &[u8]) -> bool) {
+        let sender = |range: &Range<usize>| {
+            let bytes = &self.batch.buffer()[range.clone()];
+            // Of the VXLAN header the network, of the inner frame the source.
+            (bytes.get(4..7), bytes.get(14..20))
+        };
+        let first = message.datagrams().next().map(|range| sender(&range));
+        let mut dropped = 0;
+        for range in message.datagrams() {
+            let is_others = Some(sender(&range)) != first;
+            let single = Message { source: message.source, range: range.clone(), segment_bytes: None };
+            if is_others && admits(&single, &self.batch.buffer()[range.clone()]) {
+                self.cost += Cost::received(1, range.len());
+                self.datagram(message.source, range);
+            } else {
+                dropped += 1;
+            }
+        }
+        self.egress.cells().tunnel_dropped(dropped, DropReason::TunnelShare);
     }
 
     fn datagram(&mut self, vtep: IpAddr, range: Range<usize>) {
@@ -119,7 +166,13 @@ impl Arrivals<'_> {
         self.forwarder.forward(self.tables, frame, ingress(origin), self.now)
     }
 
-    fn follow(&self, verdict: Verdict, origin: Origin, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+    fn follow(
+        &mut self,
+        verdict: Verdict,
+        origin: Origin,
+        frame: &Frame<'_>,
+        vnet: impl Fn(usize) -> VnetHdr,
+    ) {
         match verdict {
             Verdict::Port(to) => self.write(to, frame, &vnet),
             Verdict::Flood => {
@@ -134,10 +187,11 @@ impl Arrivals<'_> {
         }
     }
 
-    fn write(&self, to: PortId, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
+    fn write(&mut self, to: PortId, frame: &Frame<'_>, vnet: impl Fn(usize) -> VnetHdr) {
         let mtu = self.tables.ports.get(&to).map_or(usize::MAX, |port| port.mtu as usize);
         let header = vnet(mtu).to_bytes();
         self.egress.transmit_gathered(to, &[IoSlice::new(&header), IoSlice::new(frame.bytes())]);
+        self.cost += Cost::written(frame.bytes().len());
     }
 
     fn end_all(&mut self) {
@@ -157,7 +211,9 @@ impl Arrivals<'_> {
         if group.segments() > 1 {
             self.egress.cells().coalesced();
         }
-        self.egress.transmit_gathered(group.port(), &pieces[..1 + group.segments()]);
+        let pieces = &pieces[..1 + group.segments()];
+        self.egress.transmit_gathered(group.port(), pieces);
+        self.cost += Cost::written(pieces.iter().map(|piece| piece.len()).sum());
     }
 
     fn drop(&self, reason: DropReason) {

@@ -15,6 +15,7 @@ use super::egress::Link;
 use super::engine::{Engine, Source, Wake};
 use super::fabric::Fabric;
 use crate::io::underlay::Underlay;
+use crate::vitals::Vitals;
 
 pub(super) enum Command {
     /// `poll`: this worker is the one that reads.
@@ -46,6 +47,7 @@ pub(super) struct Turns {
     pub(super) burst_frames: usize,
     pub(super) wake: Wake,
     pub(super) fabric: Fabric,
+    pub(super) vitals: Vitals,
 }
 
 impl Turns {
@@ -60,7 +62,8 @@ impl Turns {
         }
     }
 
-    /// A ring that fails is replaced: frames that it held are lost, ports are not.
+    /// A ring that fails is replaced: frames that it held are lost, ports are not. Without an engine the worker ends and
+    /// its ports are without service, so the daemon has to end too.
     fn serve_on(&mut self) {
         while let Err(e) = self.serve() {
             match self.engine.instead(self.burst_frames, Arc::clone(&self.wake)) {
@@ -69,12 +72,14 @@ impl Turns {
                     self.engine = engine;
                     self.has_failed.store(true, Ordering::Relaxed);
                 }
-                Some(Err(why)) => {
-                    return tracing::error!("a data plane worker ends: {e}; and epoll does not start: {why}");
-                }
-                None => return tracing::error!("a data plane worker cannot wait for frames and ends: {e}"),
+                Some(Err(why)) => return self.report(&format!("{e}; and epoll does not start: {why}")),
+                None => return self.report(&format!("it cannot wait for frames: {e}")),
             }
         }
+    }
+
+    fn report(&self, why: &str) {
+        self.vitals.report(format!("data plane worker {} has failed: {why}", self.index));
     }
 
     fn serve(&mut self) -> io::Result<()> {

@@ -44,7 +44,7 @@ async fn etc_proc_sys_and_dev_are_its_own() {
 async fn a_new_hosts_file_is_seen_at_once_and_whole() {
     let (lab, shim) = started(sh("sleep 1000")).await;
     for content in ["127.0.0.1 localhost\n172.17.0.3\tcontainer2\n", "", "10.0.0.1 a\n"] {
-        files::write_hosts(lab.dir(), content).unwrap();
+        files::write_hosts(lab.dir(), content, files::HOSTS_PATIENCE).unwrap();
         assert_eq!(exec(&shim, &["cat", "/etc/hosts"]).await, (0, content.into(), String::new()));
     }
 }

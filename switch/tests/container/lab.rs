@@ -34,7 +34,17 @@ pub(crate) fn prepare(spec: LabSpec) -> Lab {
     let data = temp.path().join("a-directory-with-quite-a-long-name-for-the-socket-in-it");
     let id = ContainerId([0x5a; 32]);
     let dir = data.join("containers").join(id.to_string());
-    let launch = Launch { id, dir, spec, hostname: "box1".into(), host_network: false, hidden: vec![data] };
+    let launch = Launch {
+        id,
+        files: dir.clone(),
+        dir,
+        spec,
+        hostname: "box1".into(),
+        host_network: false,
+        hidden: vec![data],
+        network_of: None,
+        cgroup: None,
+    };
     let lab = Lab { launch, temp };
     lab.prepare_files();
     lab
@@ -199,7 +209,7 @@ impl Terminal {
 
 /// Runs a created container to its end: exit code, standard output, standard error.
 pub(crate) async fn finish(shim: &Shim) -> (i32, String, String) {
-    let mut terminal = Terminal::new(shim.attach().await.unwrap());
+    let mut terminal = Terminal::new(shim.attach(false).await.unwrap());
     // How a failure to start shows is in the frames.
     let _ = shim.start().await;
     match terminal.end().await {
@@ -216,7 +226,7 @@ pub(crate) async fn run(spec: LabSpec) -> (i32, String, String) {
 pub(crate) async fn exec(shim: &Shim, command: &[&str]) -> (i32, String, String) {
     let command = command.iter().map(|word| (*word).to_owned()).collect();
     let exec = vswitch::container::Exec { command, ..Default::default() };
-    let mut terminal = Terminal::new(shim.exec(&exec).await.unwrap());
+    let mut terminal = Terminal::new(shim.exec(&exec).await.unwrap().0);
     match terminal.end().await {
         Frame::Exit(code) => (code, terminal.out(), terminal.err()),
         other => panic!("{other:?}"),

@@ -132,7 +132,7 @@ async fn outlives_its_creator() {
     match reconnect(lab.dir()).await {
         Found::Running(again) => assert!(again.started() && again.init_pid() == shim.init_pid()),
         Found::Exited(exit) => assert_eq!(exit.exit_code, 5),
-        Found::Gone => panic!("gone"),
+        found @ (Found::Gone | Found::Unknown(_)) => panic!("{found:?}"),
     }
     assert_eq!(shim.wait().await.exit_code, 5);
 }

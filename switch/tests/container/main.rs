@@ -2,6 +2,7 @@
 //!
 //! Needs root, and busybox for the root file system.
 
+mod bounds;
 mod files;
 mod lab;
 mod lifecycle;

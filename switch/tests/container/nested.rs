@@ -61,7 +61,7 @@ async fn works_inside(unshare: &[&str]) {
     let spec = LabSpec { tty: true, open_stdin: true, command: vec!["sh".into()], ..LabSpec::default() };
     let lab = prepare(spec);
     let (_outer, shim) = launch_inside(&lab, unshare).await;
-    let mut terminal = Terminal::new(shim.attach().await.unwrap());
+    let mut terminal = Terminal::new(shim.attach(false).await.unwrap());
     shim.start().await.unwrap();
     terminal.type_in("tty\n").await;
     terminal.expect("/dev/pts/0\r\n").await;

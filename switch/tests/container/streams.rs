@@ -30,7 +30,7 @@ async fn text(frames: &mut Receiver<Frame>) -> String {
 async fn a_terminal_echoes_and_has_a_size() {
     let spec = LabSpec { tty: true, open_stdin: true, command: vec!["sh".into()], ..LabSpec::default() };
     let (_lab, shim) = create(spec).await;
-    let mut terminal = Terminal::new(shim.attach().await.unwrap());
+    let mut terminal = Terminal::new(shim.attach(false).await.unwrap());
     terminal.send(Frame::Resize { rows: 33, columns: 101 }).await;
     shim.start().await.unwrap();
     terminal.expect("# ").await;
@@ -56,7 +56,7 @@ async fn a_terminal_echoes_and_has_a_size() {
 async fn standard_input_ends_when_its_only_client_says_so() {
     let spec = LabSpec { open_stdin: true, command: vec!["cat".into()], ..LabSpec::default() };
     let (_lab, shim) = create(spec.clone()).await;
-    let mut terminal = Terminal::new(shim.attach().await.unwrap());
+    let mut terminal = Terminal::new(shim.attach(false).await.unwrap());
     shim.start().await.unwrap();
     let line = "x".repeat(1000) + "\n";
     for _ in 0..1000 {
@@ -67,8 +67,8 @@ async fn standard_input_ends_when_its_only_client_says_so() {
     assert_eq!(terminal.out(), line.repeat(1000));
 
     let (_lab, shim) = started(spec).await;
-    let mut one = Terminal::new(shim.attach().await.unwrap());
-    let mut other = Terminal::new(shim.attach().await.unwrap());
+    let mut one = Terminal::new(shim.attach(false).await.unwrap());
+    let mut other = Terminal::new(shim.attach(false).await.unwrap());
     one.send(Frame::StdinClosed).await;
     one.type_in("still open\n").await;
     other.expect("still open\n").await;
@@ -92,10 +92,10 @@ async fn without_open_stdin_there_is_none() {
 async fn one_that_attaches_late_sees_what_is_printed_from_then_on() {
     let spec = LabSpec { open_stdin: true, ..sh("echo first; read x; echo second $x") };
     let (_lab, shim) = create(spec).await;
-    let mut early = Terminal::new(shim.attach().await.unwrap());
+    let mut early = Terminal::new(shim.attach(false).await.unwrap());
     shim.start().await.unwrap();
     early.expect("first\n").await;
-    let mut late = Terminal::new(shim.attach().await.unwrap());
+    let mut late = Terminal::new(shim.attach(false).await.unwrap());
     early.type_in("a\n").await;
     assert_eq!((early.end().await, late.end().await), (Frame::Exit(0), Frame::Exit(0)));
     assert_eq!((early.out().as_str(), late.out().as_str()), ("first\nsecond a\n", "second a\n"));
@@ -105,8 +105,8 @@ async fn one_that_attaches_late_sees_what_is_printed_from_then_on() {
 async fn a_client_that_does_not_read_stops_nobody() {
     const BYTES: usize = 20_000_000;
     let (_lab, shim) = create(sh(&format!("yes {} | head -c {BYTES}", "x".repeat(99)))).await;
-    let mut lazy = Terminal::new(shim.attach().await.unwrap());
-    let mut eager = Terminal::new(shim.attach().await.unwrap());
+    let mut lazy = Terminal::new(shim.attach(false).await.unwrap());
+    let mut eager = Terminal::new(shim.attach(false).await.unwrap());
     shim.start().await.unwrap();
     assert_eq!(eager.end().await, Frame::Exit(0));
     assert_eq!(eager.stdout.len(), BYTES);
@@ -132,7 +132,7 @@ async fn exec_joins_the_container() {
     assert_eq!(exec(&shim, &[]).await.0, 127);
 
     let cat = Exec { command: vec!["cat".into()], stdin: true, ..Exec::default() };
-    let mut terminal = Terminal::new(shim.exec(&cat).await.unwrap());
+    let mut terminal = Terminal::new(shim.exec(&cat).await.unwrap().0);
     terminal.type_in("through\n").await;
     terminal.send(Frame::StdinClosed).await;
     assert_eq!((terminal.end().await, terminal.out().as_str()), (Frame::Exit(0), "through\n"));
@@ -152,7 +152,7 @@ async fn exec_with_a_terminal_hangs_up_with_its_client() {
     let before = members(&namespaces).len();
     let spec =
         Exec { tty: true, stdin: true, ..exec_of("tty; stty size; read x; echo got $x; exec sleep 1000") };
-    let mut terminal = Terminal::new(shim.exec(&spec).await.unwrap());
+    let mut terminal = Terminal::new(shim.exec(&spec).await.unwrap().0);
     terminal.send(Frame::Resize { rows: 10, columns: 20 }).await;
     terminal.expect("/dev/pts/").await;
     terminal.type_in("it\n").await;
@@ -167,7 +167,7 @@ async fn exec_without_a_terminal_goes_on_without_its_client_and_dies_with_the_co
     let namespaces = own_namespaces(shim.init_pid());
     let script = "echo up; read x; yes | head -c 1000000; echo on > /tmp/went; exec sleep 1000";
     let spec = Exec { stdin: true, ..exec_of(script) };
-    let mut terminal = Terminal::new(shim.exec(&spec).await.unwrap());
+    let mut terminal = Terminal::new(shim.exec(&spec).await.unwrap().0);
     terminal.expect("up\n").await;
     drop(terminal);
     eventually("it goes on", async || exec(&shim, &["cat", "/tmp/went"]).await.1 == "on\n").await;
@@ -196,7 +196,7 @@ async fn logs_have_all_of_it_the_tail_of_it_and_what_follows() {
             other => panic!("{other:?} after {seen:?}"),
         }
     }
-    Terminal::new(shim.attach().await.unwrap()).type_in("four\n").await;
+    Terminal::new(shim.attach(false).await.unwrap()).type_in("four\n").await;
     seen.push_str(&text(&mut following).await);
     // Standard output and error are different pipes, read in no certain order.
     let (five, rest) = (seen.matches("five\n").count(), seen.replace("five\n", ""));

@@ -2,7 +2,7 @@
 
 use vswitch::api::docker;
 use vswitch::forward::tables::Names;
-use vswitch::gateway;
+use vswitch::gateway::dns;
 
 const CALLS: [&str; 12] = [
     "/NetworkDriver.CreateNetwork",
@@ -33,9 +33,16 @@ pub fn docker_calls(data: &[u8]) {
 pub fn dns(data: &[u8]) {
     let addresses = (0..20u8).map(|n| [10, 0, 0, n].into()).collect();
     let docker = vec!["front".into()];
-    let names = Names { network: "net".into(), docker, addresses: [("web".into(), addresses)].into() };
-    let Some(reply) = gateway::dns::answer(&names, gateway::dns::Server::Gateway, data) else { return };
-    assert!(reply.len() <= 512, "{} bytes", reply.len());
+    let names = Names {
+        network: "net".into(),
+        docker,
+        addresses: [("web".into(), addresses)].into(),
+        containers: [([10, 0, 0, 1].into(), "web.net".into())].into(),
+        subnets: "10.0.0.0/24".parse().into_iter().collect(),
+    };
+    let query = dns::Query { server: dns::Server::Gateway, source_port: 40_000, message: data };
+    let Some(reply) = dns::answer(&names, query) else { return };
+    assert!(reply.len() <= dns::EDNS_BYTES_MAX, "{} bytes", reply.len());
     assert_eq!(reply[..2], data[..2], "the id");
     assert!(reply[2] & 0x80 != 0, "a response");
     let question = data[12..].iter().zip(&reply[12..]).take_while(|(asked, told)| asked == told).count();

@@ -9,7 +9,8 @@
 //! | 6 | a port goes or comes back | port |
 //! | 7 | the database is changed | what (modulo 5: static entry, removal, flush, sweep, forget), port, last byte of a MAC |
 //!
-//! There are eight ports in two networks in which the same addresses are registered.
+//! There are eight ports in two networks in which the same MAC and IP addresses are registered. The first network has
+//! the default port security, the second one is strict.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -23,11 +24,13 @@ use smoltcp::wire::{
 };
 use vswitch::forward::tables::{Gateway, Network, Port, Tables};
 use vswitch::forward::{
-    DropReason, Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, StormLimit, Verdict, flood,
+    DropReason, Fdb, FdbConfig, ForwardConfig, Forwarder, Ingress, StormLimit, Verdict, flood, neighbor,
 };
 use vswitch::frame::{BUFFER_BYTES, Frame};
 use vswitch::gateway;
 use vswitch_proto::id::{MacAddr, PortId, Vni};
+use vswitch_proto::security::PortSecurity;
+use vswitch_proto::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 use vswitch_proto::wire::vnet_hdr::{HEADER_BYTES, VnetHdr};
 
 const PORTS: u8 = 8;
@@ -94,8 +97,8 @@ impl World {
         World {
             up,
             tables: tables(up),
-            warm: [(); 2].map(|()| Forwarder::new(fdb.clone(), ForwardConfig { storm: None })),
-            limited: Forwarder::new(fdb.clone(), ForwardConfig { storm }),
+            warm: [(); 2].map(|()| Forwarder::new(fdb.clone(), ForwardConfig { storm: None, gateway: None })),
+            limited: Forwarder::new(fdb.clone(), ForwardConfig { storm, gateway: storm }),
             fdb,
             now: Instant::now(),
         }
@@ -145,11 +148,11 @@ impl World {
         self.check_verdict(verdict, port, &frame);
 
         // A forwarder that remembers nothing decides the same.
-        let mut cold = Forwarder::new(self.fdb.clone(), ForwardConfig { storm: None });
+        let mut cold = Forwarder::new(self.fdb.clone(), ForwardConfig { storm: None, gateway: None });
         assert_eq!(cold.forward(&self.tables, &frame, ingress, self.now), verdict);
 
         let limited = self.limited.forward(&self.tables, &frame, ingress, self.now);
-        let may_be_limited = matches!(verdict, Verdict::Flood | Verdict::Gateway);
+        let may_be_limited = matches!(verdict, Verdict::Flood | Verdict::Gateway | Verdict::Neighbor(_));
         assert!(limited == verdict || may_be_limited && limited == Verdict::Drop(DropReason::StormControl));
         assert!(self.fdb.len() <= self.fdb.config().capacity + 512);
     }
@@ -164,6 +167,7 @@ impl World {
         if !matches!(verdict, Verdict::Drop(_)) {
             assert!(self.up[usize::from(port)] && ethernet.source().is_unicast());
             assert!(frame.packet_bytes() <= MTU as usize && ethernet.source() != GATEWAY.mac);
+            self.check_sender(port, ethernet);
         }
         match verdict {
             Verdict::Port(to) => assert!(is_inside(to) && ethernet.destination().is_unicast()),
@@ -175,7 +179,15 @@ impl World {
                 assert!(ethernet.destination() == GATEWAY.mac || ethernet.destination().is_multicast());
                 check_answer(&self.tables.networks[&vni(port)], frame);
             }
-            Verdict::Tunnel(_) | Verdict::Neighbor(_) => panic!("there is no overlay"),
+            Verdict::Neighbor(owner) => {
+                assert!(owner != own(port), "its own address is not for others to answer for");
+                let mut reply = [0; neighbor::REPLY_BYTES_MAX];
+                if let Some(length) = neighbor::answer(frame, owner, &mut reply) {
+                    let answer = Frame::parse(&reply[..length]).expect("an answer is a frame");
+                    assert_eq!(answer.ethernet().source(), owner);
+                }
+            }
+            Verdict::Tunnel(_) => panic!("there is no overlay"),
             Verdict::Drop(DropReason::UnknownPort) => assert!(!self.up[usize::from(port)]),
             Verdict::Drop(DropReason::StormControl) => panic!("there is no limit"),
             Verdict::Drop(_) => {}
@@ -183,19 +195,53 @@ impl World {
     }
 }
 
+impl World {
+    /// What passes has no source address that is registered for another port that is up.
+    fn check_sender(&self, port: u8, ethernet: &Ethernet<'_>) {
+        let other_ports = (0..PORTS).filter(|o| self.up[usize::from(*o)] && *o != port && o % 2 == port % 2);
+        let (source, payload) = (ethernet.source(), ethernet.payload());
+        for other in other_ports {
+            assert_ne!(source, own(other), "a registered source");
+            let (ipv4, ipv6) = addresses(other);
+            let claims = |at: usize, ip: &[u8]| payload.get(at..at + ip.len()) == Some(ip);
+            let (is_ipv4, is_ipv6) = (claims(12, &ipv4.octets()), claims(8, &ipv6.octets()));
+            let is_arp = payload.len() >= 28 && payload[2..6] == [8, 0, 6, 4] && claims(14, &ipv4.octets());
+            match ethernet.ethertype() {
+                ETHERTYPE_IPV4 => assert!(!is_ipv4 || payload.len() < 20),
+                ETHERTYPE_IPV6 => assert!(!is_ipv6 || payload.len() < 40),
+                ETHERTYPE_ARP => assert!(!is_arp),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn own(port: u8) -> MacAddr {
+    mac(2 + port / 2)
+}
+
+fn addresses(port: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let last = 2 + port / 2;
+    (Ipv4Addr::new(172, 17, 0, last), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()))
+}
+
 fn tables(up: [bool; PORTS as usize]) -> Tables {
     let mut tables = Tables::default();
     for port in [0, 1] {
-        tables.networks.insert(vni(port), Network { gateway: Some(GATEWAY), ..Network::default() }.into());
+        let security = if port == 0 { PortSecurity::default() } else { PortSecurity::Strict };
+        let network = Network { gateway: Some(GATEWAY), security, ..Network::default() };
+        tables.networks.insert(vni(port), network.into());
     }
     for port in (0..PORTS).filter(|port| up[usize::from(*port)]) {
         let id = PortId(port.into());
-        let own = mac(2 + port / 2);
-        tables.ports.insert(id, Port { vni: vni(port), mac: own, mtu: MTU });
+        let (own, (v4, v6)) = (own(port), addresses(port));
+        let known = Port { vni: vni(port), mac: own, mtu: MTU, ipv4: Some(v4), ipv6: Some(v6) };
+        tables.ports.insert(id, known);
         let network = tables.networks.get_mut(&vni(port)).expect("made above");
         let network = std::sync::Arc::make_mut(network);
         network.ports.push(id);
         network.endpoints.insert(own, id);
+        network.neighbors.extend([(v4.into(), own), (v6.into(), own)]);
     }
     tables
 }

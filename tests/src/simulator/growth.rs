@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use redb::StorageBackend;
-use vswitch::cluster::{Birth, Group, Settings, Store, initialise};
+use vswitch::cluster::{Birth, Group, Sender, Settings, Store, initialise};
 use vswitch::state::shared::Shared;
 use vswitch_proto::command::{
     Attachment, CreateNetwork, Driver, NodeInfo, PoolRequest, Reserve, Role, Scope, SharedChange,
@@ -280,7 +280,11 @@ impl Cluster {
             Event::Deliver(bytes) => {
                 let message = Message::decode(&bytes)?;
                 let to = message.to;
-                self.groups.get_mut(&to).context("no host goes away")?.step(message.from, message)?;
+                // The first hosts lead; a host that has just come does not know yet that they vote.
+                let from = self.groups.get(&message.from).context("no host goes away")?;
+                let has_key = from.members().all_voters().any(|voter| voter == message.from);
+                let sender = Sender { node: message.from, has_key };
+                self.groups.get_mut(&to).context("no host goes away")?.step(sender, message)?;
                 self.turn(to);
             }
         }

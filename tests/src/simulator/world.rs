@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use vswitch::cluster::{
-    Birth, Dropped, Failure, Group, Limits, Machine as _, Nonsense, Output, Role, Settings, Store, initialise,
+    Birth, Dropped, Failure, Group, Limits, Machine as _, Nonsense, Output, Part, Role, Sender, Settings,
+    Store, initialise,
 };
 use vswitch_proto::id::{NodeId, RequestId};
 use vswitch_proto::peer::{Body, Members, Message};
@@ -75,6 +76,8 @@ pub struct World {
     planned: u64,
     pub hosts: BTreeMap<NodeId, Host>,
     pub blocked: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes that have the key of the authority.
+    keys: BTreeSet<NodeId>,
     pub weather: Weather,
     pub clients: Vec<Client>,
     pub admin: Admin,
@@ -101,6 +104,7 @@ impl World {
             planned: 0,
             hosts: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            keys: BTreeSet::from([NodeId(1)]),
             weather: Weather::calm(),
             clients: (0..=CLIENTS).map(|_| Client::default()).collect(),
             admin: Admin::default(),
@@ -397,9 +401,12 @@ impl World {
         }
         let Some(group) = host.group.as_mut() else { return Ok(()) };
         let message = Message::decode(&bytes).map_err(|error| format!("{} to {}: {error}", from.0, to.0))?;
-        match group.step(from, message) {
+        let sender = Sender { node: from, has_key: self.keys.contains(&from) };
+        match group.step(sender, message) {
             // An order to stand for election may come late, when somebody else leads.
             Ok(()) | Err(Dropped::Down | Dropped::Nonsense(Nonsense::NotTheLeader)) => {}
+            // A node that was removed, or whose term an election took further than the cluster's.
+            Err(Dropped::NotAllowed { part: Part::Stranger, .. } | Dropped::Ahead { .. }) => {}
             Err(dropped) => return Err(format!("{} refuses what {} sent: {dropped}", to.0, from.0)),
         }
         self.touch(to);
@@ -465,6 +472,10 @@ impl World {
         if output.members_changed {
             self.count("changes of the membership");
             let members = self.hosts[&node].group.as_ref().map(|group| group.members().clone());
+            // Who votes is given the key.
+            if members.iter().flat_map(Members::all_voters).any(|voter| voter == node) {
+                self.keys.insert(node);
+            }
             if members.as_ref().is_some_and(Members::is_joint) {
                 self.count("joint memberships");
             }

@@ -164,6 +164,26 @@ fn an_internal_network_has_no_way_out() {
 }
 
 #[test]
+fn port_security_is_an_option_of_the_driver() {
+    let docker = Docker::new();
+    let refused =
+        docker.refuses(&["network", "create", "-d", "vswitch", "-o", "vswitch.port-security=on", "net"]);
+    assert!(refused.contains("give registered (the default), strict or off"), "{refused}");
+    for (network, option) in [("free", "vswitch.servers=dhcp"), ("bound", "vswitch.port-security=strict")] {
+        docker.does(&["network", "create", "-d", "vswitch", "--subnet=10.7.0.0/24", "-o", option, "net"]);
+        docker.starts("c1", &["--net=net", "--cap-add=NET_ADMIN"]);
+        docker.starts("c2", &["--net=net"]);
+        docker.assert_pings("c1", "c2");
+        docker.within("c1", &["ip", "address", "add", "10.7.0.77/24", "dev", "eth0"]);
+        let ping = docker.docker(&["exec", "c2", "ping", "-c", "2", "-W", "1", "10.7.0.77"]);
+        assert_eq!(ping.code == 0, network == "free", "{ping:?}");
+        docker.does(&["rm", "-f", "c1", "c2"]);
+        docker.does(&["network", "rm", "net"]);
+    }
+    docker.wait_until_nothing_is_left();
+}
+
+#[test]
 fn ipv6_beside_ipv4() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "--ipv6", "--subnet=fd07::/64", "six"]);

@@ -2,6 +2,7 @@
 
 use vswitch_proto::api::{
     AuthorityRotation, ClusterHash, ClusterHealth, ClusterStatus, Membership, Node, NodeHash, NodeState,
+    Problem, Severity,
 };
 use vswitch_proto::command::Role;
 use vswitch_proto::id::{Name, NodeId};
@@ -42,6 +43,7 @@ const MEMBERS: Listing = Listing {
         ("version", "VERSION"),
         ("joined_at_ms", "JOINED AT (MS)"),
         ("leases", "ENDPOINTS"),
+        ("problems", "PROBLEMS"),
     ],
     quiet: "{{.id}}",
 };
@@ -149,8 +151,22 @@ fn expiry(at_ms: u64, now_s: i64) -> String {
 pub async fn members(client: &Client, args: &LsArgs) -> Result<u8, Failure> {
     let nodes: Vec<Node> = client.fetch(Call::get(&["nodes"])).await?;
     print(MEMBERS.print(&args.format, args.quiet, &nodes)?)?;
+    warn_of_nodes(&nodes);
     warn(client).await?;
     Ok(0)
+}
+
+/// What does not work on a node.
+pub fn errors(node: &Node) -> impl Iterator<Item = &Problem> {
+    node.problems.iter().filter(|problem| problem.severity == Severity::Error)
+}
+
+/// Tells beside a list of nodes what does not work on them.
+pub fn warn_of_nodes(nodes: &[Node]) {
+    for node in nodes {
+        errors(node)
+            .for_each(|error| complain(format_args!("warning: node {}: {}", node.name, error.message)));
+    }
 }
 
 /// Of a list that nobody vouches for.
@@ -234,7 +250,13 @@ fn health_text(health: &ClusterHealth, now_s: i64) -> String {
             problems.iter().fold("Problems:\n".into(), |text, problem| format!("{text}  - {problem}\n"))
         }
     };
-    format!("{}\n{nodes}\n{problems}", layout(&rows))
+    let warnings = match health.warnings.as_slice() {
+        [] => String::new(),
+        warnings => {
+            warnings.iter().fold("Warnings:\n".into(), |text, warning| format!("{text}  - {warning}\n"))
+        }
+    };
+    format!("{}\n{nodes}\n{problems}{warnings}", layout(&rows))
 }
 
 fn millis(us: u64) -> String {

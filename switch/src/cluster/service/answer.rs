@@ -1,6 +1,7 @@
 //! What other nodes are answered.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use vswitch_proto::peer::Message;
 
 use super::super::group::{NotProposed, Role};
 use super::super::identity::PublicKey;
+use super::super::role::Sender;
+use super::super::runs::Reached;
 use super::super::transport::wire::{
     Asked, Denied, Join, Joined, NodeProgress, Progress, Refusal, Request, Response,
 };
-use super::super::transport::{Caller, Serve};
+use super::super::transport::{Caller, LinkError, Serve};
 use super::engine::{Input, Proposed};
 use super::member::Member;
 use crate::state::shared::{Applied, Membership};
@@ -31,16 +34,25 @@ impl Serve for Member {
         }
     }
 
-    fn receive(&self, from: NodeId, message: Message) {
+    fn acknowledged(&self, node: NodeId) -> Option<Reached> {
+        let view = self.view();
+        view.status.peers.iter().find(|peer| peer.node == node)?.acknowledged
+    }
+
+    fn turned_away(&self, node: NodeId, at: SocketAddr, refusal: &Refusal) {
+        self.note_copy(node, at, refusal);
+    }
+
+    fn receive(&self, from: Sender, message: Message) {
         if !self.engine.offer(Input::Message(from, message)) {
-            tracing::debug!(node = from.0, "a message was dropped: the cluster's thread is behind");
+            tracing::debug!(node = from.node.0, "a message was dropped: the cluster's thread is behind");
         }
     }
 
     async fn answer(&self, caller: Caller, request: Request) -> Response {
         match (caller, request) {
             (Caller::Joiner(_), Request::Join(join)) => self.take_in(*join).await,
-            (Caller::Joiner(_), _) => Response::Denied(Denied::NoCertificate),
+            (Caller::Joiner(_), _) | (Caller::Passing, _) => Response::Denied(Denied::NoCertificate),
             (Caller::Node(_), Request::Join(_)) => Response::Denied(Denied::NotAllowed),
             (Caller::Node(node), request) => self.answer_node(node, request).await,
         }
@@ -49,6 +61,7 @@ impl Serve for Member {
     fn refused(&self, by: NodeId, refusal: Refusal) {
         let applied = self.view().status.applied;
         match refusal {
+            Refusal::Twice { .. } | Refusal::Restored(_) => self.mute(by, refusal),
             Refusal::Fenced(_) | Refusal::Superseded | Refusal::Distrusted => {
                 let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);
                 if refused.is_none() {
@@ -66,6 +79,18 @@ impl Serve for Member {
     fn unreachable(&self, node: NodeId) {
         _ = self.engine.offer(Input::Unreachable(node));
     }
+
+    fn connected(&self, node: NodeId) {
+        self.note_clock(node, None);
+        self.unmute(node);
+    }
+
+    fn not_connected(&self, node: NodeId, error: &LinkError) {
+        // Another error says nothing about the clock: the connection may break before the reason comes.
+        if matches!(error, LinkError::OutOfTime { .. } | LinkError::FoundOutOfTime(_)) {
+            self.note_clock(node, Some(error.to_string().into()));
+        }
+    }
 }
 
 impl Member {
@@ -78,6 +103,8 @@ impl Member {
             Request::Digest { at_least } => self.digest(at_least).await,
             Request::Progress => self.progress().map_or_else(|| self.not_leader(), Response::Progress),
             Request::Manage(manage) => self.lead(node, manage).await,
+            Request::Facts => Response::Facts(self.facts()),
+            Request::Whereabouts => Response::Whereabouts(self.whereabouts()),
             Request::Join(_) => Response::Denied(Denied::NotAllowed),
         }
     }

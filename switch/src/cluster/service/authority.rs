@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use vswitch_proto::command::{Role as Vote, SharedChange};
 use vswitch_proto::id::{NodeId, RequestId};
 
-use super::super::identity::{self, Authority, AuthorityKey, Identity};
+use super::super::identity::{self, Authority, AuthorityKey, Identity, SLACK_MS};
 use super::super::transport::tls::Credentials;
 use super::super::transport::wire::{Asked, Denied, Request, Response, Rotated};
 use super::STEP_PATIENCE;
@@ -215,11 +215,16 @@ impl Member {
         let state = self.state();
         let current = state.authorities().map(|authorities| &authorities.current);
         let is_former = current.is_some_and(|current| *current != before.authority);
-        if !is_former && (self.config.clock)() < before.issued.renew_at_ms() {
+        let now_ms = (self.config.clock)();
+        let from_ms = before.issued.issued_at_ms.saturating_sub(SLACK_MS);
+        if !is_former && (from_ms..before.issued.renew_at_ms()).contains(&now_ms) {
             return Ok(());
         }
         let (key, public_key) = identity::new_key()?;
-        let response = if self.is_leader() {
+        // Nobody talks to a node whose certificate is outside its time, so a voter helps itself.
+        let is_out_of_time = !(from_ms..before.issued.expires_at_ms).contains(&now_ms);
+        let has_leader = self.view().status.leader.is_some();
+        let response = if self.is_leader() || (is_out_of_time && !has_leader) {
             Some(self.renew(self.node, &public_key))
         } else {
             self.ask_leader(Request::Renew { public_key }, CALL).await
@@ -255,6 +260,13 @@ impl Member {
             self.tell(change, RequestId(rand::random())).await?;
         }
         Ok(())
+    }
+
+    /// Shows other nodes that this one votes, as long as it has the key.
+    pub(super) fn show_proof(&self) {
+        let Some(transport) = self.transport() else { return };
+        let proof = self.authority().and_then(|authority| authority.prove_voter(self.node).ok());
+        transport.set_proof(proof.unwrap_or_default());
     }
 
     fn become_known_as(&self, identity: Identity) -> Result<(), ClusterError> {

@@ -5,7 +5,7 @@
 //! in meanwhile goes into one turn, so that under load many proposals share a sync.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -16,11 +16,13 @@ use vswitch_proto::command::SharedEnvelope;
 use vswitch_proto::id::{NodeId, RequestId};
 use vswitch_proto::peer::{MemberChange, Message};
 
-use super::super::group::{Group, NotProposed, Output, ReadLost, Role};
+use super::super::group::{Dropped, Group, NotProposed, Output, ReadLost, Role};
 use super::super::membership::NotChanged;
+use super::super::role::{Part, Sender};
 use super::super::status::Status;
 use crate::state::Rejected;
 use crate::state::shared::{Applied, Shared};
+use crate::vitals::Vitals;
 
 /// Waiting for the thread.
 const INPUTS_MAX: usize = 8192;
@@ -41,12 +43,14 @@ pub(super) enum Proposed {
 }
 
 pub(super) enum Input {
-    Message(NodeId, Message),
+    Message(Sender, Message),
     Propose(Box<SharedEnvelope>, oneshot::Sender<Proposed>),
     Read(oneshot::Sender<Result<(), ReadLost>>),
     Change(Vec<MemberChange>, oneshot::Sender<Result<(), NotChanged>>),
     Transfer(NodeId),
     Unreachable(NodeId),
+    /// Take no part, or take part again.
+    Mute(bool),
     Stop,
 }
 
@@ -58,6 +62,16 @@ pub(super) struct View {
     pub(super) syncs: Arc<Syncs>,
     /// Why the group fell silent, in one line.
     pub(super) failure: Option<Arc<str>>,
+    pub(super) offences: Arc<BTreeMap<NodeId, Offence>>,
+}
+
+/// Messages of a node that its part in the group does not include. They were refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offence {
+    /// Name of the last one.
+    pub(super) message: &'static str,
+    pub(super) count: u64,
+    pub(super) last: Instant,
 }
 
 /// How long the last turns that changed the state took.
@@ -98,6 +112,7 @@ impl Engine {
     pub(super) fn start(
         group: Group<Shared>,
         tick: Duration,
+        vitals: Vitals,
         send: impl FnMut(Message) + Send + 'static,
     ) -> std::io::Result<(Engine, Thread)> {
         let (inputs, received) = sync_channel(INPUTS_MAX);
@@ -106,6 +121,7 @@ impl Engine {
             status: Arc::new(group.status()),
             syncs: Arc::new(Syncs::default()),
             failure: None,
+            offences: Arc::default(),
         };
         let (publish_leader, leader) = watch::channel(view.status.leader);
         let (publish, view) = watch::channel(view);
@@ -118,11 +134,12 @@ impl Engine {
             syncs: Syncs::default(),
             published_syncs: Arc::default(),
             failure: None,
+            offences: Arc::default(),
             publish,
             publish_leader,
             is_published: true,
         };
-        let run = move || turner.run(&received, tick);
+        let run = move || vitals.run("the cluster thread", || turner.run(&received, tick));
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(run)?;
         Ok((Engine { inputs, view, leader }, thread))
     }
@@ -190,6 +207,7 @@ struct Turner {
     /// As of the last tick.
     published_syncs: Arc<Syncs>,
     failure: Option<Arc<str>>,
+    offences: Arc<BTreeMap<NodeId, Offence>>,
     publish: watch::Sender<View>,
     publish_leader: watch::Sender<Option<NodeId>>,
     /// Nothing happened since.
@@ -236,7 +254,8 @@ impl Turner {
         match input {
             Input::Message(from, message) => {
                 if let Err(dropped) = self.group.step(from, message) {
-                    tracing::debug!(node = from.0, "a message was dropped: {dropped}");
+                    tracing::debug!(node = from.node.0, "a message was dropped: {dropped}");
+                    self.note_offence(&dropped);
                 }
             }
             Input::Propose(envelope, answer) => match self.group.propose(&envelope) {
@@ -256,9 +275,27 @@ impl Turner {
             Input::Change(changes, answer) => _ = answer.send(self.group.change_members(&changes)),
             Input::Transfer(to) => self.group.transfer_leader(to),
             Input::Unreachable(node) => self.group.report_unreachable(node),
+            Input::Mute(is_muted) => {
+                self.group.set_muted(is_muted);
+                self.is_published = false;
+            }
             Input::Stop => return false,
         }
         true
+    }
+
+    /// Counts what a node may not send, and logs the first one. A stranger is left out: it was just removed, or is about
+    /// to be added.
+    fn note_offence(&mut self, dropped: &Dropped) {
+        let Dropped::NotAllowed { node, part: Part::Learner, message } = *dropped else { return };
+        let offences = Arc::make_mut(&mut self.offences);
+        let last = Instant::now();
+        let offence = offences.entry(node).or_insert_with(|| {
+            tracing::error!(node = node.0, "refused, and counted from now on: {dropped}");
+            Offence { message, count: 0, last }
+        });
+        *offence = Offence { message, count: offence.count + 1, last };
+        self.is_published = false;
     }
 
     fn turn(&mut self) {
@@ -302,6 +339,7 @@ impl Turner {
             status: Arc::new(self.group.status()),
             syncs: self.published_syncs.clone(),
             failure: self.failure.clone(),
+            offences: self.offences.clone(),
         };
         let leader = view.status.leader;
         self.publish.send_replace(view);

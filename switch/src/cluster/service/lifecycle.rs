@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,16 +24,18 @@ use super::super::identity::{
 };
 use super::super::log::{Birth, create};
 use super::super::machine::{Machine, decode};
+use super::super::runs::Run;
 use super::super::store::Store;
 use super::super::token::Token;
 use super::super::transport::tls::Credentials;
 use super::super::transport::wire::{Denied, Join, Joined, Manage, Refusal, Request, Response};
 use super::super::transport::{self, LinkError, Transport};
+use super::copies::{Copies, STARTS, next_start};
 use super::engine::{Engine, Thread};
 use super::error::ClusterError;
 use super::member::{Member, Slot, Unsettled};
 use super::snapshot::{self, SnapshotFileError};
-use super::{ClusterHandle, Config, ELECTION_TICKS, steward};
+use super::{ClusterHandle, Config, ELECTION_TICKS, seek, steward};
 use crate::state::shared::Shared;
 
 const LOG: &str = "log.redb";
@@ -96,6 +98,7 @@ impl Running {
         let credentials = Credentials::new(Arc::new(identity.clone()), &config.clock)?;
         let authority = Authority::load(&config.dir)?;
         let group = open_group(&config, &identity).await?;
+        let run = Run { starts: next_start(&config.dir)?, nonce: rand::random(), began: group.reached() };
 
         let slot = Slot::default();
         let outgoing = slot.clone();
@@ -110,7 +113,8 @@ impl Running {
             let _context = runtime.enter();
             send(message);
         };
-        let (engine, thread) = Engine::start(group, config.tick, send).map_err(ClusterError::Thread)?;
+        let (engine, thread) =
+            Engine::start(group, config.tick, config.vitals.clone(), send).map_err(ClusterError::Thread)?;
         let member = Arc::new(Member {
             config: config.clone(),
             dir: config.dir.clone(),
@@ -123,13 +127,19 @@ impl Running {
             refusals: tokio::sync::Notify::new(),
             managing: tokio::sync::Mutex::default(),
             unsettled: Unsettled::default(),
+            clocks: Mutex::default(),
+            copies: Copies::default(),
         });
-        let (transport, going) = Transport::start(listener, config.address(), credentials, member.clone());
+        let (transport, going) =
+            Transport::start(listener, config.address(), credentials, run, member.clone());
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(transport);
+        member.show_proof();
         let mut tasks = JoinSet::new();
-        tasks.spawn(steward::follow(member.clone(), revision));
-        tasks.spawn(steward::keep_group(member.clone()));
-        tasks.spawn(steward::keep_house(member.clone()));
+        let vitals = || config.vitals.clone();
+        tasks.spawn(vitals().watch("a cluster task", steward::follow(member.clone(), revision)));
+        tasks.spawn(vitals().watch("a cluster task", steward::keep_group(member.clone())));
+        tasks.spawn(vitals().watch("a cluster task", steward::keep_house(member.clone())));
+        tasks.spawn(vitals().watch("a cluster task", seek::keep_looking(member.clone())));
         Ok(Running { member, thread: Some(thread), transport: Some(going), tasks })
     }
 
@@ -555,9 +565,17 @@ fn everything(path: &Path) -> Result<Shared, ClusterError> {
 
 /// The identity goes first: without it, the rest is what is left of an attempt.
 fn remove_files(dir: &Path, also_joining: bool) -> Result<(), ClusterError> {
-    for name in
-        ["identity", AUTHORITY, NEXT_AUTHORITY, LOG, "log.redb.new", "log.recovered", "log.recovered.new"]
-    {
+    for name in [
+        "identity",
+        STARTS,
+        seek::WHEREABOUTS,
+        AUTHORITY,
+        NEXT_AUTHORITY,
+        LOG,
+        "log.redb.new",
+        "log.recovered",
+        "log.recovered.new",
+    ] {
         remove(&dir.join(name))?;
     }
     if also_joining {

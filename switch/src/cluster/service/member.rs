@@ -4,7 +4,7 @@
 //! the time is up. Asking again is harmless: a proposal carries a request id that the state remembers.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::super::group::{NotProposed, Role};
 use super::super::identity::{Authority, Identity};
 use super::super::transport::wire::{Asked, Denied, Manage, Refusal, Request, Response};
 use super::super::transport::{CallError, Transport};
+use super::copies::Copies;
 use super::engine::{Engine, Proposed, View};
 use super::error::ClusterError;
 use super::{Config, MANAGE_PATIENCE};
@@ -50,6 +51,9 @@ pub(super) struct Member {
     /// Held while the membership is changed in several steps.
     pub(super) managing: tokio::sync::Mutex<()>,
     pub(super) unsettled: Unsettled,
+    /// Nodes to which there is no connection because a clock is outside the time of a certificate, and how.
+    pub(super) clocks: Mutex<BTreeMap<NodeId, (Arc<str>, Instant)>>,
+    pub(super) copies: Copies,
 }
 
 /// Requests that this node gave up on, and when they were first asked, in [`Shared::requests`]: whoever asks again under
@@ -97,6 +101,7 @@ impl Member {
 
     pub(super) fn set_authority(&self, authority: Option<Authority>) {
         *self.authority.write().unwrap_or_else(PoisonError::into_inner) = authority.map(Arc::new);
+        self.show_proof();
     }
 
     pub(super) fn transport(&self) -> Option<Transport<Member>> {

@@ -14,8 +14,8 @@
 //! a join is under way `joining`. The identity is written last and removed first: without it, there is no member, and
 //! a log that is found is what is left of an attempt.
 //!
-//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `authority`, `lifecycle`, `report`,
-//! `snapshot`.
+//! Modules in reading order: `member`, `engine`, `answer`, `manage`, `steward`, `seek`, `copies`, `authority`, `lifecycle`, `report`,
+//! `health`, `snapshot`.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,7 +24,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use vswitch_proto::api::{AuthorityRotation, ClusterToken, JoinToken};
+use vswitch_proto::address::HostPort;
+use vswitch_proto::api::{AuthorityRotation, ClusterToken, JoinToken, Problem};
 use vswitch_proto::command::{NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{Name, NodeId, RequestId};
 
@@ -32,16 +33,21 @@ use super::group::Limits;
 use super::token::hex;
 use super::transport::tls::Clock;
 use super::transport::wire::{Manage, Response, Rotated};
+use crate::problems::Problems;
 use crate::state::shared::{Applied, Shared};
+use crate::vitals::Vitals;
 
 mod answer;
 mod authority;
+mod copies;
 mod engine;
 mod error;
+mod health;
 mod lifecycle;
 mod manage;
 mod member;
 mod report;
+mod seek;
 mod snapshot;
 mod steward;
 #[cfg(test)]
@@ -82,6 +88,12 @@ pub struct Config {
     pub limits: Limits,
     /// Milliseconds since the Unix epoch.
     pub clock: Clock,
+    /// Where some node of the cluster may be found, if none is where the state says.
+    pub hints: Vec<HostPort>,
+    /// Faults of this node, told to other nodes that ask.
+    pub problems: Arc<Problems>,
+    /// Told when a part of a member panics.
+    pub vitals: Vitals,
 }
 
 /// Of a node that is alone in its cluster and listens for nobody.
@@ -100,6 +112,9 @@ impl Config {
             tick: TICK,
             limits: Limits::default(),
             clock: Arc::new(now_ms),
+            hints: Vec::new(),
+            problems: Arc::default(),
+            vitals: Vitals::default(),
         }
     }
 
@@ -165,6 +180,16 @@ impl ClusterHandle {
     /// Changes whenever [`ClusterHandle::state`] or [`ClusterHandle::in_effect`] does.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.revision.subscribe()
+    }
+
+    /// Faults of this node; the daemon sets them.
+    pub fn problems(&self) -> &Arc<Problems> {
+        &self.0.config.problems
+    }
+
+    /// All faults of this node at present, those in the cluster included.
+    pub fn faults(&self) -> Vec<Problem> {
+        self.member().map_or_else(|_| self.problems().list(), |member| member.facts().problems)
     }
 
     /// This node's number in its cluster.

@@ -2,11 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vswitch_proto::api::{
-    ClusterHash, ClusterHealth, ClusterStatus, Membership, Node, NodeHash, NodeState, SnapshotSummary,
+    ClusterHash, ClusterStatus, Membership, Node, NodeHash, NodeState, SnapshotSummary,
 };
 use vswitch_proto::id::NodeId;
 
@@ -15,14 +14,12 @@ use super::super::transport::CallError;
 use super::super::transport::wire::{Progress, Request, Response};
 use super::engine::View;
 use super::error::ClusterError;
+use super::health::attach_problems;
 use super::member::Member;
 use super::{ClusterHandle, snapshot};
 
 /// Of one question to one node.
 const CALL: Duration = Duration::from_secs(4);
-/// Days before its end from which an expiring certificate is worth a word: it should have been renewed long ago.
-const EXPIRY_WARNING_MS: u64 = 14 * 24 * 60 * 60 * 1000;
-const SLOW_SYNC: Duration = Duration::from_millis(100);
 
 /// What is in a snapshot.
 pub fn inspect(bytes: &[u8]) -> Result<SnapshotSummary, ClusterError> {
@@ -68,41 +65,10 @@ impl ClusterHandle {
     pub async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
         let member = self.member()?;
         let progress = member.ask_progress().await;
-        Ok(member.list(progress.as_ref()))
-    }
-
-    pub async fn health(&self) -> Result<ClusterHealth, ClusterError> {
-        let member = self.member()?;
-        let (read, progress) = tokio::join!(member.read(), member.ask_progress());
-        let view = member.view();
-        let nodes = member.list(progress.as_ref());
-        let voters = view.status.members.voters.len() as u64;
-        let is_ready =
-            |id: &&NodeId| nodes.iter().any(|node| node.id == **id && node.state == NodeState::Ready);
-        let reachable_voters = view.status.members.voters.iter().filter(is_ready).count() as u64;
-        let identity = member.identity();
-        let transport = member.transport();
-        let count = |counter: fn(&super::super::transport::Counters) -> u64| {
-            transport.as_ref().map_or(0, |transport| counter(transport.counters()))
-        };
-        let mut health = ClusterHealth {
-            has_quorum: read.is_ok(),
-            voters,
-            reachable_voters,
-            failure_tolerance: reachable_voters.saturating_sub(voters / 2 + 1),
-            nodes,
-            sync_median_us: view.syncs.median().map(micros),
-            sync_max_us: view.syncs.max().map(micros),
-            certificate_expires_at_ms: Some(identity.issued.expires_at_ms),
-            messages_dropped: count(|counters| counters.dropped.load(Ordering::Relaxed)),
-            connections_refused: count(|counters| counters.refused.load(Ordering::Relaxed)),
-            problems: Vec::new(),
-        };
-        health.problems = problems(&member, &view, &health);
-        if let Err(error) = read {
-            health.problems.insert(0, with_remedy(&error));
-        }
-        Ok(health)
+        let mut nodes = member.list(progress.as_ref());
+        let facts = member.ask_facts(&nodes).await;
+        attach_problems(&mut nodes, &facts);
+        Ok(nodes)
     }
 
     /// The digest of every node's state, at one point or later.
@@ -159,62 +125,9 @@ fn alone() -> ClusterStatus {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    duration.as_micros() as u64
-}
-
-/// For somebody who looks at the health already.
-fn with_remedy(error: &ClusterError) -> String {
-    match error {
-        ClusterError::NoQuorum { voters, needed, .. } => format!(
-            "no quorum: {needed} of {voters} voters have to agree: bring nodes back, or, when they are lost for good, \
-             `vswitchctl cluster recover --force-new-cluster`"
-        ),
-        other => other.to_string(),
-    }
-}
-
-fn problems(member: &Member, view: &View, health: &ClusterHealth) -> Vec<String> {
-    let mut problems = Vec::new();
-    for node in health.nodes.iter().filter(|node| node.state == NodeState::Down) {
-        problems.push(format!(
-            "node {} does not answer: start it again, or `vswitchctl node rm --force {}`",
-            node.name, node.name
-        ));
-    }
-    let is_rotating = view.state.authorities().is_some_and(|authorities| !authorities.former.is_empty());
-    if is_rotating {
-        let behind = view.state.behind_authority().filter_map(|id| view.state.node(id));
-        let names: Vec<&str> = behind.map(|node| node.info.name.as_str()).collect();
-        problems.push(format!(
-            "the authority of the cluster is being rotated and has to wait for {}: start what is down, or \
-             `vswitchctl cluster ca rotate --finish` and join it again",
-            names.join(", ")
-        ));
-    }
-    let version = &member.config.version;
-    for node in health.nodes.iter().filter(|node| node.version != *version) {
-        problems
-            .push(format!("node {} runs version {}, this one {version}: update it", node.name, node.version));
-    }
-    if let Some(failure) = &view.failure {
-        problems.push(failure.to_string());
-    }
-    let expires = member.identity().issued.expires_at_ms;
-    if (member.config.clock)() + EXPIRY_WARNING_MS > expires {
-        problems.push(
-            "the certificate of this node expires soon: check its clock and its link to the leader".into(),
-        );
-    }
-    if view.syncs.median().is_some_and(|median| median > SLOW_SYNC) {
-        problems.push("the disk of this node is slow: changes of the cluster wait for it".into());
-    }
-    problems
-}
-
 impl Member {
     /// By the leader. `None`: there is none in reach.
-    async fn ask_progress(&self) -> Option<Progress> {
+    pub(super) async fn ask_progress(&self) -> Option<Progress> {
         match self.progress() {
             Some(progress) => Some(progress),
             None => match self.ask_leader(Request::Progress, CALL).await {
@@ -224,7 +137,7 @@ impl Member {
         }
     }
 
-    fn list(&self, progress: Option<&Progress>) -> Vec<Node> {
+    pub(super) fn list(&self, progress: Option<&Progress>) -> Vec<Node> {
         let View { state, .. } = self.view();
         let mut leases = std::collections::BTreeMap::<NodeId, u64>::new();
         state.leases().for_each(|lease| *leases.entry(lease.node).or_default() += 1);
@@ -252,6 +165,7 @@ impl Member {
                 version: node.info.version.clone(),
                 joined_at_ms: node.joined_at_ms,
                 leases: leases.get(&node.id).copied().unwrap_or(0),
+                problems: Vec::new(),
             }
         };
         state.nodes().map(node).collect()

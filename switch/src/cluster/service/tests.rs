@@ -12,6 +12,10 @@ use super::super::token::Token;
 use super::super::transport::wire::{Denied, Refusal, Request};
 use super::*;
 
+mod clocks;
+mod copies;
+mod learner;
+mod moves;
 mod rotation;
 
 const LONG: Duration = Duration::from_secs(60);

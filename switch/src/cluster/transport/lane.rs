@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use tokio_rustls::client::TlsStream;
 use vswitch_proto::id::NodeId;
 
-use super::dial::{self, LinkError};
+use super::dial::{self, Link, LinkError};
 use super::frame::{self, FrameError};
+use super::meet::{Open, meet_answering};
 use super::wire::{Down, FRAME_BYTES_MAX, Refusal, Request, Response, Up, decode, encode};
 use super::{ALIVE_INTERVAL, BACKOFF_MAX, BACKOFF_MIN, CallError, IDLE, PATIENCE, Serve, Shared, lock};
 
@@ -50,10 +50,11 @@ pub(super) async fn run<S: Serve>(shared: Arc<Shared<S>>, node: NodeId, mut item
         // From before the credentials are read.
         let renewals = shared.renewals.subscribe();
         match connect(&shared, node).await {
-            Ok(stream) => {
+            Ok(link) => {
                 shared.counters.connected.fetch_add(1, Ordering::Relaxed);
+                shared.serve.connected(node);
                 let connected = Instant::now();
-                let end = serve_connection(&shared, node, Made { stream, first, renewals }, &mut items).await;
+                let end = serve_connection(&shared, node, Made { link, first, renewals }, &mut items).await;
                 if matches!(end, End::Forgotten) {
                     return;
                 }
@@ -69,6 +70,7 @@ pub(super) async fn run<S: Serve>(shared: Arc<Shared<S>>, node: NodeId, mut item
                 shared.counters.connect_failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(node = node.0, "no connection: {error}");
                 let reason = error.to_string();
+                shared.serve.not_connected(node, &error);
                 match error {
                     LinkError::Refused { refusal, .. } => shared.serve.refused(node, refusal),
                     LinkError::Distrusted(_) => shared.serve.refused(node, Refusal::Distrusted),
@@ -117,40 +119,62 @@ fn drop_item<S: Serve>(shared: &Shared<S>, node: NodeId, item: Item, reason: &st
     }
 }
 
-async fn connect<S: Serve>(shared: &Shared<S>, node: NodeId) -> Result<TlsStream<TcpStream>, LinkError> {
-    let addresses = shared.addresses(node);
+async fn connect<S: Serve>(shared: &Arc<Shared<S>>, node: NodeId) -> Result<Link, LinkError> {
     let mut last = None;
-    for address in addresses {
-        match dial::to_node(address, node, &shared.credentials(), shared.advertised).await {
-            Err(error) => last = Some(error),
-            connected => return connected,
+    // Those by which it is known, and then, all at once, where it might be.
+    for addresses in [shared.addresses(node), shared.guesses(node)] {
+        let mut dialled = JoinSet::new();
+        for address in addresses {
+            let (credentials, card) = (shared.credentials(), shared.card());
+            dialled.spawn(async move { dial::to_node(address, node, &credentials, card).await });
+        }
+        while let Some(outcome) = dialled.join_next().await {
+            match outcome {
+                Ok(Ok(link)) => return take(shared, node, link),
+                // A refusal says more than silence.
+                Ok(Err(error)) if !matches!(last, Some(LinkError::Refused { .. })) => last = Some(error),
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
     }
     let nowhere = std::io::Error::new(std::io::ErrorKind::AddrNotAvailable, "its address is not known yet");
     Err(last.unwrap_or_else(|| LinkError::Connect { address: shared.advertised, source: nowhere }))
 }
 
+/// Whoever answers at an address of the node has to be its present run.
+fn take<S: Serve>(shared: &Arc<Shared<S>>, node: NodeId, link: Link) -> Result<Link, LinkError> {
+    if let Some(run) = link.run {
+        meet_answering(shared, node, run, link.address).map_err(|refusal| {
+            shared.serve.turned_away(node, link.address, &refusal);
+            LinkError::Copied { address: link.address, refusal }
+        })?;
+    }
+    Ok(link)
+}
+
 /// A connection that was made, and the first of what goes over it.
 struct Made {
-    stream: TlsStream<TcpStream>,
+    link: Link,
     first: Item,
     renewals: watch::Receiver<()>,
 }
 
 async fn serve_connection<S: Serve>(
-    shared: &Shared<S>,
+    shared: &Arc<Shared<S>>,
     node: NodeId,
     made: Made,
     items: &mut mpsc::Receiver<Item>,
 ) -> End {
-    let Made { stream, first, mut renewals } = made;
+    let Made { link: Link { stream, is_current, run, .. }, first, mut renewals } = made;
+    let _open = run.map(|run| Open::new(shared, node, &run));
     let waiting = Waiting::default();
     let (reader, writer) = tokio::io::split(stream);
+    let outgoing = Outgoing { node, is_current, waiting: &waiting, next_call: 0 };
     let end = tokio::select! {
         end = read(reader, &waiting) => end,
         // An error would say that the transport is gone, and this task with it.
         _ = renewals.changed() => End::Renewed,
-        end = write(shared, writer, &waiting, first, items) => end,
+        end = write(shared, writer, outgoing, first, items) => end,
     };
     let reason = match &end {
         End::Refused(refusal) => refusal.to_string(),
@@ -184,20 +208,20 @@ async fn read(mut reader: impl AsyncRead + Unpin, waiting: &Waiting) -> End {
 async fn write<S: Serve>(
     shared: &Shared<S>,
     writer: impl AsyncWrite + Unpin,
-    waiting: &Waiting,
+    mut outgoing: Outgoing<'_>,
     first: Item,
     items: &mut mpsc::Receiver<Item>,
 ) -> End {
     let mut writer = BufWriter::new(writer);
     let mut beats = interval(ALIVE_INTERVAL);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut next_call, mut used) = (0, Instant::now());
+    let mut used = Instant::now();
     let mut next = Some(first);
     loop {
         let written = async {
             // All that is there goes out together.
             while let Some(item) = next.take().or_else(|| items.try_recv().ok()) {
-                let bytes = prepare(item, waiting, &mut next_call);
+                let Some(bytes) = outgoing.prepare(item) else { continue };
                 frame::write(&mut writer, &bytes).await?;
                 shared.counters.sent.fetch_add(1, Ordering::Relaxed);
                 used = Instant::now();
@@ -213,8 +237,8 @@ async fn write<S: Serve>(
                 None => return End::Forgotten,
             },
             _ = beats.tick() => {
-                lock(waiting).retain(|_, answer| !answer.is_closed());
-                if used.elapsed() > IDLE && lock(waiting).is_empty() {
+                lock(outgoing.waiting).retain(|_, answer| !answer.is_closed());
+                if used.elapsed() > IDLE && lock(outgoing.waiting).is_empty() {
                     return End::Idle;
                 }
                 if let Err(error) = frame::write(&mut writer, &encode(&Down::Alive)).await {
@@ -225,14 +249,30 @@ async fn write<S: Serve>(
     }
 }
 
-fn prepare(item: Item, waiting: &Waiting, next_call: &mut u64) -> Vec<u8> {
-    match item {
-        Item::Message(bytes) => encode(&Down::Group(bytes)),
-        Item::Call { request, answer } => {
-            let id = *next_call;
-            *next_call += 1;
-            lock(waiting).insert(id, answer);
-            encode(&Down::Call { id, request })
+/// What is known of a connection by whoever writes to it.
+struct Outgoing<'a> {
+    node: NodeId,
+    is_current: bool,
+    waiting: &'a Waiting,
+    next_call: u64,
+}
+
+impl Outgoing<'_> {
+    /// The frame to write; none for a call that an older node would not understand, which is answered here.
+    fn prepare(&mut self, item: Item) -> Option<Vec<u8>> {
+        match item {
+            Item::Message(bytes) => Some(encode(&Down::Group(bytes))),
+            Item::Call { request, answer } if !self.is_current && !request.is_known_to_all() => {
+                // Whoever asked may have given up.
+                _ = answer.send(Err(CallError::Older(self.node)));
+                None
+            }
+            Item::Call { request, answer } => {
+                let id = self.next_call;
+                self.next_call += 1;
+                lock(self.waiting).insert(id, answer);
+                Some(encode(&Down::Call { id, request }))
+            }
         }
     }
 }

@@ -17,7 +17,11 @@ use vswitch_proto::id::NodeId;
 use vswitch_proto::peer::Message;
 
 use super::super::identity::{Identity, node_of};
+use super::super::proof;
+use super::super::role::Sender;
+use super::super::runs::Run;
 use super::frame::{self, FrameError};
+use super::meet::{Open, meet};
 use super::wire::{
     Denied, Down, FRAME_BYTES_MAX, HELLO_BYTES_MAX, Hello, Introduction, JOIN_BYTES_MAX, PROTOCOL, Refusal,
     Request, Response, Up, Verdict, decode, encode,
@@ -99,15 +103,23 @@ async fn connection<S: Serve>(shared: Arc<Shared<S>>, tcp: TcpStream, from: Sock
     let renewals = shared.renewals.subscribe();
     let introduced = timeout(INTRODUCTION, introduce(&shared, tcp, from));
     let outcome = match introduced.await.unwrap_or(Err(Failed::Frame(FrameError::Silent))) {
-        Ok((stream, Caller::Node(node))) => {
-            drop(place);
-            node_connection(&shared, stream, node, renewals).await
-        }
-        Ok((stream, Caller::Joiner(_))) => {
-            let outcome = joiner_connection(&shared, stream, from).await;
-            drop(place);
-            outcome
-        }
+        Ok((stream, introduced)) => match introduced.caller {
+            Caller::Node(node) => {
+                drop(place);
+                let sender = Sender { node, has_key: introduced.has_key };
+                let open = introduced.run.map(|run| Open::new(&shared, node, &run));
+                node_connection(&shared, stream, Peer { sender, open }, renewals).await
+            }
+            Caller::Joiner(_) => {
+                let outcome = joiner_connection(&shared, stream, from).await;
+                drop(place);
+                outcome
+            }
+            Caller::Passing => {
+                close(stream).await;
+                Ok(())
+            }
+        },
         Err(failed) => Err(failed),
     };
     match outcome {
@@ -126,11 +138,20 @@ async fn connection<S: Serve>(shared: Arc<Shared<S>>, tcp: TcpStream, from: Sock
     }
 }
 
+/// Who is at the other end, once that is known.
+struct Introduced {
+    caller: Caller,
+    /// Of a node that can say so.
+    run: Option<Run>,
+    /// It has shown that it votes.
+    has_key: bool,
+}
+
 async fn introduce<S: Serve>(
-    shared: &Shared<S>,
+    shared: &Arc<Shared<S>>,
     tcp: TcpStream,
     from: SocketAddr,
-) -> Result<(TlsStream<TcpStream>, Caller), Failed> {
+) -> Result<(TlsStream<TcpStream>, Introduced), Failed> {
     tcp.set_nodelay(true).map_err(FrameError::from)?;
     let credentials = shared.credentials();
     let accepted = TlsAcceptor::from(credentials.server).accept(tcp).await;
@@ -151,15 +172,16 @@ async fn introduce<S: Serve>(
     let introduction = decode(&introduction).ok_or(Failed::Malformed)?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let node = certificate.and_then(|der| node_of(der, credentials.identity.cluster));
-    let judged = judge(shared, &credentials.identity, node, introduction, from);
+    let judged = judge(shared, &credentials.identity, node, introduction, from).await;
     let verdict = match &judged {
+        Ok(Introduced { run: Some(_), .. }) => Verdict::WelcomeBy(shared.run),
         Ok(_) => Verdict::Welcome,
         Err(refusal) => Verdict::Refused(refusal.clone()),
     };
     frame::write(&mut stream, &encode(&verdict)).await?;
     frame::flush(&mut stream).await?;
     match judged {
-        Ok(caller) => Ok((stream, caller)),
+        Ok(introduced) => Ok((stream, introduced)),
         Err(refusal) => {
             close(stream).await;
             Err(Failed::Refused(refusal.to_string()))
@@ -168,15 +190,23 @@ async fn introduce<S: Serve>(
 }
 
 /// The certificate decides who somebody is, the introduction only what it wants.
-fn judge<S: Serve>(
-    shared: &Shared<S>,
+async fn judge<S: Serve>(
+    shared: &Arc<Shared<S>>,
     identity: &Identity,
     node: Option<NodeId>,
     introduction: Introduction,
     from: SocketAddr,
-) -> Result<Caller, Refusal> {
-    let Introduction::Node { cluster, incarnation, address } = introduction else {
-        return Ok(Caller::Joiner(from));
+) -> Result<Introduced, Refusal> {
+    let (cluster, incarnation, address, card) = match introduction {
+        Introduction::Node { cluster, incarnation, address } => (cluster, incarnation, address, None),
+        Introduction::Member(card) => (card.cluster, card.incarnation, card.address, Some(card)),
+        Introduction::Joiner => {
+            return Ok(Introduced { caller: Caller::Joiner(from), run: None, has_key: false });
+        }
+        Introduction::Who => {
+            node.ok_or(Refusal::NoCertificate)?;
+            return Ok(Introduced { caller: Caller::Passing, run: Some(shared.run), has_key: false });
+        }
     };
     let node = node.ok_or(Refusal::NoCertificate)?;
     if cluster != identity.cluster {
@@ -186,8 +216,17 @@ fn judge<S: Serve>(
         return Err(Refusal::Superseded);
     }
     shared.serve.admit(node)?;
+    let Some(card) = card else {
+        shared.note_address(node, address);
+        return Ok(Introduced { caller: Caller::Node(node), run: None, has_key: false });
+    };
+    if let Err(refusal) = meet(shared, node, card.run, address).await {
+        shared.serve.turned_away(node, address, &refusal);
+        return Err(refusal);
+    }
     shared.note_address(node, address);
-    Ok(Caller::Node(node))
+    let has_key = proof::is_voter(&identity.trusted, cluster, node, &card.proof);
+    Ok(Introduced { caller: Caller::Node(node), run: Some(card.run), has_key })
 }
 
 /// What was written before should arrive, so the other side is told that nothing follows.
@@ -216,16 +255,35 @@ async fn joiner_connection<S: Serve>(
     Ok(())
 }
 
+/// The other end of a connection that a node made.
+struct Peer<S: Serve> {
+    sender: Sender,
+    open: Option<Open<S>>,
+}
+
+impl<S: Serve> Peer<S> {
+    /// Why nothing more is taken from it.
+    fn refusal(&self, shared: &Shared<S>) -> Option<Refusal> {
+        let node = self.sender.node;
+        if let Err(refusal) = shared.serve.admit(node) {
+            return Some(refusal);
+        }
+        let is_past = self.open.as_ref().is_some_and(|open| !open.is_current());
+        let at = shared.addresses(node).first().copied().unwrap_or(shared.advertised);
+        is_past.then_some(Refusal::Twice { node, at })
+    }
+}
+
 async fn node_connection<S: Serve>(
     shared: &Arc<Shared<S>>,
     stream: TlsStream<TcpStream>,
-    node: NodeId,
+    peer: Peer<S>,
     mut renewals: watch::Receiver<()>,
 ) -> Result<(), Failed> {
     let (reader, writer) = tokio::io::split(stream);
     let (sender, answers) = mpsc::channel(QUEUE_MAX);
     tokio::select! {
-        outcome = read(shared, reader, node, sender) => outcome,
+        outcome = read(shared, reader, peer, sender) => outcome,
         // Connects again, and shows its present certificate.
         _ = renewals.changed() => Ok(()),
         outcome = write(writer, answers) => outcome,
@@ -235,13 +293,14 @@ async fn node_connection<S: Serve>(
 async fn read<S: Serve>(
     shared: &Arc<Shared<S>>,
     mut reader: impl AsyncRead + Unpin,
-    node: NodeId,
+    peer: Peer<S>,
     answers: mpsc::Sender<Up>,
 ) -> Result<(), Failed> {
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let node = peer.sender.node;
     loop {
         let bytes = frame::read(&mut reader, FRAME_BYTES_MAX, PATIENCE).await?;
-        if let Err(refusal) = shared.serve.admit(node) {
+        if let Some(refusal) = peer.refusal(shared) {
             _ = answers.send(Up::Refused(refusal)).await;
             // The writer ends the connection once that is out.
             return std::future::pending().await;
@@ -251,7 +310,7 @@ async fn read<S: Serve>(
             Down::Alive => {}
             Down::Group(bytes) => {
                 let message = Message::decode(&bytes).map_err(|_| Failed::Malformed)?;
-                shared.serve.receive(node, message);
+                shared.serve.receive(peer.sender, message);
             }
             Down::Call { id, request } => match calls.clone().try_acquire_owned() {
                 Ok(permit) => {

@@ -17,7 +17,8 @@
 //!
 //! # Addresses
 //! The state says where nodes are. A node that connects says where it listens at present, which is tried first: it
-//! may have moved while there was no quorum to write that down.
+//! may have moved while there was no quorum to write that down. Nodes tell each other on request where others have said
+//! to be, so that two that moved find each other by a third one.
 //!
 //! Modules in reading order: `frame`, `wire`, `tls`, `dial` (connecting), `lane` (a connection that was made, from the
 //! side that made it), `listen` (from the other side).
@@ -40,16 +41,20 @@ mod dial;
 pub mod frame;
 mod lane;
 mod listen;
+mod meet;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 pub mod wire;
 
+use super::role::Sender;
+use super::runs::{Reached, Run, Runs};
 use complaints::Complaints;
-pub use dial::{LinkError, join};
+pub(super) use dial::utc;
+pub use dial::{LinkError, OutOfTime, join};
 use lane::Item;
 use tls::Credentials;
-use wire::{Refusal, Request, Response};
+use wire::{Card, Refusal, Request, Response};
 
 /// Silence after which the other side is taken for gone.
 pub const PATIENCE: Duration = Duration::from_secs(4);
@@ -73,15 +78,27 @@ pub trait Serve: Send + Sync + 'static {
     /// Whether the node is spoken with.
     fn admit(&self, node: NodeId) -> Result<(), Refusal>;
 
-    fn receive(&self, from: NodeId, message: Message);
+    fn receive(&self, from: Sender, message: Message);
 
     fn answer(&self, caller: Caller, request: Request) -> impl Future<Output = Response> + Send;
+
+    /// How far the node has got, by what it acknowledged to this one.
+    fn acknowledged(&self, node: NodeId) -> Option<Reached>;
+
+    /// A second run of the node, or one that has forgotten something, was refused.
+    fn turned_away(&self, node: NodeId, at: SocketAddr, refusal: &Refusal);
 
     /// Another node refuses this one.
     fn refused(&self, by: NodeId, refusal: Refusal);
 
     /// A message could not be delivered.
     fn unreachable(&self, node: NodeId);
+
+    /// A connection to the node was made.
+    fn connected(&self, node: NodeId);
+
+    /// No connection to the node could be made.
+    fn not_connected(&self, node: NodeId, error: &LinkError);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +106,8 @@ pub enum Caller {
     Node(NodeId),
     /// Without a certificate.
     Joiner(SocketAddr),
+    /// A node that only asked who is here.
+    Passing,
 }
 
 /// Since the start; only ever rising.
@@ -117,6 +136,8 @@ pub enum CallError {
     Unreachable { node: NodeId, reason: String },
     #[error("node {} did not answer in time", .0.0)]
     TimedOut(NodeId),
+    #[error("node {} runs an older version, which does not know the question: update it", .0.0)]
+    Older(NodeId),
     #[error("the cluster of this node was stopped")]
     Stopped,
 }
@@ -134,6 +155,11 @@ pub(super) struct Shared<S> {
     serve: Arc<S>,
     /// Told to others.
     advertised: SocketAddr,
+    /// This start of the node.
+    run: Run,
+    runs: Mutex<Runs>,
+    /// That this node votes, see [`proof`](super::proof); empty without.
+    proof: RwLock<Vec<u8>>,
     credentials: RwLock<Credentials>,
     /// Changes when connections have to be made again.
     renewals: watch::Sender<()>,
@@ -153,6 +179,10 @@ struct Book {
     known: HashMap<NodeId, SocketAddr>,
     /// By the nodes themselves, where it differs.
     told: HashMap<NodeId, SocketAddr>,
+    /// By other nodes, of those that have told them.
+    heard: HashMap<NodeId, SocketAddr>,
+    /// Where some node or other might be.
+    hints: Vec<SocketAddr>,
 }
 
 #[derive(Clone)]
@@ -185,6 +215,7 @@ impl<S: Serve> Transport<S> {
         listener: TcpListener,
         advertised: SocketAddr,
         credentials: Credentials,
+        run: Run,
         serve: Arc<S>,
     ) -> (Transport<S>, Running) {
         let (sender, stop) = watch::channel(());
@@ -192,6 +223,9 @@ impl<S: Serve> Transport<S> {
         let shared = Arc::new(Shared {
             serve,
             advertised,
+            run,
+            runs: Mutex::default(),
+            proof: RwLock::default(),
             credentials: RwLock::new(credentials),
             renewals: watch::Sender::new(()),
             book: Mutex::default(),
@@ -238,7 +272,7 @@ impl<S: Serve> Transport<S> {
     /// Where nodes are, by the state.
     pub fn set_addresses(&self, known: HashMap<NodeId, SocketAddr>) {
         let mut book = self.0.book();
-        let Book { known: before, told } = &mut *book;
+        let Book { known: before, told, .. } = &mut *book;
         // What the state learned since is newer than what the node told.
         told.retain(|node, _| known.get(node) == before.get(node));
         *before = known;
@@ -247,7 +281,46 @@ impl<S: Serve> Transport<S> {
     /// Ends connections to nodes that are gone for good.
     pub fn forget(&self, gone: impl Fn(NodeId) -> bool) {
         lock(&self.0.peers).retain(|node, _| !gone(*node));
-        self.0.book().told.retain(|node, _| !gone(*node));
+        let mut book = self.0.book();
+        book.told.retain(|node, _| !gone(*node));
+        book.heard.retain(|node, _| !gone(*node));
+        lock(&self.0.runs).forget(gone);
+    }
+
+    /// Shows from now on that this node votes. If it could not before, connections are made anew, so that nodes that do
+    /// not know that it votes learn it.
+    pub fn set_proof(&self, proof: Vec<u8>) {
+        let shown = !proof.is_empty();
+        let before =
+            std::mem::replace(&mut *self.0.proof.write().unwrap_or_else(PoisonError::into_inner), proof);
+        if before.is_empty() && shown {
+            self.reconnect();
+        }
+    }
+
+    /// Where nodes have told this one that they are, if the state says otherwise.
+    pub fn told(&self) -> Vec<(NodeId, SocketAddr)> {
+        self.0.book().told.iter().map(|(node, address)| (*node, *address)).collect()
+    }
+
+    /// Where another node says that it has found others. Tried where the addresses of the state do not answer; whoever
+    /// does answer has to prove which node it is.
+    pub fn note_heard(&self, whereabouts: Vec<(NodeId, SocketAddr)>) {
+        let mut book = self.0.book();
+        for (node, address) in whereabouts {
+            let is_news = book.known.contains_key(&node)
+                && book.known.get(&node) != Some(&address)
+                && !address.ip().is_unspecified()
+                && address.port() != 0;
+            if is_news {
+                book.heard.insert(node, address);
+            }
+        }
+    }
+
+    /// Addresses at which some node of the cluster may answer: tried last.
+    pub fn set_hints(&self, hints: Vec<SocketAddr>) {
+        self.0.book().hints = hints;
     }
 
     /// For connections from now on.
@@ -286,6 +359,28 @@ impl<S: Serve> Shared<S> {
             [book.told.get(&node), book.known.get(&node)].into_iter().flatten().copied().collect();
         addresses.dedup();
         addresses
+    }
+
+    /// Where the node may be, if it is not at its addresses.
+    fn guesses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let addresses = self.addresses(node);
+        let book = self.book();
+        let mut guesses: Vec<SocketAddr> =
+            book.heard.get(&node).into_iter().chain(&book.hints).copied().collect();
+        guesses.retain(|guess| !addresses.contains(guess) && *guess != self.advertised);
+        guesses
+    }
+
+    /// What this node shows of itself.
+    fn card(&self) -> Card {
+        let identity = self.credentials().identity;
+        Card {
+            cluster: identity.cluster,
+            incarnation: identity.incarnation,
+            address: self.advertised,
+            run: self.run,
+            proof: self.proof.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 
     /// A node that proved who it is says where it listens.

@@ -42,7 +42,8 @@ fn identity(authority: &Authority, node: u64) -> Identity {
 /// Answers calls with their own number, and remembers what else came.
 #[derive(Default)]
 struct Echo {
-    received: StdMutex<Vec<(NodeId, Message)>>,
+    received: StdMutex<Vec<(Sender, Message)>>,
+    turned_away: StdMutex<Vec<Refusal>>,
     refusals: StdMutex<Vec<Refusal>>,
     removed: StdMutex<Vec<NodeId>>,
     is_slow: AtomicBool,
@@ -53,7 +54,15 @@ impl Serve for Echo {
         if self.removed.lock().unwrap().contains(&node) { Err(Refusal::Fenced(node)) } else { Ok(()) }
     }
 
-    fn receive(&self, from: NodeId, message: Message) {
+    fn acknowledged(&self, _: NodeId) -> Option<Reached> {
+        None
+    }
+
+    fn turned_away(&self, _: NodeId, _: SocketAddr, refusal: &Refusal) {
+        self.turned_away.lock().unwrap().push(refusal.clone());
+    }
+
+    fn receive(&self, from: Sender, message: Message) {
         self.received.lock().unwrap().push((from, message));
     }
 
@@ -75,6 +84,10 @@ impl Serve for Echo {
     }
 
     fn unreachable(&self, _: NodeId) {}
+
+    fn connected(&self, _: NodeId) {}
+
+    fn not_connected(&self, _: NodeId, _: &LinkError) {}
 }
 
 struct Host {
@@ -90,7 +103,10 @@ async fn host(identity: Identity) -> Host {
     let address = listener.local_addr().unwrap();
     let credentials = Credentials::new(Arc::new(identity), &clock()).unwrap();
     let echo = Arc::new(Echo::default());
-    let (transport, running) = Transport::start(listener, address, credentials.clone(), echo.clone());
+    static STARTS: AtomicU64 = AtomicU64::new(1);
+    let starts = STARTS.fetch_add(1, Ordering::Relaxed);
+    let run = Run { starts, nonce: rand::random(), began: Reached::default() };
+    let (transport, running) = Transport::start(listener, address, credentials.clone(), run, echo.clone());
     Host { address, echo, transport, credentials, _running: running }
 }
 
@@ -155,7 +171,8 @@ async fn messages_and_calls_arrive() {
     for (at, answer) in answers.enumerate() {
         assert_eq!(answer.await, Ok(Response::Digest { index: at as u64, digest: [0; 32] }));
     }
-    eventually("the message", || *b.echo.received.lock().unwrap() == [(NodeId(1), heartbeat(2))]).await;
+    eventually("the message", || *b.echo.received.lock().unwrap() == [(NodeId(1).into(), heartbeat(2))])
+        .await;
     // The other side learned where the first one listens, and can answer on a connection of its own.
     assert!(b.transport.call(NodeId(1), digest(1), LONG).await.is_ok());
 }

@@ -23,6 +23,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::identity::Identity;
 
+/// Protocol that both sides name in the handshake (ALPN, RFC 7301) if they know the parts of [`wire`](super::wire)
+/// that came after protocol 2. A side that does not name it is spoken to as before.
+pub const CURRENT: &[u8] = b"vswitch/3";
+
 /// Wall clock: milliseconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -68,12 +72,14 @@ fn configs(identity: &Identity, clock: &Clock) -> Result<(ServerConfig, ClientCo
     // A resumed session would bring an old certificate back.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
+    server.alpn_protocols = vec![CURRENT.to_vec()];
 
     let mut client = ClientConfig::builder_with_details(provider(), WallClock::of(clock))
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key())?;
     client.resumption = Resumption::disabled();
+    client.alpn_protocols = vec![CURRENT.to_vec()];
     Ok((server, client))
 }
 

@@ -9,11 +9,13 @@ use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vswitch_proto::api::{PROBLEM_CHARS_MAX, PROBLEMS_MAX, Problem};
 use vswitch_proto::command::{NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{ClusterId, NodeId, RequestId};
 use vswitch_proto::peer::MESSAGE_BYTES_MAX;
 
 use super::super::identity::{AuthorityKey, Issued, PublicKey};
+use super::super::runs::Run;
 use super::super::token::TokenSecret;
 use crate::state::Rejected;
 use crate::state::shared::Applied;
@@ -60,12 +62,30 @@ pub enum Introduction {
     Node { cluster: ClusterId, incarnation: u32, address: SocketAddr },
     /// Somebody without a certificate, who may only ask to join.
     Joiner,
+    /// As `Node`, to a side that knows [`CURRENT`](super::tls::CURRENT), as what follows.
+    Member(Box<Card>),
+    /// Asks only which run answers, and ends.
+    Who,
+}
+
+/// What a node shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    pub cluster: ClusterId,
+    pub incarnation: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub run: Run,
+    /// Of a voter, see [`proof`](super::super::proof); empty if it has none.
+    pub proof: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     Welcome,
     Refused(Refusal),
+    /// As `Welcome`, by this run, to a `Member` or `Who`.
+    WelcomeBy(Run),
 }
 
 /// Why a node does not talk to another.
@@ -91,6 +111,17 @@ pub enum Refusal {
     NoCertificate,
     #[error("too many connections: try again in a moment")]
     Busy,
+    #[error(
+        "node {} runs already, at {at}, from the same data directory as this one, of which one is a copy: stop the copy, \
+         `vswitchctl cluster leave --force` there, then join it as a node of its own", .node.0
+    )]
+    Twice { node: NodeId, at: SocketAddr },
+    #[error(
+        "the data directory of node {} is a copy or was put back from a backup: it has forgotten what the node \
+         acknowledged. `vswitchctl node rm --force` it on another node, `vswitchctl cluster leave --force` there, then \
+         join it again", .0.0
+    )]
+    Restored(NodeId),
 }
 
 /// To the side that accepted.
@@ -143,6 +174,38 @@ pub enum Request {
     Progress,
     /// By the leader, and but for leaving, in the name of a voter.
     Manage(Manage),
+    /// What the answering node says of itself. Since [`CURRENT`](super::tls::CURRENT), as all that follow.
+    Facts,
+    /// Where the answering node has found others that moved.
+    Whereabouts,
+}
+
+impl Request {
+    /// Whether a node that does not know [`CURRENT`](super::tls::CURRENT) understands it.
+    pub fn is_known_to_all(&self) -> bool {
+        !matches!(self, Request::Facts | Request::Whereabouts)
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its clock, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub problems: Vec<Problem>,
+}
+
+impl Facts {
+    /// Keeps to the bounds of what one node takes from another.
+    pub fn bounded(mut self) -> Facts {
+        self.problems.truncate(PROBLEMS_MAX);
+        for problem in &mut self.problems {
+            // One line, and nothing that a terminal acts on.
+            let printable = problem.message.chars().filter(|c| !c.is_control());
+            problem.message = printable.take(PROBLEM_CHARS_MAX).collect();
+        }
+        self
+    }
 }
 
 /// Sent to a node that may have been the leader of old; it answers where to go.
@@ -227,6 +290,8 @@ pub enum Response {
     Unsettled,
     Busy,
     Denied(Denied),
+    Facts(Facts),
+    Whereabouts(Vec<(NodeId, SocketAddr)>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

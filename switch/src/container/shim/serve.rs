@@ -1,6 +1,6 @@
 //! The loop of the shim: who is connected, what runs, and what each event does to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -16,18 +16,20 @@ use vswitch_proto::api::stream::Frame;
 
 use super::super::environment::Program;
 use super::super::log::{self, Stream};
-use super::super::protocol::{Answer, Note, Request, Status};
-use super::super::{Exec, Exit, Launch, files, init};
-use super::client::{Client, HOLD_MAX, Role};
+use super::super::protocol::{Answer, KILLED, Note, Request, Status};
+use super::super::{Exec, Exit, Launch, cgroup, files, init};
+use super::bounds::Bounds;
+use super::client::{Client, LOOK_AGAIN, Role};
+use super::linger::linger;
+use super::patience::Patience;
+use super::signals;
 use super::task::{End, Forked, Task};
-use crate::io::process;
+use crate::io::{limits, process};
 
 /// The task that is the container; those of execs have the ids of their clients, from 1 on.
 const INIT: u64 = 0;
-const CLIENTS_MAX: usize = 256;
-const EXECS_MAX: usize = 64;
-/// How long the shim of an ended container waits for clients to take their last frames.
-const LINGER_MAX: Duration = Duration::from_secs(5);
+/// Pause of accepting connections when there is no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -46,6 +48,10 @@ pub(super) struct Supervisor {
     tasks: BTreeMap<u64, Task>,
     clients: BTreeMap<u64, Client>,
     next_id: u64,
+    bounds: Bounds,
+    patience: Patience,
+    /// Accepting failed for want of descriptors; it is tried again then.
+    accept_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -66,6 +72,9 @@ impl Supervisor {
             tasks,
             clients: BTreeMap::new(),
             next_id: INIT + 1,
+            bounds: Bounds::of_descriptors(limits::descriptors()),
+            patience: Patience::new(Instant::now()),
+            accept_at: None,
         }
     }
 
@@ -93,26 +102,29 @@ impl Supervisor {
             if let Some(exit) = self.on_signals()? {
                 break exit;
             }
-            self.drop_late_clients();
-            self.clients.retain(|_, client| client.role != Role::Closing || !client.has_nothing_to_send());
+            let now = Instant::now();
+            self.drop_late_clients(now);
+            self.clients.retain(|_, client| !client.is_done(now));
         };
         self.conclude(&exit);
-        self.linger()
+        // Without the listener, those that it has not accepted yet learn that nobody will.
+        let Supervisor { clients, signals, listener, .. } = self;
+        drop(listener);
+        linger(clients, &signals)
     }
 
     fn wait(&mut self) -> io::Result<Vec<(Source, PollFlags)>> {
         let now = Instant::now();
-        let full: Vec<u64> =
-            self.clients.iter_mut().filter_map(|(id, client)| client.holds(now).then_some(*id)).collect();
-        let attached_full = full.iter().any(|id| self.clients[id].role == Role::Attached);
-        let mut sources = vec![Source::Listener, Source::Signals];
-        let mut fds = vec![
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let held = self.held_tasks(now);
+        let mut sources = vec![Source::Signals];
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        self.accept_at = self.accept_at.filter(|at| now < *at);
+        if self.accept_at.is_none() {
+            sources.push(Source::Listener);
+            fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+        }
         for (id, task) in &self.tasks {
-            let has_room = if *id == INIT { !attached_full } else { !full.contains(id) };
-            for (end, fd, flags) in task.interest(has_room) {
+            for (end, fd, flags) in task.interest(!held.contains(id)) {
                 sources.push(Source::Task(*id, end));
                 fds.push(PollFd::new(fd, flags));
             }
@@ -124,10 +136,13 @@ impl Supervisor {
             sources.push(Source::Client(*id));
             fds.push(PollFd::new(fd, flags));
         }
-        let timeout = if full.is_empty() {
-            PollTimeout::NONE
+        let looks_again = !held.is_empty()
+            || self.accept_at.is_some()
+            || self.clients.values().any(|client| client.has_deadline() || client.is_behind());
+        let timeout = if looks_again {
+            PollTimeout::try_from(LOOK_AGAIN.min(ACCEPT_PAUSE)).expect("it is short")
         } else {
-            PollTimeout::try_from(HOLD_MAX / 4).expect("a quarter of a second")
+            PollTimeout::NONE
         };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -137,31 +152,58 @@ impl Supervisor {
         Ok(sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
+    /// Tasks whose output waits for a client.
+    fn held_tasks(&mut self, now: Instant) -> BTreeSet<u64> {
+        let mut held = BTreeSet::new();
+        let mut further_is_full = false;
+        for (id, client) in &mut self.clients {
+            if !client.is_full(now) {
+                continue;
+            }
+            match client.role {
+                Role::Exec { .. } => drop(held.insert(*id)),
+                Role::Attached { foreground: true } => drop(held.insert(INIT)),
+                Role::Attached { foreground: false } => further_is_full = true,
+                _ => {}
+            }
+        }
+        // Their budget is not spent while the foreground client is waited for.
+        let further_is_full = further_is_full && !held.contains(&INIT);
+        if self.patience.holds(now, further_is_full) {
+            held.insert(INIT);
+        }
+        held
+    }
+
     /// The task that a client's stream belongs to.
     fn task_of(&self, client: u64) -> Option<u64> {
         match self.clients.get(&client)?.role {
-            Role::Attached => Some(INIT),
+            Role::Attached { .. } => Some(INIT),
             Role::Exec { .. } => Some(client),
             _ => None,
         }
     }
 
     fn accept(&mut self) {
-        // An error is that of one connection, or of a lack of descriptors that passes.
-        while let Ok(mut client) = self.listener.accept().and_then(|(stream, _)| Client::new(stream)) {
-            if self.clients.len() >= CLIENTS_MAX && !self.evict_closing() {
-                client.refuse("the container has too many clients: close one");
-                continue;
+        loop {
+            match self.listener.accept().and_then(|(stream, _)| Client::new(stream)) {
+                Ok(mut client) if self.clients.len() >= self.bounds.clients => {
+                    client.refuse("the container has too many clients: close one");
+                }
+                Ok(client) => {
+                    self.clients.insert(self.next_id, client);
+                    self.next_id += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Connections that broke off while they waited, most likely.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No descriptor is left, most likely. Those who connect go on waiting.
+                Err(_) => {
+                    self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
             }
-            self.clients.insert(self.next_id, client);
-            self.next_id += 1;
         }
-    }
-
-    /// Makes room at the cost of one that does not take its last words.
-    fn evict_closing(&mut self) -> bool {
-        let closing = self.clients.iter().find(|(_, client)| client.role == Role::Closing).map(|(id, _)| *id);
-        closing.is_some_and(|id| self.clients.remove(&id).is_some())
     }
 
     fn on_client(&mut self, id: u64, flags: PollFlags) {
@@ -172,8 +214,13 @@ impl Supervisor {
             if flags.contains(PollFlags::POLLIN) {
                 alive &= client.receive().is_ok();
             }
-            let at_end = !flags.contains(PollFlags::POLLIN) || client.input_ended();
+            let input_ended = client.input_ended();
+            let at_end = !flags.contains(PollFlags::POLLIN) || input_ended;
             self.take_frames(id);
+            if input_ended && !gone {
+                // It says nothing more, and takes output still.
+                self.close_input(id);
+            }
             if !alive || (gone && at_end) {
                 return self.remove_client(id);
             }
@@ -200,7 +247,7 @@ impl Supervisor {
     fn remove_client(&mut self, id: u64) {
         self.clients.remove(&id);
         if let Some(task) = self.tasks.get_mut(&id) {
-            task.hang_up();
+            task.leave();
         }
     }
 
@@ -209,12 +256,11 @@ impl Supervisor {
             client.refuse(line);
         }
         if let Some(task) = self.tasks.get_mut(&id) {
-            task.hang_up();
+            task.leave();
         }
     }
 
-    fn drop_late_clients(&mut self) {
-        let now = Instant::now();
+    fn drop_late_clients(&mut self, now: Instant) {
         let late = self.clients.iter().filter(|(_, client)| client.is_late(now)).map(|(id, _)| *id);
         for id in late.collect::<Vec<_>>() {
             self.refuse(id, "this client did not read the output for too long and was dropped: see the logs");
@@ -224,30 +270,43 @@ impl Supervisor {
     fn on_frame(&mut self, id: u64, frame: Frame) {
         let role = self.clients[&id].role;
         let (Some(task), forwards) = (match role {
-            Role::Attached => (self.tasks.get_mut(&INIT), self.launch.spec.open_stdin),
+            Role::Attached { .. } => (self.tasks.get_mut(&INIT), self.launch.spec.open_stdin),
             Role::Exec { stdin } => (self.tasks.get_mut(&id), stdin),
             _ => (None, false),
         }) else {
             return match frame {
                 Frame::Request(json) if role == Role::New => self.on_request(id, &json),
                 // The last words to a process that has just ended.
-                _ if matches!(role, Role::Attached | Role::Exec { .. }) => {}
+                _ if matches!(role, Role::Attached { .. } | Role::Exec { .. }) => {}
                 _ => self.refuse(id, "this frame has no place here"),
             };
         };
         match frame {
             Frame::Stdin(data) if forwards => task.type_in(&data),
             Frame::Stdin(_) => {}
-            Frame::StdinClosed if role == Role::Attached => {
-                let attached = self.clients.values().filter(|client| client.role == Role::Attached).count();
-                if attached == 1 {
-                    task.close_input();
-                }
-            }
-            Frame::StdinClosed => task.close_input(),
+            Frame::StdinClosed => self.close_input(id),
             Frame::Resize { rows, columns } => task.resize(rows, columns),
+            Frame::Detach if matches!(role, Role::Exec { .. }) => task.detach(),
+            // Whoever attached to the container leaves it by closing the connection.
+            Frame::Detach => {}
             _ => self.refuse(id, "this frame has no place here"),
         }
+    }
+
+    /// The client has no more input. With several attached to the container, its input goes on.
+    fn close_input(&mut self, id: u64) {
+        let Some(task) = self.task_of(id) else { return };
+        let attached = self.attached().count();
+        if task == INIT && attached > 1 {
+            return;
+        }
+        if let Some(task) = self.tasks.get_mut(&task) {
+            task.close_input();
+        }
+    }
+
+    fn attached(&self) -> impl Iterator<Item = &Client> {
+        self.clients.values().filter(|client| matches!(client.role, Role::Attached { .. }))
     }
 
     fn on_request(&mut self, id: u64, json: &[u8]) {
@@ -255,48 +314,119 @@ impl Supervisor {
             Ok(request) => request,
             Err(error) => return self.refuse(id, &format!("not a request to a shim: {error}")),
         };
-        if let Request::Exec(exec) = request {
-            return self.exec(id, &exec);
-        }
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let init = self.tasks.get_mut(&INIT).expect("init is there while requests are served");
         match request {
-            Request::Status => client.conclude(&Answer::Status(self.status.clone())),
-            Request::Start if init.runs() => client.conclude(&Answer::Done),
-            Request::Start => match init.start() {
-                Ok(()) => client.role = Role::Starting,
-                Err(error) => {
-                    client.conclude(&Answer::Refused(format!("cannot start the container: {error}")));
-                }
-            },
-            Request::Signal(number) => client.conclude(&signal(init, number)),
+            Request::Exec(exec) => self.exec(id, &exec),
+            Request::Attach => self.attach(id, false),
+            Request::AttachForeground => self.attach(id, true),
+            Request::Follow => self.follow(id),
+            Request::Status => self.conclude_client(id, &Answer::Status(self.status.clone())),
+            Request::Start => self.start(id),
+            Request::Signal(number) => {
+                let answer = signals::to_init(self.init(), number);
+                self.conclude_client(id, &answer);
+            }
             Request::Resize { rows, columns } => {
-                init.resize(rows, columns);
-                client.conclude(&Answer::Done);
+                self.init().resize(rows, columns);
+                self.conclude_client(id, &Answer::Done);
             }
-            Request::Wait => client.role = Role::Waiting,
-            Request::Follow => {
-                client.role = Role::Following;
-                // For what was appended after the client looked and before it was known here.
-                client.send(&Frame::Answer(Vec::new()));
+            Request::Wait => {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.role = Role::Waiting;
+                }
             }
-            Request::Attach | Request::Exec(_) => {
-                client.answer(&Answer::Done);
-                client.role = Role::Attached;
+            Request::SignalExec { exec, signal } => {
+                let answer = signals::to_exec(self.tasks.get(&exec).filter(|_| exec != INIT), signal);
+                self.conclude_client(id, &answer);
             }
+            Request::HangUp { exec } => {
+                if let Some(task) = self.tasks.get(&exec).filter(|_| exec != INIT) {
+                    task.hang_up();
+                }
+                self.conclude_client(id, &Answer::Done);
+            }
+        }
+    }
+
+    fn init(&mut self) -> &mut Task {
+        self.tasks.get_mut(&INIT).expect("init is there while requests are served")
+    }
+
+    fn conclude_client(&mut self, id: u64, answer: &Answer) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.conclude(answer);
+        }
+    }
+
+    fn start(&mut self, id: u64) {
+        let init = self.init();
+        if init.runs() {
+            return self.conclude_client(id, &Answer::Done);
+        }
+        match init.start() {
+            Err(error) => {
+                self.conclude_client(id, &Answer::Refused(format!("cannot start the container: {error}")));
+            }
+            Ok(()) => {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.role = Role::Starting;
+                }
+            }
+        }
+    }
+
+    /// Refuses a stream beyond the bound.
+    fn has_room_for_stream(&mut self, id: u64) -> bool {
+        let streams = self.clients.values().filter(|client| client.is_stream()).count();
+        if streams >= self.bounds.streams {
+            let bound = self.bounds.streams;
+            self.refuse(
+                id,
+                &format!(
+                    "{bound} clients are attached to the container or follow its log already: close one"
+                ),
+            );
+            return false;
+        }
+        true
+    }
+
+    fn attach(&mut self, id: u64, foreground: bool) {
+        if !self.has_room_for_stream(id) {
+            return;
+        }
+        let is_taken = self.attached().any(|client| client.role == Role::Attached { foreground: true });
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.answer(&Answer::Done);
+            client.role = Role::Attached { foreground: foreground && !is_taken };
+        }
+    }
+
+    fn follow(&mut self, id: u64) {
+        if !self.has_room_for_stream(id) {
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.role = Role::Following;
+            // For what was appended after the client looked and before it was known here.
+            client.send(&Frame::Answer(Vec::new()));
         }
     }
 
     fn exec(&mut self, id: u64, exec: &Exec) {
         let program = Program::of_exec(exec, &self.launch.spec, &self.launch.hostname);
         let init_pid = self.status.init_pid;
+        let left = self.tasks.values().filter(|task| task.is_left).count();
+        // Those that have ended and whose clients still take the output count, too.
+        let ended = self.clients.values().filter(|client| client.is_taking_the_rest()).count();
         let result = if !self.status.started {
             Err("the container has not been started".to_owned())
-        } else if self.tasks.len() > EXECS_MAX {
-            Err(format!("{EXECS_MAX} commands run in the container by exec already: end one"))
+        } else if self.tasks.len() - left + ended > self.bounds.execs {
+            Err(format!("{} commands run in the container by exec already: end one", self.bounds.execs))
+        } else if left >= self.bounds.left_execs {
+            Err(format!("{left} commands run on in the container whose exec was left: end one"))
         } else {
             match Task::fork(exec.tty, exec.stdin) {
-                Ok(Forked::Child { stdio, channel }) => init::run_exec(&program, init_pid, stdio, channel),
+                Ok(Forked::Child { stdio, channel }) => init::run_exec(program, init_pid, stdio, channel),
                 Ok(Forked::Shim(task)) => task.do_not_wait_for_notes().map(|()| *task),
                 Err(error) => Err(error),
             }
@@ -306,7 +436,7 @@ impl Supervisor {
         match result {
             Err(line) => client.conclude(&Answer::Refused(line)),
             Ok(task) => {
-                client.answer(&Answer::Done);
+                client.answer(&Answer::Executing(id));
                 client.role = Role::Exec { stdin: exec.stdin };
                 self.tasks.insert(id, task);
             }
@@ -378,7 +508,7 @@ impl Supervisor {
         .into();
         for (client_id, client) in &mut self.clients {
             match client.role {
-                Role::Attached if id == INIT => client.send_bytes(Rc::clone(&frame)),
+                Role::Attached { .. } if id == INIT => client.send_bytes(Rc::clone(&frame)),
                 Role::Exec { .. } if id == *client_id => client.send_bytes(Rc::clone(&frame)),
                 // One notice is enough for any growth.
                 Role::Following if id == INIT && client.has_nothing_to_send() => {
@@ -428,13 +558,15 @@ impl Supervisor {
         let exit = Exit { exit_code, error };
         // Of an exec; init has the id of no client.
         if let Some(client) = self.clients.get_mut(&id) {
-            send_end(client, &exit);
+            client.end(&exit);
         }
         exit
     }
 
     /// Writes down how the container ended, then tells everybody.
     fn conclude(&mut self, exit: &Exit) {
+        // Before anybody can start the container again.
+        cgroup::remove(&self.launch.id);
         if !exit.error.is_empty() {
             self.log_line(&exit.error);
         }
@@ -444,53 +576,24 @@ impl Supervisor {
         if let Err(error) = fs::remove_file("shim.sock") {
             eprintln!("cannot remove shim.sock: {error}");
         }
+        let now = Instant::now();
         for client in self.clients.values_mut() {
             match client.role {
-                Role::Attached => send_end(client, exit),
-                Role::Exec { .. } | Role::Following | Role::Closing => client.role = Role::Closing,
-                Role::New | Role::Starting | Role::Waiting => client.conclude(&Answer::Exited(exit.clone())),
+                Role::Attached { foreground } => {
+                    client.end(exit);
+                    if !foreground {
+                        client.close_soon(now);
+                    }
+                }
+                // Its process was killed with the container.
+                Role::Exec { .. } => client.end(&Exit { exit_code: KILLED, error: String::new() }),
+                Role::Following => client.close_soon(now),
+                Role::Closing => {}
+                Role::New | Role::Starting | Role::Waiting => {
+                    client.conclude(&Answer::Exited(exit.clone()));
+                    client.close_soon(now);
+                }
             }
         }
-    }
-
-    fn linger(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + LINGER_MAX;
-        loop {
-            self.clients.retain(|_, client| client.flush().is_ok() && !client.has_nothing_to_send());
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.clients.is_empty() || left.is_zero() {
-                return Ok(());
-            }
-            let mut fds: Vec<PollFd<'_>> = self
-                .clients
-                .values()
-                .map(|client| PollFd::new(client.interest(false).0, PollFlags::POLLOUT))
-                .collect();
-            match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-fn send_end(client: &mut Client, exit: &Exit) {
-    if !exit.error.is_empty() {
-        client.send(&Frame::Stderr(format!("vswitch: {}\n", exit.error).into_bytes()));
-    }
-    client.send(&Frame::Exit(exit.exit_code));
-    client.role = Role::Closing;
-}
-
-fn signal(init: &Task, number: i32) -> Answer {
-    if !(1..=64).contains(&number) {
-        return Answer::Refused(format!("{number} is no signal: give a number from 1 to 64"));
-    }
-    // Before its program runs, pid 1 takes none but this one.
-    let ends = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGKILL].contains(&number);
-    let number = if !init.runs() && ends { libc::SIGKILL } else { number };
-    match process::send_signal(init.pid, number) {
-        Ok(()) => Answer::Done,
-        Err(error) => Answer::Refused(format!("cannot send signal {number}: {error}")),
     }
 }

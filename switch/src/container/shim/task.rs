@@ -60,6 +60,10 @@ pub(super) struct Task {
     input: Input,
     waiting: VecDeque<u8>,
     close_when_written: bool,
+    /// The client of this exec is gone.
+    pub(super) is_left: bool,
+    /// Its client left it running by the detach keys.
+    is_detached: bool,
     stdout: Option<File>,
     stderr: Option<File>,
     /// Asked for before the terminal was there.
@@ -81,6 +85,8 @@ impl Task {
             input: if tty { Input::Awaited } else { Input::Closed },
             waiting: VecDeque::new(),
             close_when_written: false,
+            is_left: false,
+            is_detached: false,
             stdout: None,
             stderr: None,
             size: None,
@@ -152,6 +158,11 @@ impl Task {
     /// From here on nobody waits for notes.
     pub(super) fn do_not_wait_for_notes(&self) -> io::Result<()> {
         self.channel.as_ref().map_or(Ok(()), set_nonblocking)
+    }
+
+    /// Where notes come from, until its end.
+    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
     }
 
     /// Whether notes may still come.
@@ -253,16 +264,38 @@ impl Task {
         }
     }
 
-    /// The client of an exec is gone: its terminal hangs up. Without a terminal the process goes on, with no more
-    /// input and with its output read and thrown away.
-    pub(super) fn hang_up(&mut self) {
+    /// The client of an exec leaves it running.
+    pub(super) fn detach(&mut self) {
+        self.is_detached = true;
+    }
+
+    /// The connection of the client of an exec is gone: its terminal hangs up, unless the client detached. Without a
+    /// terminal the process goes on, with no more input and with its output read and thrown away.
+    pub(super) fn leave(&mut self) {
+        self.is_left = true;
+        if self.is_detached {
+            return;
+        }
         self.close_input();
         if self.tty {
             self.input = Input::Closed;
             self.stdout = None;
-            // It may have ended, or not lead its group yet, in which case its terminal's end ends it.
-            let _ = process::send_signal(Pid::from_raw(-self.pid.as_raw()), libc::SIGHUP);
+            self.hang_up();
         }
+    }
+
+    /// Sends SIGHUP, unless the client detached.
+    pub(super) fn hang_up(&self) {
+        if !self.is_detached {
+            // It may have ended.
+            let _ = self.signal(libc::SIGHUP);
+        }
+    }
+
+    /// Sends a signal to the process group, as a terminal does. Before the process leads its group, to itself.
+    pub(super) fn signal(&self, number: i32) -> io::Result<()> {
+        process::send_signal(Pid::from_raw(-self.pid.as_raw()), number)
+            .or_else(|_| process::send_signal(self.pid, number))
     }
 }
 

@@ -11,7 +11,7 @@ use vswitch_proto::id::{Name, NetworkId, RequestId};
 
 use super::super::control::Control;
 use super::super::handle::error;
-use super::super::{host, random_bytes};
+use super::super::{random_bytes, subnets};
 use super::{command, invalid};
 use crate::state::Applied;
 
@@ -101,24 +101,27 @@ pub(super) fn parse_name(name: &str) -> Result<Name, Error> {
 
 impl Control {
     pub(super) async fn docker_request_pool(
-        &mut self,
+        &self,
         request: docker::RequestPool,
         id: RequestId,
     ) -> Result<Answer, Error> {
         if let Some(subnet) = request.pool {
             self.take_subnets_from_forgotten(&[subnet]).await?;
         }
-        let mut occupied = host::routes().await?;
-        let cluster = self.snapshot().shared;
-        occupied.extend(cluster.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
+        let (seen, mut occupied) = (self.snapshot(), subnets::routes().await);
+        let chosen = match request.pool {
+            Some(_) => None,
+            None => subnets::for_engine(&self.shared.config, &seen, request.v6, &occupied)?,
+        };
+        occupied.extend(seen.shared.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let request = DockerChange::RequestPool {
-            subnet: request.pool,
+            subnet: request.pool.or(chosen),
             ip_range: request.sub_pool,
             ipv6: request.v6,
             occupied,
             seed: random_bytes(),
         };
-        match self.propose(id, command(request))? {
+        match self.propose(id, command(request)).await?.0 {
             Applied::PoolGiven { subnet } => {
                 Ok(Answer::Pool(Pool { id: PoolId::Local(subnet).to_string(), subnet }))
             }
@@ -126,20 +129,20 @@ impl Control {
         }
     }
 
-    pub(super) fn docker_release_pool(
-        &mut self,
+    pub(super) async fn docker_release_pool(
+        &self,
         request: &docker::ReleasePool,
         id: RequestId,
     ) -> Result<Answer, Error> {
         let subnet = local(&request.pool)?;
         if self.state().address_pool(&subnet).is_some() {
-            self.propose(id, command(DockerChange::ReleasePool { subnet }))?;
+            self.commit(id, command(DockerChange::ReleasePool { subnet }), None).await?;
         }
         Ok(Answer::NOTHING)
     }
 
-    pub(super) fn docker_request_address(
-        &mut self,
+    pub(super) async fn docker_request_address(
+        &self,
         request: &docker::RequestAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -150,21 +153,21 @@ impl Control {
             None => AddressHolder::Nobody,
         };
         let ask = DockerChange::RequestAddress { subnet, address: request.address, holder };
-        match self.propose(id, command(ask))? {
+        match self.propose(id, command(ask)).await?.0 {
             Applied::AddressGiven { address } => Ok(given(address, subnet)),
             other => Err(unexpected(&other)),
         }
     }
 
-    pub(super) fn docker_release_address(
-        &mut self,
+    pub(super) async fn docker_release_address(
+        &self,
         request: &docker::ReleaseAddress,
         id: RequestId,
     ) -> Result<Answer, Error> {
         let subnet = local(&request.pool)?;
         let Some(address) = request.address else { return Ok(Answer::NOTHING) };
         if self.state().address_pool(&subnet).is_some() {
-            self.propose(id, command(DockerChange::ReleaseAddress { subnet, address }))?;
+            self.commit(id, command(DockerChange::ReleaseAddress { subnet, address }), None).await?;
         }
         Ok(Answer::NOTHING)
     }

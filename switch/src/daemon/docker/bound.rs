@@ -22,7 +22,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, Name, NetworkId};
 use super::super::control::rejected;
 use super::super::handle::{Done, Handle, error};
 use super::super::overlay::Prepared;
-use super::super::{Change, host, random_bytes, random_request_id};
+use super::super::{Change, random_bytes, random_request_id, subnets};
 use super::address::{PoolId, asked_network, check_request, given, parse_name};
 use super::endpoint::provisional_name;
 use super::invalid;
@@ -160,7 +160,7 @@ impl Handle {
         let subnet = match found {
             Some(seen) => {
                 let network = shared_network(&seen, name).expect("it was just found");
-                check_pool(network, request, &host::routes().await?)?
+                check_pool(network, request, &subnets::routes().await)?
             }
             None => self.plan_shared_pool(name, request).await?,
         };
@@ -176,7 +176,7 @@ impl Handle {
     /// Of a network that the engine is about to make.
     async fn plan_shared_pool(&self, name: &Name, request: &docker::RequestPool) -> Result<IpNet, Error> {
         let seen = self.snapshot();
-        let mut occupied = host::routes().await?;
+        let mut occupied = subnets::routes().await;
         occupied.extend(seen.local.networks().flat_map(|n| &n.pools).map(|pool| pool.subnet));
         let network = (request.v6, &NetworkId(random_bytes()));
         self.shared().planned.plan(name, request, |avoided| {

@@ -1,7 +1,6 @@
 //! What follows from an engine's lists: names for what has none so far, and the end of what it has forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,9 +15,10 @@ use super::aliases::Unanswered;
 use super::engine::{Census, Engine, EngineEndpoint, EngineError, Heard};
 use super::interface;
 use super::leftovers::{self, Leftover, Missing};
+use super::sandbox::Sandbox;
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Lease;
-use crate::state::{ALIASES_MAX, Container, State};
+use crate::state::{ALIASES_MAX, Container, Phase, State};
 
 /// Without events, and not more often than the grace period allows to be needed.
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
@@ -156,12 +156,40 @@ async fn follow(
             tell_reclaimed(handle.feed(), leftover);
         }
     }
+    find_processes(handle, engine, &census).await;
     take_queues(handle, &mut known.queues).await;
     // These may wait, the last two for the cluster.
     name(handle, &census).await;
     describe_leases(handle).await;
     name_bindings(handle, &census).await;
     Ok(())
+}
+
+/// First processes of the containers whose namespaces are not visible under their paths. What is missing is found with one
+/// of the next censuses.
+async fn find_processes(handle: &Handle, engine: &Engine, census: &Census) {
+    let state = handle.state();
+    let found = &handle.shared().first_processes;
+    found.retain(|endpoint| state.container(endpoint).is_some_and(|c| c.phase == Phase::Running));
+    let joined = state.docker_endpoints().filter_map(|(endpoint, spec)| {
+        Some((endpoint.id, found.sandbox(&endpoint.id, spec.sandbox.clone()?)))
+    });
+    let joined: Vec<(ContainerId, Sandbox)> = joined.collect();
+    let hidden = blocking(move || {
+        let hidden = joined.into_iter().filter(|(_, sandbox)| sandbox.open().is_none());
+        hidden.map(|(endpoint, _)| endpoint).take(VISITED_AT_ONCE).collect::<Vec<_>>()
+    });
+    for endpoint in hidden.await {
+        let Some(listed) = census.endpoints.get(&EndpointId(endpoint.0)) else { continue };
+        match engine.first_process(&listed.container).await {
+            Ok(Some(process)) => found.set(endpoint, process),
+            Ok(None) => {}
+            Err(error) => {
+                let container = listed.container.short();
+                tracing::debug!(%error, container, "the process of a container is not known");
+            }
+        }
+    }
 }
 
 /// Of the interfaces that the engine has set up since.
@@ -172,8 +200,8 @@ async fn take_queues(handle: &Handle, queues: &mut Queues) {
         Some(((endpoint.id, spec.sandbox.clone()?), wire.mac))
     });
     for (place, mac) in queues.due(joined.collect()) {
-        let path = place.1.clone();
-        match blocking(move || interface::take_queue(Path::new(&path), mac)).await {
+        let sandbox = handle.shared().first_processes.sandbox(&place.0, place.1.clone());
+        match blocking(move || interface::take_queue(&sandbox, mac)).await {
             Ok(true) => _ = queues.taken.insert(place),
             Ok(false) => {}
             Err(error) => {

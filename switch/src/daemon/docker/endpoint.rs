@@ -25,7 +25,7 @@ const PATH_BYTES_MAX: usize = 4095;
 
 impl Control {
     pub(super) async fn docker_create_endpoint(
-        &mut self,
+        &self,
         request: &docker::CreateEndpoint,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -37,7 +37,7 @@ impl Control {
             let undo = command(DockerChange::RemoveEndpoint { endpoint: container });
             self.commit(id, command(DockerChange::AddEndpoint(create)), Some(undo)).await?;
         }
-        if let Err(refusal) = self.check_attached(&container) {
+        if let Err(refusal) = self.check_attached(&container).await {
             if is_new {
                 self.take_back(command(DockerChange::RemoveEndpoint { endpoint: container })).await;
             }
@@ -49,8 +49,8 @@ impl Control {
     }
 
     /// An endpoint in a network of the cluster has an interface only while its lease is in effect.
-    fn check_attached(&self, endpoint: &ContainerId) -> Result<(), Error> {
-        if self.is_attached(endpoint) {
+    async fn check_attached(&self, endpoint: &ContainerId) -> Result<(), Error> {
+        if self.is_attached(endpoint).await {
             return Ok(());
         }
         let message = format!(
@@ -62,21 +62,23 @@ impl Control {
     }
 
     /// What is known of the engine's endpoint, if there is one, which the engine has to know the network of.
-    fn endpoint_in(&self, network: &NetworkId, endpoint: &EndpointId) -> Result<Option<&DockerSpec>, Error> {
-        let found = self.state().container(&container_of(endpoint)).and_then(Container::docker);
+    fn endpoint_in(&self, network: &NetworkId, endpoint: &EndpointId) -> Result<Option<DockerSpec>, Error> {
+        let state = self.state();
+        let found = state.container(&container_of(endpoint)).and_then(Container::docker);
         match found {
             Some(spec) if spec.network != *network => {
                 let (endpoint, theirs, ours) = (endpoint.short(), network.short(), spec.network.short());
                 let message = format!("endpoint {endpoint} is of network {ours}, not of {theirs}");
                 Err(error(ErrorKind::Conflict, message))
             }
-            found => Ok(found),
+            found => Ok(found.cloned()),
         }
     }
 
     fn new_endpoint(&self, request: &docker::CreateEndpoint) -> Result<CreateContainer, Error> {
         let unknown = || unknown_network(&request.network);
-        let network = self.state().docker_network(&request.network).ok_or_else(unknown)?;
+        let state = self.state();
+        let network = state.docker_network(&request.network).ok_or_else(unknown)?;
         let Interface { ipv4, ipv6, mac } = request.interface;
         let attachment = Attachment {
             network: network.network,
@@ -102,7 +104,7 @@ impl Control {
     /// An engine that crashed may never have told of the end of an endpoint, and its own address driver hands out the
     /// address again: nobody else hands out addresses here that this could be in use for. A pool of ours hands out none
     /// that is in use.
-    async fn take_from_forgotten(&mut self, create: &CreateContainer) -> Result<(), Error> {
+    async fn take_from_forgotten(&self, create: &CreateContainer) -> Result<(), Error> {
         let state = self.state();
         let is_ours = |wanted: &Attachment| {
             let network = state.network(&wanted.network);
@@ -126,7 +128,7 @@ impl Control {
         self.reclaim_endpoints(forgotten).await
     }
 
-    pub(super) async fn reclaim_endpoints(&mut self, forgotten: Vec<ContainerId>) -> Result<(), Error> {
+    pub(super) async fn reclaim_endpoints(&self, forgotten: Vec<ContainerId>) -> Result<(), Error> {
         for endpoint in forgotten {
             self.remove_endpoint(endpoint, random_request_id()).await?;
             tell_reclaimed(&self.shared.feed, Leftover::Endpoint(endpoint));
@@ -143,7 +145,7 @@ impl Control {
                 && wanted.mac.is_none_or(|mac| addresses.mac == mac)
         };
         let seen = self.snapshot();
-        let mut reserved = self.state().reservations().filter(|r| r.network == wanted.network);
+        let mut reserved = seen.local.reservations().filter(|r| r.network == wanted.network);
         let found =
             reserved.find(|reservation| fits(&reservation.addresses) && is_leased(&seen, reservation));
         let found = found.ok_or_else(|| {
@@ -173,11 +175,7 @@ impl Control {
         })
     }
 
-    pub(super) async fn docker_join(
-        &mut self,
-        request: docker::Join,
-        id: RequestId,
-    ) -> Result<Answer, Error> {
+    pub(super) async fn docker_join(&self, request: docker::Join, id: RequestId) -> Result<Answer, Error> {
         let docker::Join { network, endpoint, sandbox } = request;
         if !Path::new(&sandbox).is_absolute() || sandbox.len() > PATH_BYTES_MAX || sandbox.contains('\0') {
             return Err(invalid("the sandbox key is no path of a network namespace"));
@@ -191,7 +189,7 @@ impl Control {
             )
         };
         let joined = found.ok_or_else(unknown)?.sandbox.as_ref() == Some(&sandbox);
-        self.check_attached(&container)?;
+        self.check_attached(&container).await?;
         let seen = self.snapshot();
         let (docker, network) =
             seen.view().docker_network(&network).ok_or_else(|| unknown_network(&network))?;
@@ -212,7 +210,7 @@ impl Control {
 
     /// Of one that is gone already there is nothing to do.
     pub(super) async fn docker_leave(
-        &mut self,
+        &self,
         request: &docker::Endpoint,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -225,7 +223,7 @@ impl Control {
 
     /// Of one that is gone already there is nothing to do.
     pub(super) async fn docker_delete_endpoint(
-        &mut self,
+        &self,
         request: &docker::Endpoint,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -236,12 +234,8 @@ impl Control {
     }
 
     /// With its interface, also one that was kept while its lease was not in effect.
-    pub(super) async fn remove_endpoint(
-        &mut self,
-        endpoint: ContainerId,
-        id: RequestId,
-    ) -> Result<(), Error> {
-        let is_attached = self.is_attached(&endpoint);
+    pub(super) async fn remove_endpoint(&self, endpoint: ContainerId, id: RequestId) -> Result<(), Error> {
+        let is_attached = self.is_attached(&endpoint).await;
         let removed = self.commit(id, command(DockerChange::RemoveEndpoint { endpoint }), None).await;
         if !is_attached && self.state().container(&endpoint).is_none() {
             self.host.remove_kept(endpoint).await;

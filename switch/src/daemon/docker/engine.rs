@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use vswitch_proto::id::{ContainerId, EndpointId, Name, NetworkId};
+
+use super::sandbox::FirstProcess;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -126,13 +128,16 @@ pub struct Engine {
     kept: Mutex<Option<Sender>>,
     /// Whether the process that listens is not the engine but who starts it.
     is_activated: AtomicBool,
+    /// The engine's process id. 0 while it is not known.
+    process: AtomicI32,
     /// The service manager's process id.
     manager: i32,
 }
 
 impl Engine {
     pub fn new(socket: PathBuf) -> Engine {
-        Engine { socket, kept: Mutex::default(), is_activated: AtomicBool::new(false), manager: 1 }
+        let (is_activated, process) = (AtomicBool::new(false), AtomicI32::new(0));
+        Engine { socket, kept: Mutex::default(), is_activated, process, manager: 1 }
     }
 
     /// Tells `heard` of everything that may have changed, for ever: when the engine is found, after events, after each
@@ -216,10 +221,19 @@ impl Engine {
         }
     }
 
+    /// The first process of a container that runs.
+    pub async fn first_process(&self, container: &ContainerId) -> Result<Option<FirstProcess>, EngineError> {
+        let inspected = self.json::<InspectedState>(&format!("/containers/{container}/json")).await?;
+        let engine = Some(self.process.load(Ordering::Relaxed)).filter(|pid| *pid > 0);
+        Ok(Some(inspected.state.pid).filter(|pid| *pid > 0).and_then(|pid| FirstProcess::find(pid, engine)))
+    }
+
     async fn connect(&self) -> Result<Sender, EngineError> {
         let stream = UnixStream::connect(&self.socket).await?;
         let listener = stream.peer_cred()?.pid();
-        self.is_activated.store(listener == Some(self.manager), Ordering::Relaxed);
+        let is_activated = listener == Some(self.manager);
+        self.is_activated.store(is_activated, Ordering::Relaxed);
+        self.process.store(listener.filter(|_| !is_activated).unwrap_or(0), Ordering::Relaxed);
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with the last request, or its answer; how is seen there.
         tokio::spawn(async move { _ = connection.await });
@@ -378,6 +392,19 @@ struct ListedContainer {
 struct Inspected {
     #[serde(rename = "NetworkSettings", default)]
     settings: Option<Settings>,
+}
+
+#[derive(Deserialize)]
+struct InspectedState {
+    #[serde(rename = "State")]
+    state: ProcessState,
+}
+
+#[derive(Deserialize)]
+struct ProcessState {
+    /// 0 for a container that does not run.
+    #[serde(rename = "Pid", default)]
+    pid: u32,
 }
 
 #[derive(Deserialize, Default)]

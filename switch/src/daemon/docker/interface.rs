@@ -1,9 +1,8 @@
 //! The TAP of a Docker container.
 
-use std::path::Path;
-
 use vswitch_proto::id::{ContainerId, MacAddr};
 
+use super::sandbox::Sandbox;
 use crate::io::netlink::{self, Link, LinkConfig};
 use crate::io::netns::NetNs;
 use crate::io::tap::{Tap, TapConfig};
@@ -28,7 +27,7 @@ pub struct Wanted {
     pub mtu: u32,
     pub gso_bytes: u32,
     /// The network namespace that the engine has put it into.
-    pub sandbox: Option<String>,
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Makes the interface beside the host's own, or takes over the one that is there already: that of an earlier daemon,
@@ -41,10 +40,10 @@ pub fn open(wanted: &Wanted, config: TapConfig) -> Result<Tap, String> {
         && !has(&host, &name)?
     {
         let (mac, kept) = (wanted.mac, TapConfig { must_be_new: false, ..config });
-        match find(Path::new(sandbox), mac, kept)? {
+        match sandbox.open().map(|ns| find(&ns, mac, kept)).transpose()?.flatten() {
             Some(tap) => return Ok(tap),
             None if config.must_be_new => {}
-            None => return Err(format!("there is no TAP with the address {mac} in {sandbox}")),
+            None => return Err(absent(sandbox, mac)),
         }
     }
     let tap = Tap::open(&host, &name, config).map_err(|e| e.to_string())?;
@@ -68,19 +67,28 @@ fn has(ns: &NetNs, name: &str) -> Result<bool, String> {
     Ok(links.iter().any(|link| link.is_tap && link.name == name))
 }
 
+fn absent(sandbox: &Sandbox, mac: MacAddr) -> String {
+    let Sandbox { path, .. } = sandbox;
+    match sandbox.open() {
+        Some(_) => format!("there is no TAP with the address {mac} in {path}"),
+        None => format!(
+            "{path} is no network namespace here, as where the engine has mounts of its own; the container's is looked \
+             for by its process, for which the engine has to answer (--docker-host)"
+        ),
+    }
+}
+
 /// In a container the engine has renamed it.
-fn find(sandbox: &Path, mac: MacAddr, config: TapConfig) -> Result<Option<Tap>, String> {
-    // With the container its namespace goes.
-    let Ok(ns) = NetNs::open(sandbox) else { return Ok(None) };
-    let links = netlink::links(&ns).map_err(|e| e.to_string())?;
+fn find(ns: &NetNs, mac: MacAddr, config: TapConfig) -> Result<Option<Tap>, String> {
+    let links = netlink::links(ns).map_err(|e| e.to_string())?;
     let found: Option<&Link> = links.iter().find(|link| link.is_tap && link.mac == Some(mac));
-    found.map(|link| Tap::open(&ns, &link.name, config).map_err(|e| e.to_string())).transpose()
+    found.map(|link| Tap::open(ns, &link.name, config).map_err(|e| e.to_string())).transpose()
 }
 
 /// An interface gets the default queueing discipline again where the engine sets it up, and need not keep it; one
 /// that somebody has chosen stays. `false`: it is not up in the container so far.
-pub fn take_queue(sandbox: &Path, mac: MacAddr) -> Result<bool, String> {
-    let Ok(ns) = NetNs::open(sandbox) else { return Ok(false) };
+pub fn take_queue(sandbox: &Sandbox, mac: MacAddr) -> Result<bool, String> {
+    let Some(ns) = sandbox.open() else { return Ok(false) };
     let links = netlink::links(&ns).map_err(|e| e.to_string())?;
     let found = links.iter().find(|link| link.is_tap && link.up && link.mac == Some(mac));
     let Some(link) = found else { return Ok(false) };

@@ -121,6 +121,16 @@ impl Lacking {
         self.is_followed.load(Ordering::Relaxed)
     }
 
+    /// How the engine was found when it was looked at last.
+    pub fn contact(&self) -> &'static str {
+        match &*self.lock() {
+            _ if !self.is_followed() => "off",
+            Lists::NotKnown => "waiting",
+            Lists::Away(_) => "away",
+            Lists::Lack(_) => "connected",
+        }
+    }
+
     /// Whether the engine was away when it was looked at last.
     pub fn is_away(&self) -> bool {
         matches!(&*self.lock(), Lists::Away(_))

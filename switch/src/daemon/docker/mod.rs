@@ -17,6 +17,7 @@ use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
 use super::control::Control;
 use super::handle::error;
+use super::order::Subject;
 use super::{Done, random_request_id};
 
 mod address;
@@ -31,11 +32,12 @@ pub(super) mod leftovers;
 mod network;
 pub(super) mod planned;
 mod plugin;
+pub(super) mod sandbox;
 
 pub use plugin::start;
 
 impl Control {
-    pub(super) async fn docker(&mut self, call: Call, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn docker(&self, call: Call, id: RequestId) -> Result<Done, Error> {
         let answer = match call {
             Call::CreateNetwork(request) => self.docker_create_network(request, id).await?,
             Call::DeleteNetwork(request) => self.docker_delete_network(&request.network, id).await?,
@@ -44,15 +46,15 @@ impl Control {
             Call::Join(request) => self.docker_join(request, id).await?,
             Call::Leave(request) => self.docker_leave(&request, id).await?,
             Call::RequestPool(request) => self.docker_request_pool(request, id).await?,
-            Call::ReleasePool(request) => self.docker_release_pool(&request, id)?,
-            Call::RequestAddress(request) => self.docker_request_address(&request, id)?,
-            Call::ReleaseAddress(request) => self.docker_release_address(&request, id)?,
+            Call::ReleasePool(request) => self.docker_release_pool(&request, id).await?,
+            Call::RequestAddress(request) => self.docker_request_address(&request, id).await?,
+            Call::ReleaseAddress(request) => self.docker_release_address(&request, id).await?,
         };
         Ok(Done::Docker(answer))
     }
 
     /// What was settled without this loop.
-    pub(super) async fn docker_state(&mut self, change: DockerChange, id: RequestId) -> Result<Done, Error> {
+    pub(super) async fn docker_state(&self, change: DockerChange, id: RequestId) -> Result<Done, Error> {
         match change {
             DockerChange::RemoveEndpoint { endpoint } => self.remove_endpoint(endpoint, id).await?,
             DockerChange::RemoveNetwork { network } => self.drop_docker_network(&network, id).await?,
@@ -67,7 +69,7 @@ impl Control {
 impl Control {
     /// What a lost engine has left: all endpoints of a container.
     pub(super) async fn reclaim_container(
-        &mut self,
+        &self,
         id: &ContainerId,
         request: RequestId,
     ) -> Result<Done, Error> {
@@ -82,6 +84,29 @@ impl Control {
         }
         self.remove_endpoint(*id, request).await?;
         Ok(Done::Nothing)
+    }
+}
+
+/// What a call is ordered by.
+pub fn subject(call: &Call) -> Option<Subject> {
+    let endpoint = |endpoint| Some(Subject::Container(container_of(endpoint)));
+    match call {
+        Call::CreateNetwork(request) => Some(Subject::Network(request.network)),
+        Call::DeleteNetwork(request) => Some(Subject::Network(request.network)),
+        Call::CreateEndpoint(request) => endpoint(&request.endpoint),
+        Call::DeleteEndpoint(request) | Call::Leave(request) => endpoint(&request.endpoint),
+        Call::Join(request) => endpoint(&request.endpoint),
+        Call::RequestPool(_) | Call::ReleasePool(_) => Some(Subject::Subnets),
+        Call::RequestAddress(_) | Call::ReleaseAddress(_) => None,
+    }
+}
+
+/// The same for what follows from a call.
+pub fn state_subject(change: &DockerChange) -> Option<Subject> {
+    match change {
+        DockerChange::RemoveEndpoint { endpoint } => Some(Subject::Container(*endpoint)),
+        DockerChange::RemoveNetwork { network } => Some(Subject::Network(*network)),
+        _ => None,
     }
 }
 

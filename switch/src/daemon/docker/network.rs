@@ -1,6 +1,5 @@
 //! Networks that an engine makes and removes.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -23,7 +22,7 @@ use crate::state::{Container, Network, Pool, Snapshot};
 
 impl Control {
     pub(super) async fn docker_create_network(
-        &mut self,
+        &self,
         request: docker::CreateNetwork,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -54,7 +53,7 @@ impl Control {
     }
 
     pub(super) async fn docker_delete_network(
-        &mut self,
+        &self,
         network: &NetworkId,
         id: RequestId,
     ) -> Result<Answer, Error> {
@@ -67,11 +66,12 @@ impl Control {
     /// The engine deletes no network that has endpoints: those that are left here it has forgotten. Of other containers
     /// it knows nothing, and it deletes the network whatever it is answered: they are disconnected.
     pub(in super::super) async fn drop_docker_network(
-        &mut self,
+        &self,
         network: &NetworkId,
         id: RequestId,
     ) -> Result<(), Error> {
-        let endpoints = self.state().docker_endpoints().filter(|(_, spec)| spec.network == *network);
+        let state = self.state();
+        let endpoints = state.docker_endpoints().filter(|(_, spec)| spec.network == *network);
         let forgotten = endpoints.map(|(container, _)| container.id).collect();
         self.reclaim_endpoints(forgotten).await?;
         if self.state().belongs_to_docker(network) {
@@ -80,8 +80,8 @@ impl Control {
         self.commit(id, command(DockerChange::RemoveNetwork { network: *network }), None).await.map(|_| ())
     }
 
-    async fn disconnect_others(&mut self, network: &NetworkId) -> Result<(), Error> {
-        let state = Arc::clone(self.state());
+    async fn disconnect_others(&self, network: &NetworkId) -> Result<(), Error> {
+        let state = self.state();
         let is_other = |c: &&Container| c.docker().is_none() && c.attachment(network).is_some();
         for container in state.containers().filter(is_other) {
             let disconnect = Command::Disconnect { container: container.id, network: *network };
@@ -93,17 +93,14 @@ impl Control {
     }
 
     /// An engine hands out a subnet again that it has not got any more, long before what it has forgotten is taken away.
-    pub(super) async fn take_subnets_from_forgotten(&mut self, wanted: &[IpNet]) -> Result<(), Error> {
+    pub(super) async fn take_subnets_from_forgotten(&self, wanted: &[IpNet]) -> Result<(), Error> {
         let overlaps = |pool: &Pool| {
             wanted.iter().any(|other| other.contains(&pool.subnet) || pool.subnet.contains(other))
         };
-        let now = Instant::now();
-        let forgotten: Vec<NetworkId> = self
-            .state()
+        let (state, now) = (self.state(), Instant::now());
+        let forgotten: Vec<NetworkId> = state
             .networks()
-            .filter(|network| {
-                self.state().belongs_to_docker(&network.id) && network.pools.iter().any(overlaps)
-            })
+            .filter(|network| state.belongs_to_docker(&network.id) && network.pools.iter().any(overlaps))
             .filter(|network| self.shared.lacking.is_forgotten(&network.id, now))
             .map(|network| network.id)
             .collect();

@@ -108,13 +108,12 @@ impl Planned {
         let pools: Vec<api::Pool> = ipv4.chain(ipv6).map(pool).collect::<Option<_>>()?;
         let options = request.options.generic.iter().filter(|(key, _)| *key != NETWORK_OPTION);
         (!request.ipv4.is_empty()).then(|| NetworkCreate {
-            name: name.clone(),
             driver: Some("overlay".into()),
             pools,
             internal: request.options.internal,
             ipv6: !request.ipv6.is_empty(),
             options: options.map(|(key, value)| (key.clone(), value.clone())).collect(),
-            labels: BTreeMap::new(),
+            ..NetworkCreate::named(name.clone())
         })
     }
 

@@ -20,6 +20,7 @@ use super::address::PoolId;
 use super::bound::shared_network;
 use super::census;
 use crate::io::listeners;
+use crate::vitals::Vitals;
 
 /// From the daemon's start on, how long calls that need a leader of the cluster wait for one.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ impl Plugin {
 }
 
 /// Serves the engine, if that was asked for.
-pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
+pub async fn start(handle: Handle, vitals: &Vitals) -> anyhow::Result<Plugin> {
     let passed = listeners::passed_on().context("cannot take over the sockets of the service manager")?;
     let wanted = handle.shared().config.docker_plugin.clone();
     let mut plugin = Plugin::default();
@@ -62,8 +63,12 @@ pub async fn start(handle: Handle) -> anyhow::Result<Plugin> {
     let at = listener.local_addr().ok();
     let at = at.as_ref().and_then(|address| address.as_pathname()).map(|path| path.display().to_string());
     tracing::info!(socket = at.unwrap_or_default(), "serving the Docker engine");
-    plugin.tasks.push(tokio::spawn(census::keep(handle.clone())));
-    plugin.tasks.push(tokio::spawn(crate::api::docker::serve(listener, handle)));
+    let census =
+        vitals.clone().watch("the task that follows the Docker engine", census::keep(handle.clone()));
+    plugin.tasks.push(tokio::spawn(census));
+    let server =
+        vitals.clone().watch("the server of the Docker engine", crate::api::docker::serve(listener, handle));
+    plugin.tasks.push(tokio::spawn(server));
     Ok(plugin)
 }
 

@@ -114,6 +114,25 @@ fn without_ipv6_there_is_ipv4() {
 }
 
 #[test]
+fn interfaces_have_the_ipv6_that_they_were_allotted() {
+    let ns = test_netns();
+    let read = |name: &str, key: &str| {
+        ns.run(|| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/{key}"))).unwrap().unwrap()
+    };
+    let _taps = ["eth0", "eth1"].map(|name| Tap::open(&ns, name, TapConfig::default()).unwrap());
+    configure(&ns, "eth0", &eth0()).unwrap();
+    assert_eq!((read("eth0", "accept_ra"), read("eth0", "disable_ipv6")), ("0\n".into(), "0\n".into()));
+    let ipv4_only = LinkConfig { addresses: prefixes(&["10.1.2.3/8"]), gateways: vec![], ..eth0() };
+    configure(&ns, "eth1", &ipv4_only).unwrap();
+    assert_eq!(read("eth1", "disable_ipv6"), "1\n");
+    assert_eq!(addresses(&ns, "eth1"), BTreeSet::from(["10.1.2.3".parse().unwrap()]), "no link-local one");
+    // Somebody wants it all the same; a daemon that starts again does not mind.
+    sysctl(&ns, "ipv6/conf/eth1/disable_ipv6", "0");
+    configure(&ns, "eth1", &ipv4_only).unwrap();
+    assert_eq!(read("eth1", "disable_ipv6"), "0\n");
+}
+
+#[test]
 fn what_is_absent() {
     let ns = test_netns();
     assert!(!delete_link(&ns, "eth0").unwrap());

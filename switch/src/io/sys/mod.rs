@@ -1,6 +1,7 @@
 //! System calls that no safe wrapper offers, one file per subject. Each function here is safe to call with any
 //! argument its types allow.
 
+pub mod credentials;
 pub mod inherit;
 pub mod lease;
 pub mod mount;

@@ -81,6 +81,11 @@ pub fn set_read_only(path: &CStr) -> io::Result<()> {
     set_attr(libc::AT_FDCWD, path, libc::AT_RECURSIVE as libc::c_uint)
 }
 
+/// Makes the mount at `path` read-only, and none below it.
+pub fn set_one_read_only(path: &CStr) -> io::Result<()> {
+    set_attr(libc::AT_FDCWD, path, 0)
+}
+
 /// The same for a detached tree.
 pub fn set_tree_read_only(tree: impl AsFd) -> io::Result<()> {
     let flags = (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as libc::c_uint;

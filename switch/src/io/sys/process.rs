@@ -38,10 +38,11 @@ pub fn exit_now(code: i32) -> ! {
 /// For a freshly forked process that afterwards only execs or exits: other owners of descriptors are left with
 /// closed ones.
 pub fn only_these(stdio: [OwnedFd; 3], channel: OwnedFd) -> io::Result<OwnedFd> {
-    // Away from where the results go, so that no dup2 overwrites one that is still to be read.
+    // Above the numbers of the results, so that no dup3 overwrites one that is still to be read; the lowest such
+    // numbers, which a low limit on descriptors still allows.
     let high = [&stdio[0], &stdio[1], &stdio[2], &channel].map(|fd| {
         // SAFETY: duplicates an open descriptor to a number that is free.
-        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64) }
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, CHANNEL_FD + 1) }
     });
     for (low, fd) in high.into_iter().enumerate() {
         let flags = if low as RawFd == CHANNEL_FD { libc::O_CLOEXEC } else { 0 };
@@ -55,6 +56,14 @@ pub fn only_these(stdio: [OwnedFd; 3], channel: OwnedFd) -> io::Result<OwnedFd> 
     unsafe { close_from(CHANNEL_FD + 1) }?;
     // SAFETY: made above, and the only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) })
+}
+
+/// Closes every descriptor but the standard ones.
+///
+/// For a freshly forked process that afterwards only exits: other owners of descriptors are left with closed ones.
+pub fn close_all_but_stdio() -> io::Result<()> {
+    // SAFETY: closes descriptors that nobody uses any more, as the contract of this function says.
+    unsafe { close_from(libc::STDERR_FILENO + 1) }
 }
 
 unsafe fn dup_to(from: RawFd, to: RawFd, flags: libc::c_int) -> libc::c_int {
@@ -141,6 +150,17 @@ pub fn loopback_up() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Opens a pidfd (pidfd_open(2)), close-on-exec.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes its arguments by value.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us, and a descriptor fits its type.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Sends a signal by number, the real-time ones too.

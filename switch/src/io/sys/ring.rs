@@ -32,6 +32,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
+use need::{NEED_READS, Need};
+
+mod need;
+
 /// There is one group of buffers.
 const GROUP: u16 = 0;
 
@@ -58,12 +62,6 @@ const PAGE_BYTES: usize = 4096;
 
 /// Buffers that the kernel has at the least, as long as there are so many: what a stream of long frames needs.
 const WANTED_MIN: usize = 4;
-
-/// What provided buffers hold of a processor's cache at the most, when they are more than [`WANTED_MIN`].
-const HOT_BYTES: usize = 256 << 10;
-
-/// Reads after which it is seen how many buffers were needed.
-const NEED_READS: usize = 256;
 
 /// What a request is, in the uppermost byte of its `user_data`; below are 16 bits for a buffer and 32 for the key.
 const READ: u64 = 1 << 56;
@@ -117,36 +115,6 @@ pub struct Ring {
     /// Writes that were asked for and not submitted yet.
     pending: RefCell<Vec<Pending>>,
     writes_unfinished: Cell<usize>,
-}
-
-/// How many buffers the last reads needed.
-#[derive(Debug, Clone, Copy)]
-struct Need {
-    reads: usize,
-    bytes: usize,
-    /// Reads of one [`Ring::enter`], and of the one with the most.
-    at_once: usize,
-    most: usize,
-}
-
-impl Need {
-    const UNKNOWN: Need = Need { reads: 0, bytes: 0, at_once: 0, most: 0 };
-
-    fn with_read(self, bytes: usize) -> Need {
-        let at_once = self.at_once + 1;
-        let most = self.most.max(at_once);
-        Need { reads: self.reads + 1, bytes: self.bytes + bytes, at_once, most }
-    }
-
-    /// How long reads are stays known.
-    fn begun_anew(self) -> Need {
-        Need { reads: self.reads / 2, bytes: self.bytes / 2, at_once: self.at_once, most: 0 }
-    }
-
-    /// Whether so many reads like the last ones bring more than the cache is to hold.
-    fn is_beyond_cache(self, buffers: usize) -> bool {
-        self.bytes * buffers > HOT_BYTES * self.reads
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -355,6 +323,12 @@ impl Ring {
         self.need.set(need.begun_anew());
     }
 
+    /// The read before costs as much as one that is longer by this many bytes: what is expensive to pass on is not to be
+    /// read far ahead.
+    pub fn note_weight(&self, bytes: usize) {
+        self.need.set(self.need.get().with_weight(bytes));
+    }
+
     /// Has the kernel read from a descriptor until it says that there is no more to come.
     pub fn read(&self, fd: RawFd, key: u32) -> io::Result<()> {
         let request = opcode::ReadMulti::new(Fd(fd), 0, GROUP).build();
@@ -477,7 +451,7 @@ impl Ring {
     /// Submits what was asked for, in its order, and lets the kernel complete what it can; if `wait`, at least one
     /// request, unless a signal or a lack of memory comes before.
     pub fn enter(&self, wait: bool) -> io::Result<()> {
-        self.need.set(Need { at_once: 0, ..self.need.get() });
+        self.need.set(self.need.get().with_enter());
         passing(self.submit_pending())?;
         let wait = wait && self.pending.borrow().is_empty();
         // SAFETY: see `push`.

@@ -2,10 +2,13 @@
 #![expect(unsafe_code, reason = "ioctl(2) is variadic and takes raw pointers")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Bytes of an interface name, terminating zero included.
 pub const NAME_BYTES: usize = libc::IFNAMSIZ;
+
+/// `_IO('T', 227)`, of include/uapi/linux/if_tun.h.
+const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 
 /// TUNGETFEATURES: the `IFF_*` flags that this kernel knows.
 pub fn features(fd: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
@@ -42,6 +45,15 @@ pub fn set_persist(fd: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
 pub fn set_vnet_hdr_bytes(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
     // SAFETY: TUNSETVNETHDRSZ reads one int behind the pointer, which outlives the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) })
+}
+
+/// TUNGETDEVNETNS: a descriptor of the network namespace that the device is in.
+pub fn device_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument; the descriptor is open for the duration of the call.
+    let namespace = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS) };
+    check(namespace)?;
+    // SAFETY: it was just opened for this process, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

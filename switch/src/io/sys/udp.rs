@@ -135,8 +135,21 @@ pub fn set_option(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// How many packets the socket had no room for (`SK_MEMINFO_DROPS` of include/uapi/linux/sock_diag.h).
-pub fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
+/// What the kernel says about a socket's memory (SO_MEMINFO).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Taken by packets that were received and not read.
+    pub received_bytes: u32,
+    /// What these may take.
+    pub buffer_bytes: u32,
+    /// Packets for which there was no room.
+    pub dropped: u32,
+}
+
+/// `SK_MEMINFO_RMEM_ALLOC`, `_RCVBUF` and `_DROPS` of include/uapi/linux/sock_diag.h.
+pub fn memory(fd: BorrowedFd<'_>) -> io::Result<Memory> {
+    const RECEIVED: usize = 0;
+    const BUFFER: usize = 1;
     const DROPS: usize = 8;
     let mut values = [0u32; DROPS + 1];
     let mut bytes = size_of_val(&values) as libc::socklen_t;
@@ -151,7 +164,10 @@ pub fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut bytes,
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(values[DROPS]) }
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Memory { received_bytes: values[RECEIVED], buffer_bytes: values[BUFFER], dropped: values[DROPS] })
 }
 
 /// Sends what is gathered from the slices, as one datagram or cut into datagrams of `segment_bytes`. Does not wait.

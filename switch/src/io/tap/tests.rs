@@ -77,7 +77,7 @@ fn a_device_is_waited_for_while_its_last_user_ends() {
     std::thread::scope(|scope| {
         let next = scope.spawn(|| Tap::open(&ns, "eth0", persistent()));
         // It has to wait, or it would have failed.
-        std::thread::sleep(RELEASE_PATIENCE / 30);
+        std::thread::sleep(TapConfig::PATIENCE / 30);
         drop(last);
         next.join().unwrap().unwrap().delete().unwrap();
     });
@@ -150,4 +150,31 @@ fn wait_readable(tap: &Tap) {
     let mut fds = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
     let patience = PollTimeout::try_from(Duration::from_secs(20)).unwrap();
     assert_eq!(poll(&mut fds, patience).unwrap(), 1, "nothing to read, and no end either");
+}
+
+#[test]
+fn a_device_is_located_where_it_was_moved() {
+    let (ns, other) = (test_netns(), test_netns());
+    let tap = Tap::open(&ns, "eth0", TapConfig::default()).unwrap();
+    assert_eq!(tap.namespace().unwrap(), ns.id());
+    let target = format!("/proc/{}/fd/{}", std::process::id(), other.as_fd().as_raw_fd());
+    let moved =
+        ns.run(|| std::process::Command::new("ip").args(["link", "set", "eth0", "netns", &target]).status());
+    assert!(moved.unwrap().unwrap().success());
+    assert_eq!(tap.namespace().unwrap(), other.id());
+    delete_link(&other, "eth0").unwrap();
+    assert!(tap.namespace().is_err());
+}
+
+#[test]
+fn a_device_in_use_is_waited_for_as_long_as_is_asked() {
+    let ns = test_netns();
+    let tap = Tap::open(&ns, "eth0", persistent()).unwrap();
+    let at_once = TapConfig { patience: Duration::ZERO, ..persistent() };
+    assert!(matches!(Tap::open(&ns, "eth0", at_once), Err(TapError::InUse(_))));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| Tap::open(&ns, "eth0", persistent()));
+        drop(tap);
+        assert!(waiting.join().unwrap().is_ok());
+    });
 }

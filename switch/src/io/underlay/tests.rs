@@ -61,7 +61,7 @@ fn arrivals(underlay: &Underlay, count: usize) -> Vec<(IpAddr, Vec<u8>)> {
     while arrived.len() < count {
         assert!(begin.elapsed() < DEADLINE, "{} of {count} datagrams arrived", arrived.len());
         for receiver in underlay.receivers() {
-            match receiver.receive(&mut batch) {
+            match receiver.receive(&mut batch, BATCH_MESSAGES) {
                 Ok(()) => arrived.extend(datagrams(&batch)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 Err(e) => panic!("{e}"),
@@ -98,7 +98,7 @@ fn datagrams_arrive_whole_with_and_without_offloads() {
                 pairs.iter().map(|pair| (a.parse().unwrap(), pair.concat())).collect();
             assert_eq!(arrivals(&receiver, 40), expected);
             let mut one = Batch::default();
-            let empty = receiver.receivers()[0].receive(&mut one).unwrap_err();
+            let empty = receiver.receivers()[0].receive(&mut one, BATCH_MESSAGES).unwrap_err();
             assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
         }
     }
@@ -131,7 +131,7 @@ fn each_flow_has_a_source_port_and_one_receiver() {
     let mut seen: Vec<Vec<u8>> = vec![];
     for receiver in receiver.receivers() {
         let mut own = vec![];
-        while receiver.receive(&mut batch).is_ok() {
+        while receiver.receive(&mut batch, BATCH_MESSAGES).is_ok() {
             own.extend(datagrams(&batch).into_iter().map(|(_, datagram)| datagram[0]));
         }
         seen.push(own);

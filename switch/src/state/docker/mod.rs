@@ -162,10 +162,13 @@ impl State {
         if let Some((user, _)) = self.docker_endpoints().find(|(_, spec)| spec.network == *id) {
             return Err(Rejected::DockerNetworkInUse(user.name.clone()));
         }
+        let pools = self.network(id).map_or(&[][..], |network| &network.pools);
+        let subnets: Vec<IpNet> = pools.iter().map(|pool| pool.subnet).collect();
         if network.scope == Scope::Local {
             self.take_network(id)?;
         }
         self.docker_mut().networks.remove(id);
+        self.drop_released_pools(&subnets);
         Ok(Applied::NetworkRemoved { network: network.network })
     }
 

@@ -21,7 +21,7 @@ const ADDRESSES_MAX: usize = super::ENDPOINTS_MAX;
 pub struct AddressPool {
     pub subnet: IpNet,
     pub ip_range: Option<IpNet>,
-    /// Requests that were not released.
+    /// Requests that were not released. 0 for a pool whose network is still there: it ends with the network.
     pub uses: u32,
     pub addresses: BTreeMap<IpAddr, AddressHolder>,
     cursor: Option<IpAddr>,
@@ -163,20 +163,30 @@ impl State {
         Ok(Applied::PoolGiven { subnet })
     }
 
-    /// One that is gone already is passed over, and so is the last use of one that a network has: the engine removes
-    /// networks before their pools, so this has come twice.
+    /// Releases one use of a pool. One that is gone already is passed over. Engines release the pools of a network before
+    /// they delete it, and repeat that: the last use leaves a pool that a network has, which then ends with the network.
     pub(super) fn release_pool(&mut self, subnet: &IpNet) -> Result<Applied, Rejected> {
         let is_needed = self.network_of_pool(subnet).is_some();
         let pools = &mut self.docker_mut().pools;
         if let Some(pool) = pools.get_mut(subnet) {
             let left = pool.uses.saturating_sub(1);
-            if left > 0 {
+            if left > 0 || is_needed {
                 Arc::make_mut(pool).uses = left;
-            } else if !is_needed {
+            } else {
                 pools.remove(subnet);
             }
         }
         Ok(Applied::DockerChanged)
+    }
+
+    /// Removes the pools of a network that has gone, as far as nobody uses them any more.
+    pub(super) fn drop_released_pools(&mut self, subnets: &[IpNet]) {
+        for subnet in subnets {
+            let is_released = self.address_pool(subnet).is_some_and(|pool| pool.uses == 0);
+            if is_released && self.network_of_pool(subnet).is_none() {
+                self.docker_mut().pools.remove(subnet);
+            }
+        }
     }
 
     /// A pool that a network does not have from here would be taken for that network's.

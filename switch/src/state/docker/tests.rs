@@ -306,15 +306,64 @@ fn a_pool_stays_while_a_network_has_it() {
     // A second network with it was refused, and its end is told more than once.
     lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
     let pool: IpNet = subnet.parse().unwrap();
-    for _ in 0..3 {
+    for uses in [1, 0, 0] {
         lab.docker(DockerChange::ReleaseAddress { subnet: pool, address: gateway }).unwrap();
         lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
         let left = lab.state.address_pool(&pool).unwrap();
-        assert_eq!((left.uses, left.addresses.len()), (1, 1));
+        assert_eq!((left.uses, left.addresses.len()), (uses, 1));
     }
     assert_eq!(lab.address(&subnet, None, interface(1)).unwrap(), "10.1.0.2");
     lab.is_kept();
     lab.docker(DockerChange::RemoveNetwork { network: net }).unwrap();
+    assert!(lab.state.address_pool(&pool).is_none());
+    lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+    assert!(lab.state.address_pool(&pool).is_none());
+}
+
+/// Engines release the addresses and pools of a network before they delete it; older ones afterwards.
+#[test]
+fn a_pool_is_free_as_soon_as_its_network_is_gone() {
+    for releases_first in [true, false] {
+        let mut lab = Lab::new();
+        // More rounds than there are subnets to choose from, with both families.
+        for round in 0..40 {
+            let asked = if round % 2 == 0 { Some("10.99.0.0/16") } else { None };
+            let four = lab.subnet_of(asked, false).unwrap();
+            let six = lab.subnet_of(None, true).unwrap();
+            let gateway = lab.address(&four, None, AddressHolder::Gateway).unwrap().parse().unwrap();
+            let network = lab.docker_network(&format!("net{round}"), &four).unwrap();
+            let [four, six]: [IpNet; 2] = [&four, &six].map(|subnet| subnet.parse().unwrap());
+            let release = |lab: &mut Lab| {
+                lab.docker(DockerChange::ReleaseAddress { subnet: four, address: gateway }).unwrap();
+                for subnet in [four, six] {
+                    lab.docker(DockerChange::ReleasePool { subnet }).unwrap();
+                }
+            };
+            if releases_first {
+                release(&mut lab);
+            }
+            lab.docker(DockerChange::RemoveNetwork { network }).unwrap();
+            if !releases_first {
+                release(&mut lab);
+            }
+            assert_eq!(lab.state.pools().count(), 0, "round {round}, {releases_first}");
+        }
+        // What overlaps with one that has gone, at once.
+        lab.subnet_of(Some("10.99.0.0/24"), false).unwrap();
+        lab.is_kept();
+    }
+}
+
+#[test]
+fn a_released_pool_that_is_asked_for_again_stays() {
+    let mut lab = Lab::new();
+    let subnet = lab.subnet_of(Some("10.1.0.0/24"), false).unwrap();
+    let net = lab.docker_network("net", &subnet).unwrap();
+    let pool: IpNet = subnet.parse().unwrap();
+    lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
+    assert_eq!(lab.subnet_of(Some("10.1.0.0/24"), false).unwrap(), subnet);
+    lab.docker(DockerChange::RemoveNetwork { network: net }).unwrap();
+    assert_eq!(lab.state.address_pool(&pool).map(|pool| pool.uses), Some(1));
     lab.docker(DockerChange::ReleasePool { subnet: pool }).unwrap();
     assert!(lab.state.address_pool(&pool).is_none());
 }

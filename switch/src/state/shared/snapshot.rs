@@ -54,7 +54,7 @@ impl Shared {
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Shared, SnapshotError> {
-        let (state, bindings) = snapshot::read(Kind::Shared, bytes)?;
+        let (state, bindings, ()) = snapshot::read(Kind::Shared, bytes)?;
         rebuild(state, bindings)
     }
 

@@ -3,9 +3,13 @@ use std::net::{IpAddr, SocketAddr};
 use vswitch_proto::api::ErrorKind;
 use vswitch_proto::command::{Attachment, Driver, NodeInfo, Role, SharedChange};
 use vswitch_proto::id::{MacAddr, NetworkId, NodeId, Vni};
+use vswitch_proto::security::PortSecurity;
 
 use super::super::testing::{Lab, bridge, pool};
-use super::super::{IPV6_MTU_MIN, MTU_OPTION, SnapshotError, State, VXLAN_ID_OPTION, VXLAN_REMOTE_OPTION};
+use super::super::{
+    IPV6_MTU_MIN, MTU_OPTION, PORT_SECURITY_OPTION, SERVERS_OPTION, SnapshotError, State, VXLAN_ID_OPTION,
+    VXLAN_INNER_VLAN_OPTION, VXLAN_REMOTE_OPTION,
+};
 use super::testing::{Fleet, info, into, overlay};
 use super::*;
 
@@ -238,10 +242,23 @@ fn options_of_overlay_networks() {
     assert!(line(with(VXLAN_REMOTE_OPTION, "2001:db8::1")).contains("is IPv6, the cluster's are IPv4"));
     assert_eq!(with(MTU_OPTION, "9000").unwrap().mtu(), Some(9000));
     assert_eq!(with(MTU_OPTION, "67"), Err(Rejected::InvalidMtu("67".into())));
-    assert!(
-        line(with("encrypted", ""))
-            .contains("there are com.docker.network.driver.mtu, vxlan.id and vxlan.remote")
-    );
+    let all = [
+        MTU_OPTION,
+        PORT_SECURITY_OPTION,
+        SERVERS_OPTION,
+        VXLAN_ID_OPTION,
+        VXLAN_REMOTE_OPTION,
+        VXLAN_INNER_VLAN_OPTION,
+    ];
+    for option in all {
+        assert!(line(with("encrypted", "")).contains(option));
+    }
+    assert!(with(VXLAN_INNER_VLAN_OPTION, "true").unwrap().inner_vlan());
+    assert!(!with(VXLAN_INNER_VLAN_OPTION, "false").unwrap().inner_vlan());
+    assert!(line(with(VXLAN_INNER_VLAN_OPTION, "yes")).contains("give true or false"));
+    assert_eq!(with(PORT_SECURITY_OPTION, "strict").unwrap().port_security(), PortSecurity::Strict);
+    assert_eq!(with(PORT_SECURITY_OPTION, "none"), Err(Rejected::InvalidPortSecurity("none".into())));
+    assert!(with(SERVERS_OPTION, "router").unwrap().servers().router);
     let low = (IPV6_MTU_MIN - 1).to_string();
     let refused = fleet.create("n", |r| {
         r.ipv6 = true;

@@ -11,6 +11,7 @@ use vswitch_proto::id::PortId;
 
 use super::super::fabric::{Fabric, Rest};
 use super::super::path::Raw;
+use super::super::share::Account;
 use super::{Source, Turn, Wake};
 use crate::frame;
 
@@ -53,6 +54,8 @@ pub(in crate::worker) struct Polled {
 
 struct Reading {
     fd: RawFd,
+    /// Of a port.
+    account: Account,
     /// Whether it is in `ready`.
     is_ready: bool,
 }
@@ -90,6 +93,7 @@ impl Polled {
             Ok(()) => self.note_events(fabric),
         };
         let has_moved = !self.ready.is_empty();
+        fabric.begin_turn();
         self.take_turns(fabric);
         Ok(Turn { is_woken, has_moved })
     }
@@ -117,7 +121,7 @@ impl Polled {
 
     pub(super) fn start_reading(&mut self, source: Source, fd: RawFd) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&fd), source.token(), Interest::READABLE)?;
-        self.own.insert(source, Reading { fd, is_ready: false });
+        self.own.insert(source, Reading { fd, account: Account::new(0), is_ready: false });
         Ok(())
     }
 
@@ -170,11 +174,25 @@ impl Polled {
         }
     }
 
+    /// Reads until the port's share of this turn is used up, which is not before its debt of earlier turns is paid.
     fn burst(&mut self, port: PortId, fabric: &mut Fabric) -> Burst {
+        let turn = fabric.turn();
+        let Some(Reading { account, .. }) = self.own.get_mut(&Source::Port(port)) else {
+            return Burst::Empty;
+        };
+        if account.is_in_debt(turn) {
+            return Burst::Full;
+        }
         let Some((tap, mut path)) = fabric.path(port, Instant::now()) else { return Burst::Gone };
         for _ in 0..self.burst_frames {
             match tap.read(&mut self.buffer) {
-                Ok(length) => path.pass(Raw::Once(&self.buffer[..length])),
+                Ok(length) => {
+                    let cost = path.pass(Raw::Once(&self.buffer[..length]));
+                    if account.charge(cost, turn) {
+                        path.defer();
+                        return Burst::Full;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Burst::Empty,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Burst::Gone,

@@ -21,6 +21,10 @@
 //! the buffers are all in use. So of the reads that ended, those that had brought the fewest frames begin first, and
 //! they begin when the buffers of the turn before are free again: ports that never stop sending have the buffers in
 //! turn, and each of them has a frame in every turn as long as there are more buffers than ports.
+//!
+//! A port whose frames have cost more than its share ([`super::super::share`]) has its read cancelled, which begins anew when
+//! the debt is paid. What the kernel had read ahead by then is passed on all the same; so that this is little, frames that
+//! are expensive count as long ones when it is decided how many buffers the kernel has.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -31,6 +35,7 @@ use vswitch_proto::id::PortId;
 
 use super::super::fabric::{Fabric, Rest};
 use super::super::path::Raw;
+use super::super::share::Account;
 use super::{EngineError, Source, Turn, Wake};
 use crate::forward::tables::Map;
 use crate::frame;
@@ -65,8 +70,9 @@ pub(in crate::worker) struct Ringed {
 struct Sources {
     /// What this worker reads.
     own: HashMap<Source, RawFd>,
-    /// How many frames each port's request has brought so far.
-    frames: Map<PortId, u32>,
+    ports: Map<PortId, Reading>,
+    /// Ports that came into debt in this turn while the kernel reads from them.
+    indebted: Vec<PortId>,
     /// Those of `own` whose request has ended.
     idle: Vec<Ended>,
     /// How many requests have ended.
@@ -75,6 +81,13 @@ struct Sources {
     shortages: u32,
     /// Receivers that may have something.
     ready: VecDeque<usize>,
+}
+
+/// One port's.
+struct Reading {
+    /// How many frames its request has brought so far.
+    frames: u32,
+    account: Account,
 }
 
 /// A request that is to begin anew. The smallest is the first.
@@ -100,13 +113,15 @@ impl Ringed {
 
     pub(super) fn turn(&mut self, fabric: &mut Fabric, may_sleep: bool) -> io::Result<Turn> {
         self.write_lone(fabric);
+        fabric.begin_turn();
+        self.defer_indebted();
         let mut turn = Turn::default();
         if !self.sources.idle.is_empty() && self.ring.has_unfinished_writes() {
             // Reads that begin before these buffers are free would find none.
             self.ring.enter(false)?;
             turn.add(self.complete(fabric)?);
         }
-        self.renew()?;
+        self.renew(fabric.turn())?;
         let is_idle = self.sources.ready.is_empty() && self.sources.idle.is_empty();
         self.ring.enter(may_sleep && is_idle && !turn.has_moved)?;
         turn.add(self.complete(fabric)?);
@@ -121,24 +136,47 @@ impl Ringed {
         }
     }
 
-    /// Begins anew what has ended, unless it would end at once.
-    fn renew(&mut self) -> io::Result<()> {
-        self.ring.want(self.sources.idle.len());
-        let count = self.sources.idle.len().min(self.ring.free_buffers());
-        let Sources { idle, own, .. } = &mut self.sources;
-        idle.sort_unstable();
-        let mut begun = 0;
-        for Ended { source, .. } in &idle[..count] {
-            match own.get(source).map(|fd| request(&self.ring, *source, *fd)) {
-                None | Some(Ok(())) => begun += 1,
-                Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Some(Err(e)) => return Err(e),
-            }
+    /// Ends the reads of ports that are in debt. What is no longer read has nothing to end.
+    fn defer_indebted(&mut self) {
+        for port in self.sources.indebted.drain(..) {
+            // Without room for the request, the port comes deeper into debt and waits longer.
+            let _ = self.ring.cancel_read(port.0);
         }
-        idle.drain(..begun);
-        // Who was passed over is not so again for what it had brought before.
-        idle.iter_mut().for_each(|ended| ended.frames = 0);
-        Ok(())
+    }
+
+    /// Begins anew what has ended, unless it would end at once or is in debt.
+    fn renew(&mut self, turn: u64) -> io::Result<()> {
+        self.ring.want(self.sources.idle.len());
+        let mut left = self.ring.free_buffers();
+        let Sources { idle, own, ports, .. } = &mut self.sources;
+        idle.sort_unstable();
+        let mut result = Ok(());
+        idle.retain_mut(|ended| {
+            if let Source::Port(port) = ended.source
+                && ports.get_mut(&port).is_some_and(|reading| reading.account.is_in_debt(turn))
+            {
+                return true;
+            }
+            if left == 0 {
+                // Who is passed over is not so again for what it had brought before.
+                ended.frames = 0;
+                return true;
+            }
+            match own.get(&ended.source).map(|fd| request(&self.ring, ended.source, *fd)) {
+                None | Some(Ok(())) => {
+                    left -= 1;
+                    false
+                }
+                Some(Err(e)) => {
+                    left = 0;
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        result = Err(e);
+                    }
+                    true
+                }
+            }
+        });
+        result
     }
 
     /// Deals with what is completed.
@@ -155,7 +193,7 @@ impl Ringed {
                 match completion {
                     Completion::Read { key, result, more } => {
                         turn.has_moved = true;
-                        sources.take(PortId(key), result, more, fabric, now);
+                        sources.take(ring, (PortId(key), result, more), fabric, now);
                     }
                     Completion::Written { key, result } => fabric.egress.written(PortId(key), result),
                     Completion::Polled { key: WAKE, more } => {
@@ -195,7 +233,7 @@ impl Ringed {
         request(&self.ring, source, fd)?;
         self.sources.own.insert(source, fd);
         if let Source::Port(port) = source {
-            self.sources.frames.insert(port, 0);
+            self.sources.ports.insert(port, Reading { frames: 0, account: Account::new(0) });
         }
         Ok(())
     }
@@ -265,18 +303,14 @@ impl Sources {
     /// A read of a port has brought a frame, or this error.
     fn take(
         &mut self,
-        port: PortId,
-        result: io::Result<Filled<'_>>,
-        more: bool,
+        ring: &Ring,
+        (port, result, more): (PortId, io::Result<Filled<'_>>, bool),
         fabric: &mut Fabric,
         now: Instant,
     ) {
         let error = match result {
             Ok(filled) => {
-                self.count(port);
-                if let Some((_, mut path)) = fabric.path(port, now) {
-                    path.pass(Raw::Kept(&filled));
-                }
+                self.pass(ring, port, &filled, fabric, now);
                 None
             }
             Err(error) => Some(error),
@@ -317,15 +351,25 @@ impl Sources {
     }
 
     /// A port's request has brought a frame.
-    fn count(&mut self, port: PortId) {
-        if let Some(frames) = self.frames.get_mut(&port) {
-            *frames = frames.saturating_add(1);
+    fn pass(&mut self, ring: &Ring, port: PortId, filled: &Filled<'_>, fabric: &mut Fabric, now: Instant) {
+        let turn = fabric.turn();
+        let Some((_, mut path)) = fabric.path(port, now) else { return };
+        let cost = path.pass(Raw::Kept(filled));
+        ring.note_weight(cost.beyond_plain().saturating_sub(filled.bytes().len()));
+        if let Some(reading) = self.ports.get_mut(&port) {
+            reading.frames = reading.frames.saturating_add(1);
+            if reading.account.charge(cost, turn) {
+                path.defer();
+                self.indebted.push(port);
+            }
         }
     }
 
     fn note_ended(&mut self, source: Source) {
         let frames = match source {
-            Source::Port(port) => self.frames.get_mut(&port).map_or(0, std::mem::take),
+            Source::Port(port) => {
+                self.ports.get_mut(&port).map_or(0, |reading| std::mem::take(&mut reading.frames))
+            }
             Source::Receiver(_) => 0,
         };
         self.idle.push(Ended { frames, order: self.ended, source });
@@ -335,7 +379,7 @@ impl Sources {
     fn forget(&mut self, source: Source) {
         self.own.remove(&source);
         if let Source::Port(port) = source {
-            self.frames.remove(&port);
+            self.ports.remove(&port);
         }
     }
 

@@ -39,6 +39,38 @@ fn ports_survive_a_ring_that_fails() {
     eventually("the TAP is still held", || links(a).unwrap().iter().all(|link| link.name == "lo"));
 }
 
+fn a_worker_that_panics_is_reported(engine: EngineKind) {
+    let (sender, failures) = mpsc::channel();
+    let rig = Rig::with(engine, 2, |config| {
+        config.on_port_death = Arc::new(|port| panic!("nobody expected the end of {port}"));
+        config.vitals = Vitals::new(move |failure| sender.send(failure).unwrap());
+    });
+    rig.dataplane.publish(tables(&[1, 2]));
+    let doomed = rig.host(1, TapConfig::default());
+    let _other = rig.host(2, TapConfig::default());
+    assert!(delete_link(&doomed, "eth0").unwrap());
+    let failure = failures.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(
+        failure,
+        format!("data plane worker 1 has panicked: nobody expected the end of {}", PortId(1))
+    );
+    assert!(matches!(rig.dataplane.detach(PortId(1)), Err(DetachError::Worker(WorkerError::Ended(1)))));
+    assert!(failures.try_recv().is_err(), "the other worker goes on");
+}
+
+#[test]
+fn a_worker_that_panics_is_reported_with_epoll() {
+    a_worker_that_panics_is_reported(EngineKind::Epoll);
+}
+
+#[test]
+fn a_worker_that_panics_is_reported_with_io_uring() {
+    match Engine::new(EngineKind::Uring, 1, engine::new_wake().unwrap()) {
+        Ok(_) => a_worker_that_panics_is_reported(EngineKind::Uring),
+        Err(why) => println!("skipped: {why}"),
+    }
+}
+
 #[test]
 fn what_an_underlay_has_lost_stays_counted_without_it() {
     let mut hold = None;

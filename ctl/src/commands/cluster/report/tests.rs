@@ -20,6 +20,7 @@ fn node(id: u64, state: NodeState) -> Node {
         version: "0.1.0".into(),
         joined_at_ms: 0,
         leases: 0,
+        problems: Vec::new(),
     }
 }
 
@@ -108,6 +109,7 @@ fn health_ends_with_what_is_to_be_done() {
         messages_dropped: 7,
         connections_refused: 0,
         problems: vec!["node host2 does not answer: start it again".into()],
+        warnings: vec!["node host1: slow".into()],
     };
     let text = health_text(&health, 0);
     for part in [
@@ -116,13 +118,14 @@ fn health_ends_with_what_is_to_be_done() {
         "Disk sync:             1.23 ms median, 20.00 ms longest\n",
         "Certificate:           good for 4 days, until 1970-01-05 04:00:00 +0000 UTC\n",
         "\nID        NAME      ADDRESS",
-        "\nProblems:\n  - node host2 does not answer: start it again\n",
+        "\nProblems:\n  - node host2 does not answer: start it again\nWarnings:\n  - node host1: slow\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     health.nodes = vec![node(1, NodeState::Unknown)];
     assert!(health_text(&health, 0).contains("Voters:                2, and no leader to tell which"));
     health.problems.clear();
+    health.warnings.clear();
     assert!(health_text(&health, 0).ends_with("\nNo problems.\n"));
 }
 
