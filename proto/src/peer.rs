@@ -70,18 +70,22 @@ pub enum Body {
     Snapshot(Snapshot),
     Heartbeat {
         commit: u64,
+        #[serde(with = "serde_bytes")]
         context: Vec<u8>,
     },
     HeartbeatAnswer {
         commit: u64,
+        #[serde(with = "serde_bytes")]
         context: Vec<u8>,
     },
     TimeoutNow,
     ReadIndex {
+        #[serde(with = "serde_bytes")]
         context: Vec<u8>,
     },
     ReadIndexAnswer {
         index: u64,
+        #[serde(with = "serde_bytes")]
         context: Vec<u8>,
     },
 }
@@ -108,7 +112,7 @@ pub enum Payload {
     /// The first entry of a leader.
     Empty,
     /// A command of the group's machine, in the machine's own encoding.
-    Command(Vec<u8>),
+    Command(#[serde(with = "serde_bytes")] Vec<u8>),
     Membership(MembershipChange),
 }
 
@@ -146,6 +150,7 @@ pub struct Snapshot {
     pub term: u64,
     pub members: Members,
     /// The group's machine, in its own encoding.
+    #[serde(with = "serde_bytes")]
     pub machine: Vec<u8>,
 }
 

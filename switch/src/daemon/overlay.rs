@@ -25,10 +25,13 @@ use super::names::random_name;
 use super::{Change, random_bytes, random_request_id, subnets};
 use crate::cluster::service::ClusterError;
 use crate::state::shared::Applied;
-use crate::state::{Network, Rejected, Snapshot};
+use crate::state::{LookupError, Network, Rejected, Snapshot};
 
 /// How long the end of an endpoint waits for its addresses to be free for others.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a change waits for the cluster to say whether a network that is not known here exists.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Names that are made up and taken before they are used.
 const NAME_ATTEMPTS: usize = 16;
@@ -41,6 +44,19 @@ pub struct Prepared {
     /// What the cluster leased, by network.
     pub leases: BTreeMap<NetworkId, NewEndpoint>,
     held: Vec<Held>,
+}
+
+/// The networks that a change names.
+fn networks(change: &Change) -> Vec<&str> {
+    let wanted = match change {
+        Change::RemoveNetwork { reference: network, .. } | Change::Connect { network, .. } => {
+            return vec![network];
+        }
+        Change::Run(request) => &request.networks,
+        Change::Adopt(request) => &request.networks,
+        _ => return Vec::new(),
+    };
+    wanted.iter().map(|wanted| wanted.network.as_str()).collect()
 }
 
 fn failed(failed: ClusterError) -> Error {
@@ -60,6 +76,7 @@ impl Handle {
             }
             change => change,
         };
+        self.catch_up(&change).await;
         match change {
             Change::CreateNetwork(request) if request.driver.as_deref() == Some("overlay") => {
                 self.create_overlay(request, id).await
@@ -96,6 +113,18 @@ impl Handle {
                 self.enqueue(change, id, Prepared::default()).await
             }
             Change::Docker(_) | Change::DockerState(_) => self.enqueue(change, id, Prepared::default()).await,
+        }
+    }
+
+    /// A network that is not known here may have been made on another host a moment ago.
+    async fn catch_up(&self, change: &Change) {
+        let seen = self.snapshot();
+        let is_known = |reference: &str| {
+            !matches!(seen.view().find_network(reference), Err(LookupError::NoNetwork(_)))
+        };
+        if self.cluster().node().is_some() && !networks(change).into_iter().all(is_known) {
+            // Without an answer the network stays unknown, and the change says so.
+            _ = tokio::time::timeout(CATCH_UP_PATIENCE, self.cluster().linearizable_read()).await;
         }
     }
 

@@ -147,7 +147,7 @@ async fn exec_before_the_start_is_refused() {
 
 #[tokio::test]
 async fn exec_with_a_terminal_hangs_up_with_its_client() {
-    let (_lab, shim) = started(sh("sleep 1000")).await;
+    let (_lab, shim) = started(sh("exec sleep 1000")).await;
     let namespaces = own_namespaces(shim.init_pid());
     let before = members(&namespaces).len();
     let spec =

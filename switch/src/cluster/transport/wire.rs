@@ -128,7 +128,7 @@ pub enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Down {
     /// An encoded [`Message`](vswitch_proto::peer::Message).
-    Group(Vec<u8>),
+    Group(#[serde(with = "serde_bytes")] Vec<u8>),
     Call {
         id: u64,
         request: Request,
