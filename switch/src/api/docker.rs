@@ -36,8 +36,12 @@ use super::admission::bounds::SMALL_BODY_BYTES_MAX;
 use super::admission::{Bounds, Class, Connection, Gate, Refusal, Socket};
 use crate::daemon::Handle;
 
-/// For the rest of a request after its head, and for what it asks for.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// For the rest of a request after its head.
+const RECEIVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For what a request asks for. On a busy host the kernel takes seconds to make and remove interfaces when tens of
+/// containers start or end at once: its lock for that (RTNL) is one for the whole host.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// From the head of a request until what it asks of the cluster is given up. The rest is for telling the engine why.
 const CLUSTER_PATIENCE: Duration = Duration::from_millis(1500);
@@ -137,7 +141,7 @@ fn too_many(refused: Refusal) -> Response<Body> {
 async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<Bytes>> {
     handle.engine_calls();
     let path = request.uri().path().to_owned();
-    let asked = timeout(DEADLINE, receive(request, &path)).await;
+    let asked = timeout(RECEIVE_PATIENCE, receive(request, &path)).await;
     let answer = match asked {
         Ok(Ok(Asked::Fixed(body))) => Ok(body),
         Ok(Ok(Asked::Call(call))) => {
@@ -145,7 +149,7 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
             in_time(&path, |until| carry_out(handle, call, until)).await
         }
         Ok(Err(message)) => Err(message),
-        Err(_) => Err(late(&path)),
+        Err(_) => Err(late(&path, RECEIVE_PATIENCE)),
     };
     match answer {
         Ok(body) => response(StatusCode::OK, body),
@@ -157,8 +161,8 @@ async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
-fn late(path: &str) -> String {
-    format!("vswitchd did not get to {path} within {} s; try again", DEADLINE.as_secs())
+fn late(path: &str, patience: Duration) -> String {
+    format!("vswitchd did not get to {path} within {} s; try again", patience.as_secs())
 }
 
 /// What comes of it by the deadline. It is told when to give up what it asks of the cluster.
@@ -167,7 +171,7 @@ where
     F: Future<Output = Result<Vec<u8>, String>>,
 {
     let done = timeout(DEADLINE, carry_out(Instant::now() + CLUSTER_PATIENCE)).await;
-    done.unwrap_or_else(|_| Err(late(path)))
+    done.unwrap_or_else(|_| Err(late(path, DEADLINE)))
 }
 
 async fn receive(request: Request<Incoming>, path: &str) -> Result<Asked, String> {
@@ -304,7 +308,7 @@ mod tests {
         let start = Instant::now();
         let late = in_time("/NetworkDriver.Join", |_| std::future::pending()).await;
         assert_eq!(start.elapsed().as_secs(), DEADLINE.as_secs());
-        assert!(late.unwrap_err().contains("/NetworkDriver.Join within 2 s"));
+        assert!(late.unwrap_err().contains("/NetworkDriver.Join within 10 s"));
         // What the cluster does not answer ends before, with its own reason.
         let start = Instant::now();
         let refused = in_time("/IpamDriver.RequestAddress", |until| async move {
