@@ -31,7 +31,7 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a process on a machine with a terminal of 24 rows and 80 columns.
     pub fn spawn(host: &Host, args: &[&str]) -> Terminal {
-        Terminal::spawn_with(host, args, |from, into| collect(from, into))
+        Terminal::spawn_with(host, args, collect)
     }
 
     /// [`Terminal::spawn`] with a screen that shows so many bytes every tenth of a second, as over a slow line.

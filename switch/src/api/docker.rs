@@ -7,7 +7,7 @@
 //! without its body.
 //!
 //! Errors have status 200: the engine then shows their text as it is. Bounds: bodies of `BODY_BYTES_MAX`, and as many
-//! connections and large bodies as [`Bounds::of_plugin`] says; one that has sent half a request gives way to others.
+//! connections and large bodies as `Bounds::of_plugin` says; one that has sent half a request gives way to others.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

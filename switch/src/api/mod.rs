@@ -3,7 +3,7 @@
 //! Reads are answered from the published state without a detour through the control loop; everything that changes
 //! something is a [`Change`](crate::daemon::Change) that the loop handles in order. The cluster is asked directly: it
 //! keeps its own order, and waiting for other nodes holds nobody up. How many connections and requests a client may have
-//! is up to [`admission`]. Bodies have at most [`BODY_BYTES_MAX`](vswitch_proto::api::BODY_BYTES_MAX) bytes, snapshots
+//! is up to `admission`. Bodies have at most [`BODY_BYTES_MAX`] bytes, snapshots
 //! [`SNAPSHOT_BYTES_MAX`](vswitch_proto::api::SNAPSHOT_BYTES_MAX).
 
 use std::convert::Infallible;

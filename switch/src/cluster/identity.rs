@@ -239,7 +239,7 @@ impl Authority {
         Ok(params.signed_by(&next.key, &issuer)?.der().to_vec())
     }
 
-    /// Signs that a node is a voter, see [`proof`](super::proof).
+    /// Signs that a node is a voter, see `proof`.
     pub fn prove_voter(&self, node: NodeId) -> Result<Vec<u8>, IdentityError> {
         Ok(self.key.sign(&statement(self.cluster, node))?)
     }

@@ -277,7 +277,7 @@ impl Shim {
     }
 
     /// Runs another command in the container. Stream frames as of [`Shim::attach`], and the number of the exec, which
-    /// shims before [`STREAMS`] do not give. When the connection goes, a command with a terminal gets SIGHUP; another
+    /// shims before `STREAMS` do not give. When the connection goes, a command with a terminal gets SIGHUP; another
     /// one goes on.
     pub async fn exec(&self, exec: &Exec) -> Result<(UnixStream, Option<u64>), ShimError> {
         self.stream(&Request::Exec(exec.clone())).await

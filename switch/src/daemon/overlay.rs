@@ -119,9 +119,8 @@ impl Handle {
     /// A network that is not known here may have been made on another host a moment ago.
     async fn catch_up(&self, change: &Change) {
         let seen = self.snapshot();
-        let is_known = |reference: &str| {
-            !matches!(seen.view().find_network(reference), Err(LookupError::NoNetwork(_)))
-        };
+        let is_known =
+            |reference: &str| !matches!(seen.view().find_network(reference), Err(LookupError::NoNetwork(_)));
         if self.cluster().node().is_some() && !networks(change).into_iter().all(is_known) {
             // Without an answer the network stays unknown, and the change says so.
             _ = tokio::time::timeout(CATCH_UP_PATIENCE, self.cluster().linearizable_read()).await;

@@ -4,7 +4,7 @@
 //! only (split horizon), so nothing goes round.
 //!
 //! Storm control is a token bucket per ingress port, and per network and tunnel endpoint for what comes from tunnels, where
-//! [`TUNNEL_PORTS`] containers may send as much as they can together. Broadcast, multicast and unknown unicast each take
+//! `TUNNEL_PORTS` containers may send as much as they can together. Broadcast, multicast and unknown unicast each take
 //! one token per frame that is handed over; that a flooded frame costs one write per receiver is what the workers charge
 //! the port for. Frames for one known receiver take none. Frames for the gateway have buckets of their own. A port
 //! is read by one worker, so the buckets are that worker's own and need no lock (a tunnel endpoint has one bucket with

@@ -18,7 +18,7 @@
 //!
 //! # Port security
 //! A frame that claims an address of another endpoint, or of the gateway, is dropped before anything is learned from
-//! it; so are router advertisements and DHCP answers, unless the network allows them ([`guard`]).
+//! it; so are router advertisements and DHCP answers, unless the network allows them (`guard`).
 //!
 //! # Tunnels
 //! What another host sent enters here like a frame from a port, after [`vxlan::decapsulate`]: with the network that its

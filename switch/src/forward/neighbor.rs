@@ -7,7 +7,7 @@
 //! Who asks for an address that is registered as its own, to announce it or to see that nobody else has it (RFC 5227,
 //! RFC 4862 section 5.4), gets no answer: such questions are flooded like everything unknown, so that peers outside of
 //! the cluster hear them. Anybody else who looks whether it is free gets the owner's answer, which defends the address,
-//! in networks of one host as well; whoever announces it is not heard ([`guard`](super::guard)).
+//! in networks of one host as well; whoever announces it is not heard (`guard`).
 
 use std::net::IpAddr;
 

@@ -73,7 +73,7 @@ pub struct Network {
     /// MAC address of the registered endpoint, on this or another host, that has an IP address. The gateway's
     /// addresses are not among them.
     pub neighbors: Map<IpAddr, MacAddr>,
-    /// What [`guard`](super::guard) lets pass.
+    /// What `guard` lets pass.
     pub security: PortSecurity,
     /// Servers that containers may run.
     pub servers: Servers,

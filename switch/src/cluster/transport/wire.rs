@@ -76,7 +76,7 @@ pub struct Card {
     /// Where it listens.
     pub address: SocketAddr,
     pub run: Run,
-    /// Of a voter, see [`proof`](super::super::proof); empty if it has none.
+    /// Of a voter, see `proof`; empty if it has none.
     pub proof: Vec<u8>,
 }
 
