@@ -21,7 +21,7 @@ SECONDS ?= 600
 TRAFFIC := traffic kill_switches vxlan_interop offloads
 ALL_TRAFFIC := $(patsubst %,binary(%) |,$(TRAFFIC)) none()
 
-.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker soak fuzz install uninstall clean
+.PHONY: help build demo test docker-test lint no-std audit bench bench-full bench-publish bench-cluster bench-docker bench-fairness soak fuzz install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -114,6 +114,11 @@ bench-docker: ## measure Docker with vswitch beside Docker's own bridge (root, 3
 	@packaging/setup bench docker
 	$(CARGO) build --locked --release -p vswitch -p vswitch-perf
 	$(RELEASE)/vswitch-perf docker --out bench-out $(BENCH_ARGS)
+
+bench-fairness: ## measure what one container at full power costs the others, on one host and on two (root, 4 minutes)
+	@packaging/setup test
+	$(CARGO) build --locked --release -p vswitch -p vswitch-ctl -p vswitch-perf -p vswitch-tests --bins
+	$(RELEASE)/vswitch-perf fairness $(BENCH_ARGS)
 
 # The simulator runs alone, so that its time is not the traffic's.
 soak: ## mixed traffic with each engine and the cluster's simulator for SECONDS (600) each, and every size and offload

@@ -1,4 +1,5 @@
 //! Flags of `run` and `create` that set what a container is beyond its command and networks.
+#![allow(rustdoc::broken_intra_doc_links, reason = "brackets in help texts are no links")]
 
 use std::net::IpAddr;
 use std::path::PathBuf;
