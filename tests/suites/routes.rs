@@ -84,6 +84,20 @@ fn pools_and_the_bridge_address_are_the_operators_to_choose() {
     assert_eq!(subnets, ["10.210.0.0/24", "fd00:210::/64"]);
 }
 
+/// Docker makes its bridge anew at each start. Here the network is kept with its containers.
+#[test]
+fn a_bridge_address_that_comes_too_late_is_said_to_have_no_effect() {
+    let mut lab = Lab::new();
+    assert!(!lab.ok(&["info"]).contains("--bip"));
+    assert_eq!(lab.term(), 0);
+    lab.start_with(&["--bip=10.200.0.1/24"]);
+    assert_eq!(subnet(&lab, "bridge"), "172.17.0.0/16");
+    let info = lab.ctl(&["info"]);
+    let said = "--bip 10.200.0.1/24 has no effect: network bridge was made with 172.17.0.0/16";
+    assert!([info.stdout, info.stderr].concat().contains(said), "{}", lab.log());
+    assert!(lab.log().contains(said), "{}", lab.log());
+}
+
 #[test]
 fn overlay_networks_are_made_beside_a_vpn() {
     let cluster = Cluster::joined(2);

@@ -8,6 +8,7 @@ use vswitch_proto::api::{
 use vswitch_proto::command::{Driver, Role};
 
 use super::handle::Handle;
+use super::subnets;
 use crate::config::{Config, Engine};
 use crate::io::{features, process};
 use crate::state::{ENDPOINTS_MAX, NETWORKS_MAX, Phase, Snapshot, View};
@@ -116,6 +117,7 @@ impl Handle {
     fn warnings(&self, info: &Info, ports: &[Port]) -> Vec<String> {
         let problems = self.shared().problems.list().into_iter();
         let mut warnings: Vec<String> = problems.map(|problem| problem.message).collect();
+        warnings.extend(subnets::unmet_bip(&self.shared().config, &self.state()));
         if let Some(down) = ports.iter().find(|port| !port.up) {
             warnings.push(format!(
                 "{} of {} ports are down, among them {} of container {}; see vswitchctl port ls",

@@ -22,7 +22,7 @@ use super::control::Control;
 use super::host_work::{HostWork, STUCK};
 use super::lanes::Part;
 use super::overlay::Prepared;
-use super::random_request_id;
+use super::{random_request_id, subnets};
 use crate::container::{self, Found};
 use crate::state::Phase;
 
@@ -42,6 +42,9 @@ impl Control {
                 let made = self.create_builtin(name, driver).await;
                 made.map_err(|error| anyhow::anyhow!("cannot make the network {name}: {}", error.message))?;
             }
+        }
+        if let Some(warning) = subnets::unmet_bip(&self.shared.config, &self.state()) {
+            tracing::warn!("{warning}");
         }
         self.find_shims().await;
         self.remove_unknown().await?;

@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 use vswitch_proto::api::{Error, ErrorKind};
-use vswitch_proto::command::{CreateNetwork, PoolRequest};
+use vswitch_proto::command::{CreateNetwork, Driver, PoolRequest};
 use vswitch_proto::id::Name;
 
 use super::control::rejected;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::io::netlink;
 use crate::io::netns::NetNs;
 use crate::state::default_pools::{self, Choice, DefaultPool};
-use crate::state::{Network, Rejected, Snapshot};
+use crate::state::{Network, Pool, Rejected, Snapshot, State};
 
 /// Prefixes that this host routes to. Where they cannot be read, none is avoided.
 pub async fn routes() -> Vec<IpNet> {
@@ -109,6 +109,22 @@ fn check<'a>(asked: &[PoolRequest], others: impl Iterator<Item = &'a Network>) -
 pub fn bridge_pool(config: &Config) -> Option<PoolRequest> {
     let bip = config.bip?;
     Some(PoolRequest { gateway: Some(bip.addr()), ..plain(bip.trunc()) })
+}
+
+/// What to say when `--bip` asks for something else than the default network was made with.
+pub fn unmet_bip(config: &Config, state: &State) -> Option<String> {
+    let bip = config.bip?;
+    let bridge = state.networks().find(|network| network.builtin && network.driver == Driver::Bridge)?;
+    let is_met = |pool: &Pool| pool.subnet == bip.trunc() && pool.gateway == bip.addr();
+    if bridge.pools.iter().any(is_met) {
+        return None;
+    }
+    let has = bridge.pools.iter().map(|pool| pool.subnet.to_string()).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "--bip {bip} has no effect: network {} was made with {has} at the first start; leave --bip away, or start with \
+         another --data-dir",
+        bridge.name
+    ))
 }
 
 /// A subnet for an engine that asks for none, from pools of one's own. The engine itself passes over subnets that
