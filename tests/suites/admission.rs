@@ -87,6 +87,33 @@ fn twelve_hundred_event_streams() {
     }
 }
 
+/// As another row of that table: whoever cannot be asked is not taken for dead.
+#[test]
+fn a_thousand_event_streams_end_no_container() {
+    let lab = Lab::with_descriptors(1024, &[]);
+    lab.run_idle("c", &[]);
+    let streams: Vec<Events> = (0..1006).filter_map(|_| follow(&lab).ok()).collect();
+    assert!(streams.len() >= STREAMS_OF_CLIENT, "{} were let in", streams.len());
+    let mut waits = Process::spawn(&lab, &["setsid", "-w", "/mnt/vswitchctl", "wait", "c"]);
+    for _ in 0..20 {
+        assert_eq!(other(&lab, "exec c echo alive"), "alive\n");
+    }
+    assert!(lab.inspect("c").state.running);
+    drop(streams);
+    other(&lab, "kill c");
+    assert_eq!((waits.wait(), waits.output().as_str()), (0, "137\n"));
+}
+
+#[test]
+fn a_small_lab_needs_few_descriptors() {
+    let lab = Lab::with_descriptors(64, &[]);
+    lab.run_idle("a", &[]);
+    lab.run_idle("b", &[]);
+    lab.assert_reaches("a", "b");
+    assert_eq!(other(&lab, "exec a echo hello"), "hello\n");
+    lab.ok(&["rm", "-f", "a", "b"]);
+}
+
 #[test]
 fn connections_without_a_request_give_way() {
     let lab = Lab::with_descriptors(DESCRIPTORS, &[]);

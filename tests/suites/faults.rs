@@ -274,6 +274,37 @@ fn a_node_whose_address_changes_is_found_again() {
     cluster.wait_until_equal();
 }
 
+/// Those that moved find the one that did not, and through it each other.
+#[test]
+fn two_of_three_nodes_whose_addresses_change_are_found_again() {
+    let mut cluster = Cluster::joined(3);
+    let addresses = with_containers(&cluster);
+    for index in [1, 2] {
+        assert_eq!(cluster.labs[index].term(), 0);
+    }
+    for index in [1, 2] {
+        let (before, after) = (format!("10.8.0.{}", index + 1), format!("10.8.0.{0}{0}", index + 1));
+        let move_address = format!("ip address del {before}/24 dev u0 && ip address add {after}/24 dev u0");
+        cluster.labs[index].sh(&move_address);
+        let (listen, name) = (format!("--listen={after}:7946"), format!("--node-name=host{index}"));
+        cluster.labs[index].start_with(&[&listen, &name]);
+    }
+    for index in [1, 2] {
+        eventually("all know the address", || {
+            let expected = format!("10.8.0.{0}{0}:7946", index + 1);
+            for lab in &cluster.labs {
+                let found = node(lab, &format!("host{index}")).map(|node| node.address.to_string());
+                ensure!(found.as_ref() == Some(&expected), "{found:?}");
+            }
+            Ok(())
+        });
+    }
+    cluster.wait_until_settled();
+    eventually_reaches(&cluster.labs[0], "c0", &addresses[1]);
+    eventually_reaches(&cluster.labs[1], "c1", &addresses[2]);
+    cluster.wait_until_equal();
+}
+
 #[test]
 fn all_are_restarted_one_after_the_other() {
     let mut cluster = Cluster::joined(3);
