@@ -148,8 +148,19 @@ impl Terminal {
         Terminal { stream, decoder: Decoder::default(), stdout: Vec::new(), stderr: Vec::new() }
     }
 
+    /// Takes what comes meanwhile: a client that does not read is dropped.
     pub(crate) async fn send(&mut self, frame: Frame) {
-        self.stream.write_all(&frame.to_bytes()).await.unwrap();
+        let bytes = frame.to_bytes();
+        let (mut incoming, mut outgoing) = self.stream.split();
+        let mut sending = std::pin::pin!(outgoing.write_all(&bytes));
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            tokio::select! {
+                biased;
+                Ok(length @ 1..) = incoming.read(&mut buffer) => self.decoder.push(&buffer[..length]),
+                sent = &mut sending => return sent.unwrap(),
+            }
+        }
     }
 
     pub(crate) async fn type_in(&mut self, text: &str) {
