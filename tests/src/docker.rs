@@ -273,7 +273,14 @@ impl Docker {
     /// Unless the container reaches the target.
     pub fn assert_pings(&self, container: &str, target: &str) {
         let ping = self.pings(container, &["ping", "-c", "1", "-W", "10", target]);
-        assert_eq!((ping.sent, ping.received), (1, 1), "{container} pings {target}: {:?}", ping.output);
+        let ports = || self.sh("/mnt/vswitchctl port ls; /mnt/vswitchctl stats");
+        assert_eq!(
+            (ping.sent, ping.received),
+            (1, 1),
+            "{container} pings {target}: {:?}\n{}",
+            ping.output,
+            ports()
+        );
     }
 
     /// Waits until the container reaches the target.

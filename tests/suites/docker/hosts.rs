@@ -294,7 +294,7 @@ fn without_a_quorum_what_runs_goes_on() {
     hosts[0].kill9();
     hosts[0].start();
     hosts[0].starts("l3", &["--net=local"]);
-    hosts[0].assert_pings("l3", "l1");
+    hosts[0].wait_for_ping("l3", "l1");
     let message = hosts[0].refuses(&["run", "--rm", "--net=blue", "busybox", "true"]);
     assert!(message.contains("quorum") || message.contains("the cluster does not answer"), "{message}");
     hosts[0].does(&["rm", "-f", "l1", "l2", "l3"]);
