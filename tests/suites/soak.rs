@@ -384,7 +384,7 @@ impl Account {
         self.0.values().sum()
     }
 
-    /// Of tunnels' receive buffers.
+    /// Packets dropped because a tunnel's receive buffer was full.
     fn overflows(&self) -> u64 {
         self.0.iter().filter(|(who, _)| who.ends_with(TUNNEL_OVERFLOWS)).map(|(_, count)| count).sum()
     }

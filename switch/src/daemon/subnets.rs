@@ -111,7 +111,7 @@ pub fn bridge_pool(config: &Config) -> Option<PoolRequest> {
     Some(PoolRequest { gateway: Some(bip.addr()), ..plain(bip.trunc()) })
 }
 
-/// What to say when `--bip` asks for something else than the default network was made with.
+/// A warning if `--bip` differs from the subnet and gateway that the default network already has.
 pub fn unmet_bip(config: &Config, state: &State) -> Option<String> {
     let bip = config.bip?;
     let bridge = state.networks().find(|network| network.builtin && network.driver == Driver::Bridge)?;

@@ -73,7 +73,7 @@ pub struct Network {
     /// MAC address of the registered endpoint, on this or another host, that has an IP address. The gateway's
     /// addresses are not among them.
     pub neighbors: Map<IpAddr, MacAddr>,
-    /// What `guard` lets pass.
+    /// How strictly sources and claims of addresses are checked (`forward/guard.rs`).
     pub security: PortSecurity,
     /// Servers that containers may run.
     pub servers: Servers,

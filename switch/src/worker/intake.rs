@@ -30,7 +30,7 @@ const SLOTS: usize = 64;
 const WHOLE: u64 = 1 << 16;
 
 /// What may wait in the buffer, in units of cost.
-const BACKLOG: u64 = 6 * QUANTUM;
+const BACKLOG: u64 = 16 * QUANTUM;
 
 /// At least one of so many parts of what arrives is passed on.
 const PARTS_MAX: u64 = 64;
@@ -311,6 +311,6 @@ mod tests {
             intake.parts
         };
         // Far from full, and yet more than could be passed on in time.
-        assert_eq!([10, 400, 500, 600, 550, 100].map(&mut weigh), [1, 2, 4, 8, 8, 1]);
+        assert_eq!([10, 400, 500, 600, 550, 300].map(&mut weigh), [1, 2, 4, 8, 8, 1]);
     }
 }

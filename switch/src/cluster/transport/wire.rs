@@ -76,7 +76,7 @@ pub struct Card {
     /// Where it listens.
     pub address: SocketAddr,
     pub run: Run,
-    /// Of a voter, see `proof`; empty if it has none.
+    /// The voter's proof that it is one (`cluster/proof.rs`); empty if the node has none.
     pub proof: Vec<u8>,
 }
 
