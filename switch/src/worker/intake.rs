@@ -12,8 +12,9 @@
 //! nearly full: then its address, which anybody might invent, does not count any more.
 //!
 //! # Bounds
-//! Networks, endpoints and containers are told apart by hashes with a key, in [`SLOTS`] slots each. Who shares a slot shares
-//! what is left to it.
+//! Networks, endpoints and containers are told apart by hashes with a key, in two rows of [`SLOTS`] slots each (a count-min
+//! sketch): one that sends little is taken for one that sends much only if it shares its slots in both rows with such. The
+//! key is chosen anew every [`KEY_LOOKS`] looks at a backlog, so that nobody shares slots for long.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -38,6 +39,9 @@ const PARTS_MAX: u64 = 64;
 /// About what the kernel keeps of each message besides its bytes.
 const MESSAGE_BYTES: u64 = 512;
 
+/// So many times a backlog is looked at with one key: a second of overload or less, as a look comes with each batch.
+const KEY_LOOKS: u32 = 4096;
+
 /// One receiver's.
 pub(super) struct Intake {
     account: Account,
@@ -49,9 +53,11 @@ pub(super) struct Intake {
     backlog: u64,
     /// Whether containers that send little are spared.
     spares: bool,
-    keys: RandomState,
-    origins: Slots,
-    senders: Slots,
+    key: RandomState,
+    /// How many looks it is still used for.
+    looks: u32,
+    origins: Rows,
+    senders: Rows,
 }
 
 impl Default for Intake {
@@ -62,9 +68,10 @@ impl Default for Intake {
             parts: 1,
             backlog: 0,
             spares: true,
-            keys: RandomState::new(),
-            origins: Slots::default(),
-            senders: Slots::default(),
+            key: RandomState::new(),
+            looks: KEY_LOOKS,
+            origins: Rows::default(),
+            senders: Rows::default(),
         }
     }
 }
@@ -91,6 +98,11 @@ impl Intake {
             (self.parts, self.backlog) = (1, 0);
             return;
         };
+        if self.looks == 0 {
+            self.key = RandomState::new();
+            (self.origins, self.senders, self.looks) = (Rows::default(), Rows::default(), KEY_LOOKS);
+        }
+        self.looks -= 1;
         self.origins.decay();
         self.senders.decay();
         let (mut units, mut kept_bytes) = (0, 0);
@@ -98,8 +110,8 @@ impl Intake {
             let bytes = &buffer[message.range.clone()];
             let (origin, sender) = self.slots(message.source, bytes);
             let weight = weight(message.datagrams().count(), bytes);
-            self.origins.arrivals[origin] += weight;
-            self.senders.arrivals[sender] += weight;
+            self.origins.add(origin, weight);
+            self.senders.add(sender, weight);
             units += weight;
             kept_bytes += bytes.len() as u64 + MESSAGE_BYTES;
         }
@@ -135,13 +147,54 @@ impl Intake {
         self.account.charge(cost, turn)
     }
 
-    /// That of the network and the tunnel endpoint, and that of the container.
-    fn slots(&self, vtep: IpAddr, bytes: &[u8]) -> (usize, usize) {
+    /// Those of the network and the tunnel endpoint, and those of the container.
+    fn slots(&self, vtep: IpAddr, bytes: &[u8]) -> (Place, Place) {
         let vni = bytes.get(4..7).unwrap_or_default();
         let sender = bytes.get(vxlan::HEADER_BYTES..).and_then(Ethernet::new).map(|inner| inner.source().0);
-        let origin = self.keys.hash_one((vtep, vni));
-        let sender = self.keys.hash_one((origin, sender));
-        (origin as usize % SLOTS, sender as usize % SLOTS)
+        let origin = self.key.hash_one((vtep, vni));
+        let sender = self.key.hash_one((origin, sender));
+        (place(origin), place(sender))
+    }
+}
+
+/// A slot in each row.
+type Place = [usize; ROWS];
+
+const ROWS: usize = 2;
+
+/// Both slots come from independent bits of the hash.
+fn place(hash: u64) -> Place {
+    [hash as usize % SLOTS, (hash >> 32) as usize % SLOTS]
+}
+
+/// How much each has sent, counted in two rows, so that two senders rarely share both of their slots.
+#[derive(Debug, Default)]
+struct Rows([Slots; ROWS]);
+
+impl Rows {
+    fn decay(&mut self) {
+        self.0.iter_mut().for_each(Slots::decay);
+    }
+
+    fn add(&mut self, place: Place, weight: u64) {
+        for (row, slot) in self.0.iter_mut().zip(place) {
+            row.arrivals[slot] += weight;
+        }
+    }
+
+    fn set_level(&mut self, parts: u64) {
+        self.0.iter_mut().for_each(|row| row.set_level(parts));
+    }
+
+    fn is_light(&self, place: Place) -> bool {
+        self.0.iter().zip(place).any(|(row, slot)| row.is_light(slot))
+    }
+
+    /// By the row in which less has arrived in the slot: less of it is from others.
+    fn thin_out(&mut self, place: Place, weight: u64) -> bool {
+        let arrived = |row: usize| self.0[row].arrivals[place[row]];
+        let row = usize::from(arrived(1) < arrived(0));
+        self.0[row].thin_out(place[row], weight)
     }
 }
 
@@ -287,7 +340,7 @@ mod tests {
         for light in [[3, 1, 1], [2, 2, 1], [2, 1, 2]] {
             let [heavy, _] = passes(751, [2, 1, 1], light);
             assert!(heavy < 900 && heavy > 500, "{heavy} of 1500");
-            // One key in 64 has both in one slot.
+            // One key in 4,096 has both in the same two slots.
             assert!((0..20).any(|_| passes(751, [2, 1, 1], light)[1] == 100));
         }
         // However little may be passed on, who sends little has it.
@@ -296,6 +349,32 @@ mod tests {
         assert!(slots.is_light(1) && !slots.is_light(0));
         // An address may be invented, so it is not spared when there is no more room.
         assert!((0..20).any(|_| passes(876, [2, 1, 1], [2, 1, 2])[1] < 100));
+    }
+
+    #[test]
+    fn who_shares_a_slot_in_one_row_with_a_heavy_sender_is_spared() {
+        let mut rows = Rows::default();
+        for (place, weight) in [([1, 1], 64_000), ([2, 2], 64_000), ([1, 3], 10), ([1, 2], 10)] {
+            rows.add(place, weight);
+        }
+        rows.set_level(PARTS_MAX);
+        assert!(rows.is_light([1, 3]) && !rows.is_light([1, 1]) && !rows.is_light([1, 2]));
+    }
+
+    /// However long the overload lasts.
+    #[test]
+    fn the_key_changes_and_nobody_shares_slots_with_a_heavy_sender_for_long() {
+        let mut intake = Intake::default();
+        let buffer = [8; 90];
+        let message = Message { source: IpAddr::from([10, 8, 0, 2]), range: 0..90, segment_bytes: None };
+        let mut places: Vec<(Place, Place)> = vec![];
+        for _ in 0..3 * KEY_LOOKS {
+            let fill = Some(Fill { bytes: 900, of: 1000 });
+            intake.weigh(std::iter::once(message.clone()), &buffer, fill);
+            places.push(intake.slots(message.source, &buffer));
+        }
+        places.dedup();
+        assert!((2..=3).contains(&places.len()), "{places:?}");
     }
 
     #[test]

@@ -267,11 +267,11 @@ fn a_container_that_is_killed_while_it_starts_leaves_nothing() {
 fn fifty_containers_at_once() {
     let docker = Docker::new();
     docker.does(&["network", "create", "-d", "vswitch", "net"]);
+    // Judged by the exit code: the client also writes warnings, such as that it stopped to wait for the container.
     let failed = docker.sh("for i in $(seq 50); do \
-           docker run -d --net=net --name=c$i busybox sleep 1000 2>&1 >/dev/null & \
+           { out=$(docker run -d --net=net --name=c$i busybox sleep 1000 2>&1) || echo \"c$i: $out\"; } & \
          done; wait");
-    let failed: Vec<&str> = failed.lines().filter(|line| !line.starts_with("WARNING: IPv4 forw")).collect();
-    assert!(failed.is_empty(), "a run has failed: {failed:?}");
+    assert!(failed.is_empty(), "a run has failed: {failed}");
     let members = docker.members("net");
     assert_eq!(members.len(), 50, "{members:?}");
     let mut addresses: Vec<&str> = members.iter().filter_map(|m| m.split(' ').nth(1)).collect();
