@@ -2,7 +2,8 @@
 //! same beside one that sends TCP as it should.
 //!
 //! Real daemons on machines made of namespaces, as in the suites. Attacker and target are in one network, those that are
-//! measured in another.
+//! measured in another. For a client of the API the calls of another client are measured too, against the same beside a
+//! client that makes one call at a time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use vswitch_tests::attack::{Attack, Attacker, Parties, Place};
+use vswitch_tests::client_attack::{CALL, ClientAttack, KINDS};
+use vswitch_tests::http::Request;
 use vswitch_tests::netns::inside;
 use vswitch_tests::wait::eventually;
 use vswitch_tests::{Cluster, Host, Lab};
@@ -38,6 +41,13 @@ pub struct Fairness {
     only: Vec<String>,
 }
 
+impl Fairness {
+    fn is_wanted(&self, attack: &str) -> bool {
+        let is_part = |part: &String| attack.to_lowercase().contains(&part.to_lowercase());
+        self.only.is_empty() || self.only.iter().any(is_part)
+    }
+}
+
 /// What somebody else got.
 #[derive(Debug, Clone, Copy)]
 struct Share {
@@ -55,7 +65,8 @@ pub fn run(args: &Fairness) -> anyhow::Result<bool> {
     let place = |name, network| Place::run(&lab, name, network);
     let attackers = (place("a1", "a"), place("a2", "a"));
     let others = (place("b1", "b"), place("b2", "b"));
-    let one_host = measure_all("One host", args, attackers, others)?;
+    let mut is_fair = measure_all("One host", args, attackers, others)?;
+    is_fair &= measure_clients(args, &lab, others)?;
     drop(lab);
 
     let cluster = Cluster::joined(2);
@@ -69,7 +80,7 @@ pub fn run(args: &Fairness) -> anyhow::Result<bool> {
             Ok(())
         });
     }
-    Ok(measure_all("Two hosts", args, attackers, others)? && one_host)
+    Ok(measure_all("Two hosts", args, attackers, others)? && is_fair)
 }
 
 fn create_networks(lab: &Lab, options: &[&str]) {
@@ -117,8 +128,7 @@ fn measure_all(
     let mut is_fair = true;
     for attack in Attack::ALL {
         let name = format!("{attack:?}");
-        let is_wanted = |part: &String| name.to_lowercase().contains(&part.to_lowercase());
-        if !args.only.is_empty() && !args.only.iter().any(is_wanted) {
+        if !args.is_wanted(&name) {
             continue;
         }
         let share = beside(Some(attack))?;
@@ -130,6 +140,89 @@ fn measure_all(
     }
     println!("{}", table.to_terminal());
     Ok(is_fair)
+}
+
+/// The calls of another client, and the frames of containers, beside a client at full power.
+fn measure_clients(args: &Fairness, lab: &Lab, others: (Place<'_>, Place<'_>)) -> anyhow::Result<bool> {
+    println!("Others beside one client of the API");
+    lab.ok(&["run", "-d", "--name", "loud", "--net", "none", "yes"]);
+    let head = [
+        "client",
+        "p50 us",
+        "p99 us",
+        "lost",
+        "Gbit/s",
+        "call p50 us",
+        "call p99 us",
+        "p99 ratio",
+        "throughput ratio",
+        "call p99 ratio",
+        "",
+    ];
+    let mut table = Table::new(head);
+    let beside = |kind: &str| -> anyhow::Result<(Share, Calls)> {
+        let attack = ClientAttack::start(lab, kind, "loud");
+        thread::sleep(WARM_UP);
+        let measured = (measure(args, others)?, Calls::measure(args, lab)?);
+        drop(attack);
+        Ok(measured)
+    };
+    let cells = |name: &str, (share, calls): (Share, Calls), ratios: [String; 4]| {
+        let [p99, throughput, call, judgement] = ratios;
+        [
+            name.to_owned(),
+            format!("{:.0}", share.p50_us),
+            format!("{:.0}", share.p99_us),
+            format!("{}/{}", share.lost, share.asked),
+            format!("{:.2}", share.gbit_s),
+            format!("{:.0}", calls.p50_us),
+            format!("{:.0}", calls.p99_us),
+            p99,
+            throughput,
+            call,
+            judgement,
+        ]
+    };
+    let fair = beside(CALL)?;
+    table.push(cells("one call at a time", fair, Default::default()));
+    let mut is_fair = true;
+    for kind in KINDS.into_iter().filter(|kind| args.is_wanted(kind)) {
+        let (share, calls) = beside(kind)?;
+        let (p99, throughput) = (share.p99_us / fair.0.p99_us, share.gbit_s / fair.0.gbit_s);
+        let call = calls.p99_us / fair.1.p99_us;
+        let is_within = p99 <= 3.0 && call <= 3.0 && throughput >= 0.5 && share.lost == 0;
+        is_fair &= is_within;
+        let judgement = if is_within { "" } else { "beyond the goal" };
+        let ratios =
+            [format!("{p99:.2}"), format!("{throughput:.2}"), format!("{call:.2}"), judgement.into()];
+        table.push(cells(kind, (share, calls), ratios));
+    }
+    println!("{}", table.to_terminal());
+    Ok(is_fair)
+}
+
+/// How long calls of the API took.
+#[derive(Debug, Clone, Copy)]
+struct Calls {
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl Calls {
+    /// One call at a time; each has to be answered.
+    fn measure(args: &Fairness, lab: &Lab) -> anyhow::Result<Calls> {
+        let (mut times, begin) = (Vec::new(), Instant::now());
+        while begin.elapsed() < Duration::from_secs_f64(args.seconds) {
+            let asked = Instant::now();
+            let answer = Request::new("GET", "/v1/networks").send(&lab.socket())?;
+            ensure!(answer.status == 200, "another client is refused: {answer:?}");
+            times.push(asked.elapsed().as_secs_f64() * 1e6);
+            thread::sleep(PAUSE);
+        }
+        times.sort_by(f64::total_cmp);
+        let at = |q| quantile(&times, q).context("no call was made");
+        Ok(Calls { p50_us: at(0.5)?, p99_us: at(0.99)? })
+    }
 }
 
 fn measure(args: &Fairness, others: (Place<'_>, Place<'_>)) -> anyhow::Result<Share> {

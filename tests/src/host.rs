@@ -105,7 +105,7 @@ impl Drop for Host {
 /// The path of a program on the machine, if it is of this build.
 pub(crate) fn resolve(program: &str) -> String {
     match program {
-        "vswitchd" | "vswitchctl" => {
+        "vswitchd" | "vswitchctl" | "client-attack" => {
             binary(program);
             format!("{BINARIES}/{program}")
         }

@@ -85,7 +85,8 @@ impl Request {
 }
 
 impl Answer {
-    fn read_head(reader: &mut impl BufRead) -> anyhow::Result<Answer> {
+    /// Reads what comes before the body.
+    pub fn read_head(reader: &mut impl BufRead) -> anyhow::Result<Answer> {
         let status_line = read_line(reader)?;
         let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.with_context(|| format!("not a status line: {status_line:?}"))?;

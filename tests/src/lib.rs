@@ -18,6 +18,7 @@
 //! | [`netns`] | sockets inside a container's network namespace |
 //! | [`packet`] | raw Ethernet frames |
 //! | [`attack`] | a container at full power |
+//! | [`client_attack`] | a client of the API at full power |
 //! | [`capture`] | what tshark says of frames |
 //! | [`overlay`] | two hosts with a container each, and the switch between them, ours or another |
 //! | [`ovs`] | Open vSwitch as such another |
@@ -32,6 +33,7 @@
 
 pub mod attack;
 pub mod capture;
+pub mod client_attack;
 pub mod cluster;
 pub mod ctl;
 pub mod docker;

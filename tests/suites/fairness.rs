@@ -3,6 +3,7 @@
 //! How much slower the others become is what `vswitch-perf fairness` prints. Here it is enough that every exchange of
 //! theirs ends, however long the machine takes for it.
 
+use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
@@ -10,6 +11,7 @@ use std::thread;
 use anyhow::ensure;
 use vswitch_proto::api::{Port, PortCounters, Stats};
 use vswitch_tests::attack::{Attack, Attacker, Parties, Place};
+use vswitch_tests::client_attack::{ClientAttack, KINDS};
 use vswitch_tests::netns::inside;
 use vswitch_tests::wait::{DEADLINE, eventually};
 use vswitch_tests::{Cluster, Lab};
@@ -27,7 +29,7 @@ fn counters(place: Place<'_>) -> PortCounters {
 }
 
 /// Round trips, one at a time, and a transfer. Nothing may be lost.
-fn exchange(from: Place<'_>, to: Place<'_>, meanwhile: Attack) {
+fn exchange(from: Place<'_>, to: Place<'_>, meanwhile: impl Debug) {
     let bind = |place: Place<'_>| {
         let open = || UdpSocket::bind((place.ip(), 0)).expect("a free port");
         let socket = inside(&place.netns(), open);
@@ -123,6 +125,33 @@ fn others_on_the_host_lose_nothing() {
     let neighbours = (place("a3", "a"), place("a4", "a"));
     let others = (place("b1", "b"), place("b2", "b"));
     attack_all(attacker, target, &[neighbours, others], false);
+}
+
+/// As many calls of another client, all of which are answered.
+const CALLS: u32 = 100;
+
+#[test]
+fn a_client_of_the_api_costs_containers_and_other_clients_nothing() {
+    let lab = Lab::new();
+    lab.ok(&["network", "create", "b"]);
+    lab.ok(&["run", "-d", "--name", "loud", "--net", "none", "yes"]);
+    let others = (Place::run(&lab, "b1", "b"), Place::run(&lab, "b2", "b"));
+    for kind in KINDS {
+        let attack = ClientAttack::start(&lab, kind, "loud");
+        exchange(others.0, others.1, kind);
+        for _ in 0..CALLS {
+            assert_eq!(lab.http("GET", "/v1/networks", "").status, 200, "{kind}");
+        }
+        lab.ok(&["network", "create", kind]);
+        assert_eq!(lab.ok(&["run", "--rm", "--net", kind, "echo", "hello"]), "hello\n");
+        if ["streams", "logs"].contains(&kind) {
+            eventually("it has as many streams as a client may have", || {
+                ensure!(attack.counts()?.refused > 0, "{:?}", attack.counts());
+                Ok(())
+            });
+        }
+    }
+    assert!(lab.inspect("loud").state.running);
 }
 
 #[test]

@@ -30,8 +30,14 @@ const SLOTS: usize = 64;
 
 const WHOLE: u64 = 1 << 16;
 
-/// What may wait in the buffer, in units of cost.
-const BACKLOG: u64 = 16 * QUANTUM;
+/// What may wait in the buffer for long, in units of cost.
+const BACKLOG: u64 = 3 * QUANTUM;
+
+/// How much may be passed on while more than that waits, before anything is dropped.
+const PATIENCE: u64 = 16 * QUANTUM;
+
+/// One of so many units that are passed on while less waits makes up for one that was passed on while more did.
+const CALM_PARTS: u64 = 8;
 
 /// At least one of so many parts of what arrives is passed on.
 const PARTS_MAX: u64 = 64;
@@ -51,6 +57,8 @@ pub(super) struct Intake {
     parts: u64,
     /// What waited in the buffer when it was looked at last, in units of cost.
     backlog: u64,
+    /// What is left of [`PATIENCE`].
+    patience: u64,
     /// Whether containers that send little are spared.
     spares: bool,
     key: RandomState,
@@ -67,6 +75,7 @@ impl Default for Intake {
             messages: BATCH_MESSAGES,
             parts: 1,
             backlog: 0,
+            patience: PATIENCE,
             spares: true,
             key: RandomState::new(),
             looks: KEY_LOOKS,
@@ -118,8 +127,12 @@ impl Intake {
         let (bytes, of) = (u64::from(fill.bytes), u64::from(fill.of));
         // Less than 2^32 times less than 2^32.
         let backlog = bytes * units / kept_bytes.max(1);
+        let is_nearly_full = 4 * bytes > 3 * of;
+        if backlog > BACKLOG {
+            self.patience = self.patience.saturating_sub(units);
+        }
         self.parts = match () {
-            () if backlog <= BACKLOG && 4 * bytes <= 3 * of => 1,
+            () if !is_nearly_full && (backlog <= BACKLOG || self.patience > 0) => 1,
             () if backlog >= self.backlog => (2 * self.parts).min(PARTS_MAX),
             () => self.parts.max(2),
         };
@@ -142,6 +155,9 @@ impl Intake {
 
     /// Takes what so many messages cost. True if that brings the receiver into debt.
     pub(super) fn charge(&mut self, cost: Cost, messages: usize, turn: u64) -> bool {
+        if self.backlog <= BACKLOG {
+            self.patience = (self.patience + cost.units / CALM_PARTS).min(PATIENCE);
+        }
         let each = (cost.units / messages.max(1) as u64).max(1);
         self.messages = (QUANTUM / each).clamp(1, BATCH_MESSAGES as u64) as usize;
         self.account.charge(cost, turn)
@@ -377,19 +393,42 @@ mod tests {
         assert!((2..=3).contains(&places.len()), "{places:?}");
     }
 
-    #[test]
-    fn less_is_passed_on_while_the_backlog_grows() {
-        let mut intake = Intake::default();
-        // 64 datagrams of 90 bytes, each of which is written by itself.
+    /// Looks at a backlog of so many KiB of tiny datagrams, of which each is written by itself. Returns into how many parts
+    /// what arrived is divided, and what passing it on costs.
+    fn look(intake: &mut Intake, kib: u32) -> (u64, Cost) {
         let buffer = vec![8; 64 * 90];
         let message =
             Message { source: IpAddr::from([10, 8, 0, 2]), range: 0..buffer.len(), segment_bytes: Some(90) };
-        let mut weigh = |kib: u32| {
-            let fill = Some(Fill { bytes: kib << 10, of: 8 << 20 });
-            intake.weigh(std::iter::once(message.clone()), &buffer, fill);
-            intake.parts
-        };
+        let fill = Some(Fill { bytes: kib << 10, of: 8 << 20 });
+        intake.weigh(std::iter::once(message.clone()), &buffer, fill);
+        (intake.parts, Cost { units: weight(64, &buffer), outputs: 64 })
+    }
+
+    #[test]
+    fn less_is_passed_on_while_the_backlog_grows() {
+        let mut intake = Intake { patience: 0, ..Intake::default() };
         // Far from full, and yet more than could be passed on in time.
-        assert_eq!([10, 400, 500, 600, 550, 300].map(&mut weigh), [1, 2, 4, 8, 8, 1]);
+        let parts = [10, 400, 500, 600, 550, 50].map(|kib| look(&mut intake, kib).0);
+        assert_eq!(parts, [1, 2, 4, 8, 8, 1]);
+    }
+
+    #[test]
+    fn a_backlog_for_a_moment_costs_nothing() {
+        let mut intake = Intake::default();
+        let mut passes = |kib: u32, count: usize| {
+            (0..count).all(|turn| {
+                let (parts, cost) = look(&mut intake, kib);
+                intake.charge(cost, 1, turn as u64);
+                parts == 1
+            })
+        };
+        let cost = weight(64, &[8; 64 * 90]);
+        let moment = (PATIENCE / cost) as usize;
+        assert!(passes(400, moment), "a worker that was not run passes on what has come meanwhile");
+        assert!(!passes(400, 2), "a queue that stays is cut");
+        assert!(passes(10, 10 * CALM_PARTS as usize));
+        assert!(passes(400, 8) && !passes(400, 4), "and again soon, when there was little rest");
+        assert!(passes(10, (CALM_PARTS as usize + 1) * moment));
+        assert!(passes(400, moment), "after as much rest all is as in the beginning");
     }
 }

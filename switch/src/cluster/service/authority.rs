@@ -65,17 +65,35 @@ impl Member {
         let cross = authority.certify(&next, now_ms).map_err(cannot)?;
         next.save_as_next(&self.dir).map_err(cannot)?;
 
-        let voters = self.view().status.members.voters.clone();
-        let mut have = 1;
-        for voter in voters.iter().filter(|voter| **voter != self.node) {
-            let kept = self.call(*voter, Request::NextAuthority(next.key()), CALL).await;
-            have += usize::from(matches!(kept, Ok(Response::Done)));
-        }
-        if have <= voters.len() / 2 {
-            let (reachable, voters) = (have as u64, voters.len() as u64);
-            return Err(Response::Denied(Denied::BreaksQuorum { reachable, voters }));
-        }
+        self.hand_out(&next).await?;
         Ok(SharedChange::RotateAuthority { certificate: next.certificate().to_vec(), cross })
+    }
+
+    /// Gives the key to a majority of the voters. A voter whose answer does not come in time is asked again: it keeps the
+    /// same key.
+    async fn hand_out(&self, next: &Authority) -> Result<(), Response> {
+        let voters = self.view().status.members.voters.clone();
+        let mut without: Vec<NodeId> = voters.iter().copied().filter(|voter| *voter != self.node).collect();
+        let deadline = Instant::now() + STEP_PATIENCE;
+        loop {
+            let mut left = Vec::new();
+            for voter in without {
+                let kept = self.call(voter, Request::NextAuthority(next.key()), CALL).await;
+                if !matches!(kept, Ok(Response::Done)) {
+                    left.push(voter);
+                }
+            }
+            without = left;
+            let have = voters.len() - without.len();
+            if have > voters.len() / 2 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let (reachable, voters) = (have as u64, voters.len() as u64);
+                return Err(Response::Denied(Denied::BreaksQuorum { reachable, voters }));
+            }
+            tokio::time::sleep(self.config.tick).await;
+        }
     }
 
     /// As its leader.
