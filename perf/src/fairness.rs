@@ -3,7 +3,7 @@
 //!
 //! Real daemons on machines made of namespaces, as in the suites. Attacker and target are in one network, those that are
 //! measured in another. For a client of the API the calls of another client are measured too, against the same beside a
-//! client that makes one call at a time.
+//! client that does the same one at a time and reads what it is sent.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use vswitch_tests::attack::{Attack, Attacker, Parties, Place};
-use vswitch_tests::client_attack::{CALL, ClientAttack, KINDS};
+use vswitch_tests::client_attack::{ATTACK, ClientAttack, KINDS, ONE};
 use vswitch_tests::http::Request;
 use vswitch_tests::netns::inside;
 use vswitch_tests::wait::eventually;
@@ -160,8 +160,8 @@ fn measure_clients(args: &Fairness, lab: &Lab, others: (Place<'_>, Place<'_>)) -
         "",
     ];
     let mut table = Table::new(head);
-    let beside = |kind: &str| -> anyhow::Result<(Share, Calls)> {
-        let attack = ClientAttack::start(lab, kind, "loud");
+    let beside = |kind: &str, threads| -> anyhow::Result<(Share, Calls)> {
+        let attack = ClientAttack::start(lab, kind, "loud", threads);
         thread::sleep(WARM_UP);
         let measured = (measure(args, others)?, Calls::measure(args, lab)?);
         drop(attack);
@@ -183,11 +183,11 @@ fn measure_clients(args: &Fairness, lab: &Lab, others: (Place<'_>, Place<'_>)) -
             judgement,
         ]
     };
-    let fair = beside(CALL)?;
-    table.push(cells("one call at a time", fair, Default::default()));
     let mut is_fair = true;
     for kind in KINDS.into_iter().filter(|kind| args.is_wanted(kind)) {
-        let (share, calls) = beside(kind)?;
+        let fair = beside(kind, ONE)?;
+        table.push(cells(&format!("{kind}, one at a time"), fair, Default::default()));
+        let (share, calls) = beside(kind, ATTACK)?;
         let (p99, throughput) = (share.p99_us / fair.0.p99_us, share.gbit_s / fair.0.gbit_s);
         let call = calls.p99_us / fair.1.p99_us;
         let is_within = p99 <= 3.0 && call <= 3.0 && throughput >= 0.5 && share.lost == 0;

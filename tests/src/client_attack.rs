@@ -7,11 +7,14 @@ use crate::process::Process;
 use crate::wait::eventually;
 
 /// Names for `client-attack`: listing containers, streams of events that are never read, the same with a container's
-/// output, containers that are started and removed; 16 of each at a time.
+/// output, containers that are started and removed.
 pub const KINDS: [&str; 4] = ["calls", "streams", "logs", "starts"];
 
-/// One call at a time: no attack, to compare with.
-pub const CALL: &str = "call";
+/// What an attack makes at the same time.
+pub const ATTACK: usize = 16;
+
+/// The same without harm: one request at a time, whose answer is read.
+pub const ONE: usize = 1;
 
 /// An attack that goes on until it is dropped.
 pub struct ClientAttack(Process);

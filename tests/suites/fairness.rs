@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::ensure;
 use vswitch_proto::api::{Port, PortCounters, Stats};
 use vswitch_tests::attack::{Attack, Attacker, Parties, Place};
-use vswitch_tests::client_attack::{ClientAttack, KINDS};
+use vswitch_tests::client_attack::{ATTACK, ClientAttack, KINDS};
 use vswitch_tests::netns::inside;
 use vswitch_tests::wait::{DEADLINE, eventually};
 use vswitch_tests::{Cluster, Lab};
@@ -137,7 +137,7 @@ fn a_client_of_the_api_costs_containers_and_other_clients_nothing() {
     lab.ok(&["run", "-d", "--name", "loud", "--net", "none", "yes"]);
     let others = (Place::run(&lab, "b1", "b"), Place::run(&lab, "b2", "b"));
     for kind in KINDS {
-        let attack = ClientAttack::start(&lab, kind, "loud");
+        let attack = ClientAttack::start(&lab, kind, "loud", ATTACK);
         exchange(others.0, others.1, kind);
         for _ in 0..CALLS {
             assert_eq!(lab.http("GET", "/v1/networks", "").status, 200, "{kind}");

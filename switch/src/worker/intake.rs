@@ -30,19 +30,11 @@ const SLOTS: usize = 64;
 
 const WHOLE: u64 = 1 << 16;
 
-/// What may wait in the buffer for long, in units of cost.
-const BACKLOG: u64 = 3 * QUANTUM;
+/// What may wait in the buffer, in units of cost.
+const BACKLOG: u64 = 16 * QUANTUM;
 
-/// How much may be passed on while more than that waits, before anything is dropped.
-const PATIENCE: u64 = 16 * QUANTUM;
-
-/// One of so many units that are passed on while less waits makes up for one that was passed on while more did.
-const CALM_PARTS: u64 = 8;
-
-/// What is passed on of what arrives while there is too much, in steps, of [`ALL`].
-const KEPT: [u64; 9] = [ALL, 56, 48, 32, 16, 8, 4, 2, 1];
-
-const ALL: u64 = 64;
+/// At least one of so many parts of what arrives is passed on.
+const PARTS_MAX: u64 = 64;
 
 /// About what the kernel keeps of each message besides its bytes.
 const MESSAGE_BYTES: u64 = 512;
@@ -55,12 +47,10 @@ pub(super) struct Intake {
     account: Account,
     /// How many messages cost about one share.
     messages: usize,
-    /// How much of what arrives is passed on, as an index of [`KEPT`]: 0 unless there is too much.
-    step: usize,
+    /// One of so many parts of what arrives is passed on: 1 unless there is too much.
+    parts: u64,
     /// What waited in the buffer when it was looked at last, in units of cost.
     backlog: u64,
-    /// What is left of [`PATIENCE`].
-    patience: u64,
     /// Whether containers that send little are spared.
     spares: bool,
     key: RandomState,
@@ -75,9 +65,8 @@ impl Default for Intake {
         Intake {
             account: Account::new(0),
             messages: BATCH_MESSAGES,
-            step: 0,
+            parts: 1,
             backlog: 0,
-            patience: PATIENCE,
             spares: true,
             key: RandomState::new(),
             looks: KEY_LOOKS,
@@ -94,7 +83,7 @@ impl Intake {
 
     /// How many messages to ask for.
     pub(super) fn messages(&self) -> usize {
-        if self.step == 0 { self.messages } else { BATCH_MESSAGES }
+        if self.parts == 1 { self.messages } else { BATCH_MESSAGES }
     }
 
     /// Looks at a batch before any of it is passed on. The messages lie in `buffer`; `fill` is what waits behind them, if
@@ -106,7 +95,7 @@ impl Intake {
         fill: Option<Fill>,
     ) {
         let Some(fill) = fill else {
-            (self.step, self.backlog) = (0, 0);
+            (self.parts, self.backlog) = (1, 0);
             return;
         };
         if self.looks == 0 {
@@ -129,24 +118,20 @@ impl Intake {
         let (bytes, of) = (u64::from(fill.bytes), u64::from(fill.of));
         // Less than 2^32 times less than 2^32.
         let backlog = bytes * units / kept_bytes.max(1);
-        let is_nearly_full = 4 * bytes > 3 * of;
-        if backlog > BACKLOG {
-            self.patience = self.patience.saturating_sub(units);
-        }
-        self.step = match () {
-            () if !is_nearly_full && (backlog <= BACKLOG || self.patience > 0) => 0,
-            () if backlog >= self.backlog => (self.step + 1).min(KEPT.len() - 1),
-            () => self.step.max(1),
+        self.parts = match () {
+            () if backlog <= BACKLOG && 4 * bytes <= 3 * of => 1,
+            () if backlog >= self.backlog => (2 * self.parts).min(PARTS_MAX),
+            () => self.parts.max(2),
         };
         self.backlog = backlog;
         self.spares = 8 * bytes <= 7 * of;
-        self.origins.set_level(KEPT[self.step]);
-        self.senders.set_level(KEPT[self.step]);
+        self.origins.set_level(self.parts);
+        self.senders.set_level(self.parts);
     }
 
     /// Whether a message is passed on.
     pub(super) fn admits(&mut self, message: &Message, bytes: &[u8]) -> bool {
-        if self.step == 0 {
+        if self.parts == 1 {
             return true;
         }
         let (origin, sender) = self.slots(message.source, bytes);
@@ -157,9 +142,6 @@ impl Intake {
 
     /// Takes what so many messages cost. True if that brings the receiver into debt.
     pub(super) fn charge(&mut self, cost: Cost, messages: usize, turn: u64) -> bool {
-        if self.backlog <= BACKLOG {
-            self.patience = (self.patience + cost.units / CALM_PARTS).min(PATIENCE);
-        }
         let each = (cost.units / messages.max(1) as u64).max(1);
         self.messages = (QUANTUM / each).clamp(1, BATCH_MESSAGES as u64) as usize;
         self.account.charge(cost, turn)
@@ -200,8 +182,8 @@ impl Rows {
         }
     }
 
-    fn set_level(&mut self, kept: u64) {
-        self.0.iter_mut().for_each(|row| row.set_level(kept));
+    fn set_level(&mut self, parts: u64) {
+        self.0.iter_mut().for_each(|row| row.set_level(parts));
     }
 
     fn is_light(&self, place: Place) -> bool {
@@ -248,11 +230,11 @@ impl Slots {
         self.arrivals.iter_mut().for_each(|arrived| *arrived -= *arrived / 4);
     }
 
-    /// Sets the level to where `kept` of [`ALL`] parts of what arrived are left.
-    fn set_level(&mut self, kept: u64) {
+    /// Sets the level to where one of `parts` equal parts of all that arrived is left.
+    fn set_level(&mut self, parts: u64) {
         let all = self.arrivals.iter().sum::<u64>();
         self.light = level(&self.arrivals, all / 2);
-        self.level = level(&self.arrivals, all * kept / ALL);
+        self.level = level(&self.arrivals, all / parts);
     }
 
     fn is_light(&self, slot: usize) -> bool {
@@ -319,7 +301,7 @@ mod tests {
     #[test]
     fn who_sends_most_is_thinned_out_to_the_level_and_others_are_not() {
         let mut slots = slots(&[64_000, 1000, 0, 2000]);
-        slots.set_level(ALL / 2);
+        slots.set_level(2);
         assert!(!slots.is_light(0) && slots.is_light(1) && slots.is_light(3));
         let passed = (0..6400).filter(|_| slots.thin_out(0, 10)).count();
         let expected = 6400 * slots.level as usize / slots.arrivals[0] as usize;
@@ -357,14 +339,13 @@ mod tests {
         assert_eq!(passes(750, [2, 1, 1], [3, 1, 1]), [1500, 100]);
         for light in [[3, 1, 1], [2, 2, 1], [2, 1, 2]] {
             let [heavy, _] = passes(751, [2, 1, 1], light);
-            // 7 of 8 of all are kept.
-            assert!(heavy < 1400 && heavy > 1200, "{heavy} of 1500");
+            assert!(heavy < 900 && heavy > 500, "{heavy} of 1500");
             // One key in 4,096 has both in the same two slots.
             assert!((0..20).any(|_| passes(751, [2, 1, 1], light)[1] == 100));
         }
         // However little may be passed on, who sends little has it.
         let mut slots = slots(&[1_000_000, 16_000]);
-        slots.set_level(1);
+        slots.set_level(PARTS_MAX);
         assert!(slots.is_light(1) && !slots.is_light(0));
         // An address may be invented, so it is not spared when there is no more room.
         assert!((0..20).any(|_| passes(876, [2, 1, 1], [2, 1, 2])[1] < 100));
@@ -376,7 +357,7 @@ mod tests {
         for (place, weight) in [([1, 1], 64_000), ([2, 2], 64_000), ([1, 3], 10), ([1, 2], 10)] {
             rows.add(place, weight);
         }
-        rows.set_level(1);
+        rows.set_level(PARTS_MAX);
         assert!(rows.is_light([1, 3]) && !rows.is_light([1, 1]) && !rows.is_light([1, 2]));
     }
 
@@ -396,42 +377,19 @@ mod tests {
         assert!((2..=3).contains(&places.len()), "{places:?}");
     }
 
-    /// Looks at a backlog of so many KiB of tiny datagrams, of which each is written by itself. Returns the step, and what
-    /// passing on what arrived costs.
-    fn look(intake: &mut Intake, kib: u32) -> (usize, Cost) {
+    #[test]
+    fn less_is_passed_on_while_the_backlog_grows() {
+        let mut intake = Intake::default();
+        // 64 datagrams of 90 bytes, each of which is written by itself.
         let buffer = vec![8; 64 * 90];
         let message =
             Message { source: IpAddr::from([10, 8, 0, 2]), range: 0..buffer.len(), segment_bytes: Some(90) };
-        let fill = Some(Fill { bytes: kib << 10, of: 8 << 20 });
-        intake.weigh(std::iter::once(message.clone()), &buffer, fill);
-        (intake.step, Cost { units: weight(64, &buffer), outputs: 64 })
-    }
-
-    #[test]
-    fn less_is_passed_on_while_the_backlog_grows() {
-        let mut intake = Intake { patience: 0, ..Intake::default() };
-        // Far from full, and yet more than could be passed on in time.
-        let steps = [10, 400, 500, 600, 550, 50].map(|kib| look(&mut intake, kib).0);
-        assert_eq!(steps, [0, 1, 2, 3, 3, 0]);
-    }
-
-    #[test]
-    fn a_backlog_for_a_moment_costs_nothing() {
-        let mut intake = Intake::default();
-        let mut passes = |kib: u32, count: usize| {
-            (0..count).all(|turn| {
-                let (step, cost) = look(&mut intake, kib);
-                intake.charge(cost, 1, turn as u64);
-                step == 0
-            })
+        let mut weigh = |kib: u32| {
+            let fill = Some(Fill { bytes: kib << 10, of: 8 << 20 });
+            intake.weigh(std::iter::once(message.clone()), &buffer, fill);
+            intake.parts
         };
-        let cost = weight(64, &[8; 64 * 90]);
-        let moment = (PATIENCE / cost) as usize;
-        assert!(passes(400, moment), "a worker that was not run passes on what has come meanwhile");
-        assert!(!passes(400, 2), "a queue that stays is cut");
-        assert!(passes(10, 10 * CALM_PARTS as usize));
-        assert!(passes(400, 8) && !passes(400, 4), "and again soon, when there was little rest");
-        assert!(passes(10, (CALM_PARTS as usize + 1) * moment));
-        assert!(passes(400, moment), "after as much rest all is as in the beginning");
+        // Far from full, and yet more than could be passed on in time.
+        assert_eq!([10, 400, 500, 600, 550, 300].map(&mut weigh), [1, 2, 4, 8, 8, 1]);
     }
 }

@@ -21,11 +21,8 @@ const FRAME: u64 = 4096;
 /// One write or one send.
 const OUTPUT: u64 = 4096;
 
-/// Each further datagram of one send.
+/// Each further datagram of one send, and each of one receipt.
 const DATAGRAM: u64 = 2048;
-
-/// Each datagram of one receipt, without what is done with it then.
-const RECEIVED: u64 = 512;
 
 /// What the gateway does to answer.
 const ANSWER: u64 = 8192;
@@ -60,7 +57,7 @@ impl Cost {
 
     /// Received from another host at once.
     pub(super) fn received(datagrams: usize, bytes: usize) -> Cost {
-        Cost { units: datagrams as u64 * RECEIVED + bytes as u64, outputs: 0 }
+        Cost { units: datagrams as u64 * DATAGRAM + bytes as u64, outputs: 0 }
     }
 
     /// What this is beyond a frame that is read once and written once, apart from its bytes.

@@ -1,7 +1,8 @@
 //! A client of the API at full power, in a process of its own: the daemon tells clients apart by their sessions.
 //!
-//! Called as `client-attack KIND SOCKET CONTAINER`. It goes on until it is killed, and prints every second how many
-//! requests were answered, refused, and failed so far.
+//! Called as `client-attack KIND SOCKET CONTAINER THREADS`. It goes on until it is killed, and prints every second how many
+//! requests were answered, refused, and failed so far. With one thread it is a client that means no harm: it makes one
+//! request at a time, and reads what it is sent.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use vswitch_tests::http::{Answer, Request, connect};
-
-/// Requests that are made at the same time.
-const THREADS: usize = 16;
 
 /// Answers that are never read, of each thread.
 const UNREAD: usize = 8;
@@ -39,19 +37,23 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, socket, container] = &arguments[..] else { bail!("the arguments are KIND SOCKET CONTAINER") };
+    let [kind, socket, container, threads] = &arguments[..] else {
+        bail!("the arguments are KIND SOCKET CONTAINER THREADS")
+    };
+    let threads: usize = threads.parse().context("THREADS is a number")?;
     let socket = PathBuf::from(socket);
     nix::unistd::setsid().context("it is in a session of its own already")?;
     let attack = match kind.as_str() {
-        "call" | "calls" => calls,
+        "calls" => calls,
+        "streams" if threads == 1 => stream_read,
+        "logs" if threads == 1 => log_read,
         "streams" => streams,
         "logs" => logs,
         "starts" => starts,
         other => bail!("{other} is no attack"),
     };
     let counts = Arc::new(Counts::default());
-    // One call at a time is what a client does that means no harm.
-    for _ in 0..if kind == "call" { 1 } else { THREADS } {
+    for _ in 0..threads {
         let (socket, container, counts) = (socket.clone(), container.clone(), Arc::clone(&counts));
         thread::spawn(move || {
             loop {
@@ -105,6 +107,24 @@ fn unread(path: &str, socket: &Path, counts: &Counts) {
             counts.add(&Answer::read_head(&mut std::io::BufReader::new(&stream)));
             open.push(stream);
         }
+    }
+}
+
+fn stream_read(socket: &Path, _: &str, counts: &Counts) {
+    read("/v1/events", socket, counts);
+}
+
+fn log_read(socket: &Path, container: &str, counts: &Counts) {
+    read(&format!("/v1/containers/{container}/logs?follow=true"), socket, counts);
+}
+
+/// Reads a stream to its end, or until nothing has come for long.
+fn read(path: &str, socket: &Path, counts: &Counts) {
+    let Ok(mut stream) = connect(socket) else { return };
+    if stream.write_all(&Request::new("GET", path).to_bytes()).is_ok() {
+        let mut reader = std::io::BufReader::new(stream);
+        counts.add(&Answer::read_head(&mut reader));
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
     }
 }
 
