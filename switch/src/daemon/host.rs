@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vswitch_proto::api::{Error, ErrorKind};
-use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
+use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsIdentity, NetnsSource};
 use vswitch_proto::id::{ContainerId, EndpointId, PortId};
 
 use super::docker::interface;
@@ -47,8 +47,18 @@ enum Place {
 pub struct Way {
     name: String,
     place: Option<Place>,
-    /// The namespace that it was when it was adopted.
+    /// The namespace that it was when it was adopted, where it is kept open.
     known: Option<Arc<NetNs>>,
+    /// The same as the state has it, from before a restart of the daemon.
+    recorded: Option<NetnsIdentity>,
+}
+
+/// A network namespace of somebody else's that is to be adopted.
+#[derive(Debug)]
+pub struct Adoptable {
+    pub source: NetnsSource,
+    pub identity: NetnsIdentity,
+    pub namespace: NetNs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +87,7 @@ impl HostError {
                 NetNsError::Open { source, .. } => {
                     matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
                 }
-                NetNsError::Create(_) => false,
+                NetNsError::Create(_) | NetNsError::Identify { .. } => false,
             },
             _ => false,
         }
@@ -219,7 +229,11 @@ impl Host {
             }),
         };
         let known = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).get(&container.id).cloned();
-        Way { name: container.name.to_string(), place, known }
+        let recorded = match &container.kind {
+            ContainerKind::Adopted(spec) => Some(spec.namespace.clone()),
+            ContainerKind::Docker(_) | ContainerKind::Lab(_) => None,
+        };
+        Way { name: container.name.to_string(), place, known, recorded }
     }
 
     /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
@@ -298,11 +312,7 @@ impl Host {
     }
 
     /// What a client asks to adopt, checked to be a network namespace of somebody else's.
-    pub async fn netns_source(
-        &self,
-        pid: Option<u32>,
-        path: Option<String>,
-    ) -> Result<(NetnsSource, NetNs), Error> {
+    pub async fn netns_source(&self, pid: Option<u32>, path: Option<String>) -> Result<Adoptable, Error> {
         let invalid = |message: String| error(ErrorKind::Invalid, message);
         match (pid, &path) {
             (Some(_), None) => {}
@@ -316,27 +326,37 @@ impl Host {
                 ));
             }
         }
-        let looking = blocking(move || match pid {
-            Some(pid) => process_source(pid),
-            None => path_source(path.unwrap_or_default()),
+        let looking = blocking(move || {
+            let (source, namespace) = match pid {
+                Some(pid) => process_source(pid),
+                None => path_source(path.unwrap_or_default()),
+            }?;
+            let identity = identify(&namespace, &told(&source)).map_err(|e| cannot_adopt(&e))?;
+            Ok(Adoptable { source, identity, namespace })
         });
         let late = |_| {
             error(ErrorKind::Failed, "cannot adopt: the file system of the namespace's path does not answer")
         };
-        let (source, opened) = tokio::time::timeout(ADOPT_PATIENCE, looking).await.map_err(late)??;
+        let found: Adoptable = tokio::time::timeout(ADOPT_PATIENCE, looking).await.map_err(late)??;
         let own = NetNs::current().map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
-        if opened.id() == own.id() {
-            return Err(invalid(format!("{} is the network namespace of vswitchd itself", told(&source))));
+        if found.namespace.id() == own.id() {
+            let source = told(&found.source);
+            return Err(invalid(format!("{source} is the network namespace of vswitchd itself")));
         }
-        Ok((source, opened))
+        Ok(found)
     }
 
-    /// Opens the namespace that an adopted container had, where it is there again.
-    pub async fn reopen(&self, container: &Container) -> Result<NetNs, HostError> {
+    /// Opens the namespace that is now where that of an adopted container was.
+    pub async fn reopen(&self, container: &Container) -> Result<(NetNs, NetnsIdentity), HostError> {
         self.forget_namespace(&container.id);
-        let way = self.way(container);
+        let way = Way { recorded: None, ..self.way(container) };
         let name = way.name.clone();
-        let opening = tokio::time::timeout(ADOPT_PATIENCE, blocking(move || way.open()));
+        let opening = blocking(move || {
+            let namespace = way.open()?;
+            let identity = way.identify(&namespace)?;
+            Ok((namespace, identity))
+        });
+        let opening = tokio::time::timeout(ADOPT_PATIENCE, opening);
         opening.await.unwrap_or(Err(HostError::NoAnswer { name }))
     }
 }
@@ -355,11 +375,22 @@ impl Way {
             }),
         };
         let opened = opened.map_err(|error| HostError::Namespace { name: self.name.clone(), error })?;
-        match &self.known {
-            Some(known) if **known != opened => Err(gone()),
-            _ => Ok(opened),
-        }
+        let is_it = match (&self.known, &self.recorded) {
+            (Some(known), _) => **known == opened,
+            (None, Some(recorded)) => self.identify(&opened)? == *recorded,
+            (None, None) => true,
+        };
+        if is_it { Ok(opened) } else { Err(gone()) }
     }
+
+    fn identify(&self, namespace: &NetNs) -> Result<NetnsIdentity, HostError> {
+        let failed = |error| HostError::Namespace { name: self.name.clone(), error };
+        identify(namespace, &self.name).map_err(failed)
+    }
+}
+
+fn identify(namespace: &NetNs, path: &str) -> Result<NetnsIdentity, NetNsError> {
+    namespace.identity().map_err(|source| NetNsError::Identify { path: path.into(), source })
 }
 
 fn process_source(pid: u32) -> Result<(NetnsSource, NetNs), Error> {

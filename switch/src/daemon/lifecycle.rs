@@ -338,12 +338,13 @@ impl Control {
         id: RequestId,
         prepared: &Prepared,
     ) -> Result<Done, Error> {
-        let (source, namespace) = self.host.netns_source(request.pid, request.netns).await?;
+        let found = self.host.netns_source(request.pid, request.netns).await?;
         let attachments = self.attachments(&request.networks, prepared)?;
         self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
-        self.host.remember_namespace(container, namespace);
-        let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });
+        self.host.remember_namespace(container, found.namespace);
+        let spec = AdoptSpec { source: found.source, namespace: found.identity, labels: request.labels };
+        let kind = ContainerKind::Adopted(spec);
         let create = CreateContainer { id: container, name, kind, attachments };
         // Without a process of ours to begin, it runs at once.
         let undo = Command::RemoveContainer { container };
@@ -356,7 +357,7 @@ impl Control {
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
 
-    /// An adopted namespace that had gone and is there again under the same path.
+    /// The namespace of an adopted container had gone, and there is one under the same path again.
     async fn adopt_again(
         &self,
         id: &ContainerId,
@@ -365,8 +366,10 @@ impl Control {
     ) -> Result<Done, Error> {
         let state = self.state();
         let found = state.container(id).expect("it was just looked up");
-        let namespace =
-            self.host.reopen(found).await.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        let reopened = self.host.reopen(found).await;
+        let (namespace, identity) = reopened.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        let note = Command::NoteNamespace { container: *id, namespace: identity };
+        self.commit(random_request_id(), note, None).await?;
         self.host.remember_namespace(*id, namespace);
         let undo = Command::ContainerExited { container: *id, exit_code: 0, error: GONE.into() };
         self.commit(request, self.start_command(id, prepared, Start::Asked), Some(undo)).await?;
