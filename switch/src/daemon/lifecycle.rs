@@ -15,6 +15,7 @@ use super::handle::error;
 use super::host::blocking;
 use super::host_work::HostWork;
 use super::lanes::Part;
+use super::launches::Launching;
 use super::order::Subject;
 use super::overlay::Prepared;
 use super::{Done, Event, random_bytes, random_request_id, run_settings};
@@ -50,13 +51,14 @@ impl Control {
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         let kind = ContainerKind::Lab(lab_spec(request, network_of));
         let create = CreateContainer { id: container, name, kind, attachments };
+        let launching = Launching::new(&self.shared, container);
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
         let (applied, begun) = self.propose(id, Command::CreateContainer(create)).await?;
-        let launched = self.launch(&container).await;
+        let launched = launching.unless_ended(self.launch(&container)).await;
         drop(hold);
         let followed = match launched {
-            Ok(()) => begun.done().await,
+            Ok(()) => launching.unless_ended(begun.done()).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = followed {
@@ -218,11 +220,13 @@ impl Control {
             // The state refuses it.
             (ContainerKind::Docker(_), _) => {}
             (ContainerKind::Lab(_), Phase::Created) if self.shared.shim(&container).is_some() => {
+                let _launching = Launching::new(&self.shared, container);
                 self.begin(&container, id).await?;
                 return Ok(Done::Nothing);
             }
             (ContainerKind::Lab(_), _) => {}
         }
+        let launching = Launching::new(&self.shared, container);
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
         let (_, begun) = self.propose(id, self.start_command(&container, prepared, start)).await?;
@@ -230,10 +234,10 @@ impl Control {
             Start::Asked => self.shared.restarts.reset(&container),
             Start::Again => drop(self.shared.restarts.take(&container)),
         }
-        let launched = self.launch(&container).await;
+        let launched = launching.unless_ended(self.launch(&container)).await;
         drop(hold);
         let followed = match launched {
-            Ok(()) => begun.done().await,
+            Ok(()) => launching.unless_ended(begun.done()).await,
             Err(failure) => Err(failure),
         };
         let shim = self.shared.shim(&container);
