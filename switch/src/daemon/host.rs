@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use vswitch_proto::api::{Error, ErrorKind};
 use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsIdentity, NetnsSource};
-use vswitch_proto::id::{ContainerId, EndpointId, PortId};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, PortId};
 
 use super::docker::interface;
 use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files::{self, Written};
 use crate::forward::gso;
-use crate::io::netlink::{self, LinkConfig};
+use crate::io::netlink::{self, Link, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
@@ -196,8 +196,23 @@ impl Host {
         let Some(container) = state.container(container) else { return Ok(()) };
         let way = self.way(container);
         let name = container.name.to_string();
-        let routes = routes.into_iter().map(|route| (route.interface, route.gateway)).collect::<Vec<_>>();
-        let set = blocking(move || Ok(netlink::set_default_routes(&way.open()?, &routes))).await?;
+        let seen = self.shared.snapshot();
+        let macs: HashMap<String, MacAddr> =
+            seen.view().wires_of(&container.id).map(|(_, wire)| (wire.interface_name(), wire.mac)).collect();
+        let set = blocking(move || {
+            let ns = way.open()?;
+            let links = if routes.is_empty() { Ok(Vec::new()) } else { netlink::links(&ns) };
+            Ok(links.and_then(|links| {
+                let present = |name: String| match macs.get(&name) {
+                    Some(mac) => present_name(&links, &name, *mac),
+                    None => name,
+                };
+                let routes: Vec<_> =
+                    routes.into_iter().map(|route| (present(route.interface), route.gateway)).collect();
+                netlink::set_default_routes(&ns, &routes)
+            }))
+        })
+        .await?;
         set.map_err(|error| HostError::Routes { name, reason: error.to_string() })
     }
 
@@ -277,6 +292,22 @@ impl Host {
             located.map(|(port, place)| (port, !places.contains(&place))).collect()
         })
         .await
+    }
+
+    /// Sets an interface up again that is back from another namespace: the kernel takes its addresses and routes away
+    /// when it is moved, and leaves it down.
+    pub async fn set_up_again(&self, container: &Container, attach: Attach) -> Result<(), HostError> {
+        let (way, interface) = (self.way(container), attach.interface.clone());
+        let name = container.name.to_string();
+        let done = blocking(move || {
+            let ns = way.open()?;
+            Ok(netlink::links(&ns).and_then(|links| {
+                let name = present_name(&links, &attach.interface, attach.mac);
+                netlink::configure(&ns, &name, &link_config(&attach))
+            }))
+        })
+        .await?;
+        done.map_err(|error| HostError::Attach { name, interface, reason: error.to_string() })
     }
 
     /// The same beside the host's own interfaces, for Docker's endpoints.
@@ -447,10 +478,15 @@ fn gso_bytes(attach: &Attach) -> u32 {
     if attach.is_overlay { gso::frame_bytes(attach.mtu) } else { netlink::GSO_BYTES }
 }
 
-/// Either the whole interface, or nothing of it.
-fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
-    let tap = Tap::open(ns, &attach.interface, config).map_err(|error| error.to_string())?;
-    let link = LinkConfig {
+/// What an interface is called now: whoever has the namespace may have renamed it.
+fn present_name(links: &[Link], name: &str, mac: MacAddr) -> String {
+    let is_there = links.iter().any(|link| link.name == name);
+    let renamed = links.iter().find(|link| link.is_tap && link.mac == Some(mac) && !is_there);
+    renamed.map_or(name, |link| &link.name).to_owned()
+}
+
+fn link_config(attach: &Attach) -> LinkConfig {
+    LinkConfig {
         mac: attach.mac,
         mtu: attach.mtu,
         tx_queue_frames: netlink::TX_QUEUE_FRAMES,
@@ -458,8 +494,18 @@ fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap,
         addresses: attach.addresses.clone(),
         gateways: attach.gateways.clone(),
         route_metric: netlink::ROUTE_METRIC,
+    }
+}
+
+/// Either the whole interface, or nothing of it.
+fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
+    let name = if config.must_be_new {
+        attach.interface.clone()
+    } else {
+        present_name(&netlink::links(ns).map_err(|error| error.to_string())?, &attach.interface, attach.mac)
     };
-    let Err(error) = netlink::configure(ns, &attach.interface, &link) else { return Ok(tap) };
+    let tap = Tap::open(ns, &name, config).map_err(|error| error.to_string())?;
+    let Err(error) = netlink::configure(ns, &name, &link_config(attach)) else { return Ok(tap) };
     // What is reported is the first failure.
     let _ = tap.delete();
     Err(error.to_string())
