@@ -91,6 +91,11 @@ pub enum Command {
         network: NetworkId,
         name: Name,
     },
+    /// An adopted container that has ended is given the namespace that is at its path now.
+    NoteNamespace {
+        container: ContainerId,
+        namespace: NetnsIdentity,
+    },
 }
 
 /// Why a container's process is started.
@@ -192,6 +197,8 @@ impl LabSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptSpec {
     pub source: NetnsSource,
+    /// The namespace that was found there.
+    pub namespace: NetnsIdentity,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -204,6 +211,18 @@ pub enum NetnsSource {
         start_ticks: u64,
     },
     Path(String),
+}
+
+/// Which network namespace one is, for as long as the host runs. A path or a process may have another one later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsIdentity {
+    /// Of the host's start (/proc/sys/kernel/random/boot_id): all other numbers begin anew with it.
+    pub boot_id: u128,
+    /// Of the namespace's file. The kernel gives these two to another namespace as soon as this one is gone.
+    pub device: u64,
+    pub inode: u64,
+    /// The kernel's own number, which it gives once (SO_NETNS_COOKIE). Absent before Linux 5.14.
+    pub cookie: Option<u64>,
 }
 
 /// What a container asks of a network. Kept while the container exists, so that a new start finds it again.

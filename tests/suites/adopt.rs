@@ -162,3 +162,75 @@ fn a_network_is_not_connected_in_the_namespace_that_has_replaced_another() {
     lab.ctl(&["network", "connect", "net", "first"]);
     assert!(!in_netns(&lab, "ip -o link").contains("eth"), "the second one is left alone");
 }
+
+/// Whether `ps` and `port ls` say that it is served.
+fn assert_served(lab: &Lab, name: &str, is_served: bool) {
+    let state = if is_served { "running" } else { "exited" };
+    let row = lab.ok(&["ps", "-a", &format!("--filter=name=^{name}$"), "--format={{.State}}"]);
+    assert_eq!(row.trim_end(), state, "{name}");
+    let rows = lab.ok(&["port", "ls"]);
+    assert_eq!(rows.contains(name), is_served, "{name}: {rows}");
+}
+
+#[test]
+fn a_namespace_that_is_replaced_while_the_daemon_is_down_is_not_taken_for_the_old_one() {
+    let mut lab = Lab::new();
+    lab.sh("ip netns add outside; ip netns add kept");
+    // The same process has another namespace later.
+    let script = "until [ -e /tmp/go ]; do sleep 0.1; done; exec unshare --net sleep 100000";
+    let process = Process::spawn(&lab, &["unshare", "--net", "sh", "-c", script]);
+    let netns = lab.path(format!("/proc/{}/ns/net", process.pid()));
+    let own = fs::read_link(lab.path("/proc/1/ns/net")).unwrap();
+    eventually("the process has its namespace", || {
+        ensure!(fs::read_link(&netns)? != own);
+        Ok(())
+    });
+    lab.ok(&["adopt", "--netns=/run/netns/kept", "--name=kept"]);
+    lab.ok(&["adopt", "--netns=/run/netns/outside", "--name=by-path"]);
+    lab.ok(&["adopt", &format!("--pid={}", process.pid()), "--name=by-pid"]);
+    let replaced = ["by-path", "by-pid"];
+    let addresses = replaced.map(|name| lab.address(name, "bridge"));
+
+    assert_eq!(lab.term(), 0, "{}", lab.log());
+    let before = fs::read_link(&netns).unwrap();
+    // The new one has the inode number of the old one, as a rule.
+    lab.sh("ip netns del outside; ip netns add outside; touch /tmp/go");
+    eventually("the process has another namespace", || {
+        ensure!(fs::read_link(&netns)? != before);
+        Ok(())
+    });
+    lab.start();
+    for name in replaced {
+        eventually(&format!("{name} is noticed to be gone"), || {
+            let state = lab.inspect(name).state;
+            ensure!(!state.running && state.error.contains("namespace is gone"), "{state:?}");
+            Ok(())
+        });
+        assert_served(&lab, name, false);
+    }
+    let inside = |target: &str| format!("nsenter --net={target} ip -o link");
+    let process_netns = format!("/proc/{}/ns/net", process.pid());
+    for target in ["/run/netns/outside", &process_netns] {
+        let links = lab.sh(&inside(target));
+        assert!(!links.contains("eth0"), "the new one is left alone: {links}");
+    }
+    // The one that was not replaced goes on, and what the others had is free.
+    assert_served(&lab, "kept", true);
+    lab.sh("ip netns exec kept busybox ping -c 1 -W 10 172.17.0.1");
+    lab.run_idle("next", &[&format!("--ip={}", addresses[0])]);
+    lab.sh(&format!("ip netns exec kept busybox ping -c 1 -W 10 {}", addresses[0]));
+
+    // Whoever wants the new one says so, and that is kept as well.
+    lab.ok(&["start", "by-path", "by-pid"]);
+    for _ in 0..2 {
+        for name in ["by-path", "by-pid", "kept"] {
+            assert_served(&lab, name, true);
+        }
+        for target in ["/run/netns/outside", &process_netns] {
+            lab.sh(&format!("nsenter --net={target} busybox ping -c 1 -W 10 172.17.0.1"));
+        }
+        lab.kill9();
+        lab.start();
+    }
+    lab.ok(&["rm", "-f", "by-path", "by-pid", "kept"]);
+}

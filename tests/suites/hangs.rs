@@ -1,6 +1,8 @@
 //! Things that hang: a file system that does not answer, a shim that is stopped, a TAP or a file that somebody holds.
 //! Changes of others are answered meanwhile, and SIGTERM ends the daemon.
 
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
 use vswitch::io::netns::NetNs;
 use vswitch::io::tap::{Tap, TapConfig};
@@ -178,5 +180,97 @@ fn containers_that_hold_their_names_file_open() {
             let hosts = lab.exec_ok(name, &["cat", "/etc/hosts"]);
             assert!(hosts.contains(&format!("\t{newest}\n")), "{name}: {hosts}");
         }
+    }
+}
+
+/// What ends a start that hangs: with the arguments before the name of the container.
+const ENDINGS: [&[&str]; 3] = [&["rm", "-f"], &["kill"], &["stop", "--time=1"]];
+
+/// Has a start that hangs ended, which the daemon otherwise waits 30 s for.
+fn end_soon(lab: &Lab, ending: &[&str], container: &str, starting: &mut Process) {
+    let began = Instant::now();
+    lab.ok(&[ending, &[container]].concat());
+    assert!(began.elapsed() < Duration::from_secs(10), "{ending:?} took {:?}", began.elapsed());
+    assert_ne!(starting.wait(), 0, "{}", starting.output());
+    assert!(
+        starting.output().contains("stopped or removed before its command began"),
+        "{}",
+        starting.output()
+    );
+    assert!(began.elapsed() < Duration::from_secs(15), "{ending:?}: the start went on");
+}
+
+fn wait_until_no_shim_is_left(lab: &Lab) {
+    eventually("no shim is left", || {
+        let shims = lab.run(&["pgrep", "-f", "[v]switchd shim"]);
+        ensure!(shims.stdout.is_empty(), "{shims:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_launch_that_hangs_is_ended_at_once() {
+    let lab = Lab::new();
+    let _server = mount_hung(&lab);
+    for ending in ENDINGS {
+        let rootfs = format!("--rootfs={HUNG}");
+        let run = ["vswitchctl", "run", "-d", &rootfs, "--name=hangs", "--", "true"];
+        let mut running = Process::spawn(&lab, &run);
+        wait_for_status(&lab, "hangs", "created");
+        end_soon(&lab, ending, "hangs", &mut running);
+        assert_eq!(lab.ok(&["ps", "-aq"]), "", "{ending:?}");
+        wait_until_no_shim_is_left(&lab);
+        // Its name and its address are free.
+        lab.run_idle("hangs", &["--ip=172.17.0.2"]);
+        lab.ok(&["rm", "-f", "hangs"]);
+    }
+}
+
+#[test]
+fn a_start_of_an_old_container_that_hangs_is_ended_at_once() {
+    let lab = Lab::new();
+    lab.sh(&format!("mkdir -p {HUNG}"));
+    let rootfs = format!("--rootfs={HUNG}");
+    for name in ["a", "b", "c"] {
+        // There is no such program.
+        lab.ok(&["create", &rootfs, &format!("--name={name}"), "--", "true"]);
+        lab.ctl(&["start", name]);
+        assert_eq!(lab.wait_until_exited(name), 127);
+    }
+    let _server = mount_hung(&lab);
+    for (name, ending) in ["a", "b", "c"].into_iter().zip(ENDINGS) {
+        let mut starting = Process::spawn(&lab, &["vswitchctl", "start", name]);
+        wait_for_status(&lab, name, "running");
+        end_soon(&lab, ending, name, &mut starting);
+        let is_removed = ending[0] == "rm";
+        let rows = lab.ok(&["ps", "-a", &format!("--filter=name=^{name}$"), "--format={{.State}}"]);
+        assert_eq!(rows.trim_end(), if is_removed { "" } else { "exited" }, "{ending:?}");
+        wait_until_no_shim_is_left(&lab);
+    }
+}
+
+#[test]
+fn a_signal_during_a_start_reaches_the_command() {
+    let lab = Lab::new();
+    for (name, sending, code) in [
+        ("usr1", "until vswitchctl kill -s USR1 usr1; do sleep 0.1; done", 138),
+        ("term", "until vswitchctl kill -s TERM term; do sleep 0.1; done", 143),
+        ("stop", "vswitchctl stop --time=30 stop", 143),
+    ] {
+        // Its pid 1 passes every signal on as soon as the command runs.
+        let id = lab.ok(&["create", "--init", &format!("--name={name}"), "--", "sleep", "100000"]);
+        let shim = format!("$(pgrep -f '[v]switchd shim .*{}')", id.trim_end());
+        lab.sh(&format!("kill -STOP {shim}"));
+        let mut starting = Process::spawn(&lab, &["vswitchctl", "start", name]);
+        // Whether they come early enough shows in the exit codes only.
+        std::thread::sleep(Duration::from_millis(500));
+        let path = sending.replace("vswitchctl", "/mnt/vswitchctl");
+        let mut sending = Process::spawn(&lab, &["sh", "-c", &path]);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(sending.try_wait(), None, "it waits for the start: {}", sending.output());
+        lab.sh(&format!("kill -CONT {shim}"));
+        assert_eq!(starting.wait(), 0, "{}", starting.output());
+        assert_eq!(sending.wait(), 0, "{}", sending.output());
+        assert_eq!(lab.wait_until_exited(name), code, "{name}");
     }
 }

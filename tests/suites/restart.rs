@@ -313,10 +313,10 @@ fn a_corrupt_or_newer_store_is_refused_and_left_alone() {
     set_format(u8::MAX);
     let line = assert_store_refused(&lab, "newer");
     assert!(line.contains("newer"), "{line}");
-    set_format(2);
+    set_format(3);
     let line = assert_store_refused(&lab, "older");
     assert!(line.contains("earlier"), "{line}");
-    set_format(3);
+    set_format(4);
     lab.start();
     assert_eq!(lab.inspect_network("net").name, "net");
 }

@@ -42,8 +42,8 @@ const FORMAT_KEY: &str = "format";
 const NODE_KEY: &str = "node";
 const HARD_KEY: &str = "hard";
 const BASE_KEY: &str = "base";
-/// Of the tables above.
-const FORMAT: u8 = 3;
+/// Of the tables above and of what is in them. Since format 4 the namespaces of adopted containers have an identity.
+const FORMAT: u8 = 4;
 /// First byte of an entry and of a snapshot.
 const VALUE_VERSION: u8 = 1;
 /// Memory for pages of the database, bytes.

@@ -361,12 +361,12 @@ fn other_formats_are_refused() {
     assert!(matches!(refused(&path), OpenError::Foreign(_)), "another program's redb database");
     std::fs::remove_file(&path).unwrap();
     drop(Replica::open(&path).unwrap());
-    put(TableDefinition::new("meta"), "format", &[4]);
-    assert!(matches!(refused(&path), OpenError::Newer { found: 4, .. }));
-    assert!(matches!(refused(&path), OpenError::Newer { found: 4, .. }), "still, not reset");
-    put(TableDefinition::new("meta"), "format", &[2]);
-    assert!(matches!(refused(&path), OpenError::Older { found: 2, .. }));
+    put(TableDefinition::new("meta"), "format", &[5]);
+    assert!(matches!(refused(&path), OpenError::Newer { found: 5, .. }));
+    assert!(matches!(refused(&path), OpenError::Newer { found: 5, .. }), "still, not reset");
     put(TableDefinition::new("meta"), "format", &[3]);
+    assert!(matches!(refused(&path), OpenError::Older { found: 3, .. }));
+    put(TableDefinition::new("meta"), "format", &[4]);
     let entry = |index: u64, value: &[u8]| {
         let database = Database::create(&path).unwrap();
         let transaction = database.begin_write().unwrap();

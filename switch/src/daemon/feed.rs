@@ -204,7 +204,7 @@ pub fn changes(command: &Command, old: View<'_>, new: View<'_>) -> Vec<Change> {
         Command::UpdateContainer { container: id, .. } => {
             vec![container(new, id, "update", BTreeMap::new())]
         }
-        Command::NoteNetwork { .. } => Vec::new(),
+        Command::NoteNetwork { .. } | Command::NoteNamespace { .. } => Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::docker::leftovers::Lacking;
 use super::docker::planned::Planned;
 use super::docker::sandbox::FirstProcesses;
 use super::feed::Feed;
+use super::launches::Launches;
 use super::leases::Leases;
 use super::overlay::Prepared;
 use super::ports::PortProblems;
@@ -69,6 +70,7 @@ pub struct Shared {
     pub port_problems: PortProblems,
     pub turnstile: Arc<Turnstile>,
     pub restarts: Restarts,
+    pub launches: Launches,
 }
 
 /// What a change answers.
@@ -154,6 +156,7 @@ impl Shared {
             port_problems: PortProblems::default(),
             turnstile: Arc::default(),
             restarts: Restarts::default(),
+            launches: Launches::default(),
         }
     }
 
@@ -328,7 +331,20 @@ impl Handle {
         }
     }
 
+    /// Waits until the container is not being started any more: its command runs, or never will.
+    async fn launched(&self, id: &ContainerId) {
+        let mut revision = self.shared.revision.subscribe();
+        while self.shared.launches.is_under_way(id) && revision.changed().await.is_ok() {}
+    }
+
+    /// One that is being started gets the signal once its command runs. SIGKILL ends the start.
     pub async fn kill(&self, reference: &str, signal: i32) -> Result<(), Error> {
+        let id = self.find_container(&self.state(), reference)?.id;
+        let reference = &id.to_string();
+        if signal == nix::libc::SIGKILL && self.shared.launches.end(&id) {
+            return self.kill_and_wait(reference).await;
+        }
+        self.launched(&id).await;
         let shim = self.started_shim(reference)?;
         let state = self.state();
         let container = self.find_container(&state, reference)?;
@@ -345,27 +361,37 @@ impl Handle {
     pub async fn stop(&self, reference: &str, patience: Option<Duration>) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
-        let shim = self.lab_shim(container)?;
+        self.lab_shim(container)?;
         self.stop_by_hand(&container.id).await?;
-        let Some(shim) = shim else { return Ok(()) };
         let settings = container.lab().map(|spec| &spec.settings);
         let signal = settings.and_then(|settings| settings.stop_signal).unwrap_or(nix::libc::SIGTERM);
         let own_s = settings.and_then(|settings| settings.stop_timeout_s).unwrap_or(STOP_TIMEOUT_S);
         let patience = patience.unwrap_or(Duration::from_secs(own_s.into()));
+        let id = container.id;
+        // One that is being started is stopped as soon as its command runs. A start that takes too long is ended.
+        let began = Instant::now();
+        if tokio::time::timeout(patience, self.launched(&id)).await.is_err() {
+            self.shared.launches.end(&id);
+            self.launched(&id).await;
+        }
+        let patience = patience.saturating_sub(began.elapsed());
+        let Some(shim) = self.shared.shim(&id) else { return Ok(()) };
         // A failure to signal means that it ended meanwhile, which is what is waited for.
         let _ = shim.signal(signal).await;
         if tokio::time::timeout(patience, shim.wait()).await.is_err() {
             let _ = shim.signal(nix::libc::SIGKILL).await;
         }
-        self.ended(&container.id, &shim).await;
+        self.ended(&id, &shim).await;
         self.settle().await;
         Ok(())
     }
 
+    /// Ends a start that is under way, too.
     pub(super) async fn kill_and_wait(&self, reference: &str) -> Result<(), Error> {
         let state = self.state();
         let container = self.find_container(&state, reference)?;
         self.stop_by_hand(&container.id).await?;
+        self.shared.launches.end(&container.id);
         if let Some(shim) = self.shared.shim(&container.id) {
             let _ = shim.signal(nix::libc::SIGKILL).await;
             self.ended(&container.id, &shim).await;

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vswitch_proto::api::{Error, ErrorKind};
-use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsSource};
-use vswitch_proto::id::{ContainerId, EndpointId, PortId};
+use vswitch_proto::command::{ContainerKind, DockerSpec, NetnsIdentity, NetnsSource};
+use vswitch_proto::id::{ContainerId, EndpointId, MacAddr, PortId};
 
 use super::docker::interface;
 use super::handle::{Shared, error};
 use crate::config::Config;
 use crate::container::files::{self, Written};
 use crate::forward::gso;
-use crate::io::netlink::{self, LinkConfig};
+use crate::io::netlink::{self, Link, LinkConfig};
 use crate::io::netns::{self, NetNs, NetNsError, NetNsId};
 use crate::io::tap::{Offloads, Tap, TapConfig};
 use crate::plan::{Action, Attach, DefaultRoute};
@@ -47,8 +47,18 @@ enum Place {
 pub struct Way {
     name: String,
     place: Option<Place>,
-    /// The namespace that it was when it was adopted.
+    /// The namespace that it was when it was adopted, where it is kept open.
     known: Option<Arc<NetNs>>,
+    /// The same as the state has it, from before a restart of the daemon.
+    recorded: Option<NetnsIdentity>,
+}
+
+/// A network namespace of somebody else's that is to be adopted.
+#[derive(Debug)]
+pub struct Adoptable {
+    pub source: NetnsSource,
+    pub identity: NetnsIdentity,
+    pub namespace: NetNs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +87,7 @@ impl HostError {
                 NetNsError::Open { source, .. } => {
                     matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
                 }
-                NetNsError::Create(_) => false,
+                NetNsError::Create(_) | NetNsError::Identify { .. } => false,
             },
             _ => false,
         }
@@ -186,8 +196,23 @@ impl Host {
         let Some(container) = state.container(container) else { return Ok(()) };
         let way = self.way(container);
         let name = container.name.to_string();
-        let routes = routes.into_iter().map(|route| (route.interface, route.gateway)).collect::<Vec<_>>();
-        let set = blocking(move || Ok(netlink::set_default_routes(&way.open()?, &routes))).await?;
+        let seen = self.shared.snapshot();
+        let macs: HashMap<String, MacAddr> =
+            seen.view().wires_of(&container.id).map(|(_, wire)| (wire.interface_name(), wire.mac)).collect();
+        let set = blocking(move || {
+            let ns = way.open()?;
+            let links = if routes.is_empty() { Ok(Vec::new()) } else { netlink::links(&ns) };
+            Ok(links.and_then(|links| {
+                let present = |name: String| match macs.get(&name) {
+                    Some(mac) => present_name(&links, &name, *mac),
+                    None => name,
+                };
+                let routes: Vec<_> =
+                    routes.into_iter().map(|route| (present(route.interface), route.gateway)).collect();
+                netlink::set_default_routes(&ns, &routes)
+            }))
+        })
+        .await?;
         set.map_err(|error| HostError::Routes { name, reason: error.to_string() })
     }
 
@@ -219,7 +244,11 @@ impl Host {
             }),
         };
         let known = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).get(&container.id).cloned();
-        Way { name: container.name.to_string(), place, known }
+        let recorded = match &container.kind {
+            ContainerKind::Adopted(spec) => Some(spec.namespace.clone()),
+            ContainerKind::Docker(_) | ContainerKind::Lab(_) => None,
+        };
+        Way { name: container.name.to_string(), place, known, recorded }
     }
 
     /// Interfaces that a crash has left between a change's being true and the host's following it, and those whose lease
@@ -265,6 +294,22 @@ impl Host {
         .await
     }
 
+    /// Sets an interface up again that is back from another namespace: the kernel takes its addresses and routes away
+    /// when it is moved, and leaves it down.
+    pub async fn set_up_again(&self, container: &Container, attach: Attach) -> Result<(), HostError> {
+        let (way, interface) = (self.way(container), attach.interface.clone());
+        let name = container.name.to_string();
+        let done = blocking(move || {
+            let ns = way.open()?;
+            Ok(netlink::links(&ns).and_then(|links| {
+                let name = present_name(&links, &attach.interface, attach.mac);
+                netlink::configure(&ns, &name, &link_config(&attach))
+            }))
+        })
+        .await?;
+        done.map_err(|error| HostError::Attach { name, interface, reason: error.to_string() })
+    }
+
     /// The same beside the host's own interfaces, for Docker's endpoints.
     pub async fn remove_unknown_of_docker(&self, state: &State) {
         let endpoints = state.docker_endpoints().map(|(container, _)| interface::name(&container.id));
@@ -298,11 +343,7 @@ impl Host {
     }
 
     /// What a client asks to adopt, checked to be a network namespace of somebody else's.
-    pub async fn netns_source(
-        &self,
-        pid: Option<u32>,
-        path: Option<String>,
-    ) -> Result<(NetnsSource, NetNs), Error> {
+    pub async fn netns_source(&self, pid: Option<u32>, path: Option<String>) -> Result<Adoptable, Error> {
         let invalid = |message: String| error(ErrorKind::Invalid, message);
         match (pid, &path) {
             (Some(_), None) => {}
@@ -316,27 +357,37 @@ impl Host {
                 ));
             }
         }
-        let looking = blocking(move || match pid {
-            Some(pid) => process_source(pid),
-            None => path_source(path.unwrap_or_default()),
+        let looking = blocking(move || {
+            let (source, namespace) = match pid {
+                Some(pid) => process_source(pid),
+                None => path_source(path.unwrap_or_default()),
+            }?;
+            let identity = identify(&namespace, &told(&source)).map_err(|e| cannot_adopt(&e))?;
+            Ok(Adoptable { source, identity, namespace })
         });
         let late = |_| {
             error(ErrorKind::Failed, "cannot adopt: the file system of the namespace's path does not answer")
         };
-        let (source, opened) = tokio::time::timeout(ADOPT_PATIENCE, looking).await.map_err(late)??;
+        let found: Adoptable = tokio::time::timeout(ADOPT_PATIENCE, looking).await.map_err(late)??;
         let own = NetNs::current().map_err(|e| error(ErrorKind::Failed, e.to_string()))?;
-        if opened.id() == own.id() {
-            return Err(invalid(format!("{} is the network namespace of vswitchd itself", told(&source))));
+        if found.namespace.id() == own.id() {
+            let source = told(&found.source);
+            return Err(invalid(format!("{source} is the network namespace of vswitchd itself")));
         }
-        Ok((source, opened))
+        Ok(found)
     }
 
-    /// Opens the namespace that an adopted container had, where it is there again.
-    pub async fn reopen(&self, container: &Container) -> Result<NetNs, HostError> {
+    /// Opens the namespace that is now where that of an adopted container was.
+    pub async fn reopen(&self, container: &Container) -> Result<(NetNs, NetnsIdentity), HostError> {
         self.forget_namespace(&container.id);
-        let way = self.way(container);
+        let way = Way { recorded: None, ..self.way(container) };
         let name = way.name.clone();
-        let opening = tokio::time::timeout(ADOPT_PATIENCE, blocking(move || way.open()));
+        let opening = blocking(move || {
+            let namespace = way.open()?;
+            let identity = way.identify(&namespace)?;
+            Ok((namespace, identity))
+        });
+        let opening = tokio::time::timeout(ADOPT_PATIENCE, opening);
         opening.await.unwrap_or(Err(HostError::NoAnswer { name }))
     }
 }
@@ -355,11 +406,22 @@ impl Way {
             }),
         };
         let opened = opened.map_err(|error| HostError::Namespace { name: self.name.clone(), error })?;
-        match &self.known {
-            Some(known) if **known != opened => Err(gone()),
-            _ => Ok(opened),
-        }
+        let is_it = match (&self.known, &self.recorded) {
+            (Some(known), _) => **known == opened,
+            (None, Some(recorded)) => self.identify(&opened)? == *recorded,
+            (None, None) => true,
+        };
+        if is_it { Ok(opened) } else { Err(gone()) }
     }
+
+    fn identify(&self, namespace: &NetNs) -> Result<NetnsIdentity, HostError> {
+        let failed = |error| HostError::Namespace { name: self.name.clone(), error };
+        identify(namespace, &self.name).map_err(failed)
+    }
+}
+
+fn identify(namespace: &NetNs, path: &str) -> Result<NetnsIdentity, NetNsError> {
+    namespace.identity().map_err(|source| NetNsError::Identify { path: path.into(), source })
 }
 
 fn process_source(pid: u32) -> Result<(NetnsSource, NetNs), Error> {
@@ -416,10 +478,15 @@ fn gso_bytes(attach: &Attach) -> u32 {
     if attach.is_overlay { gso::frame_bytes(attach.mtu) } else { netlink::GSO_BYTES }
 }
 
-/// Either the whole interface, or nothing of it.
-fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
-    let tap = Tap::open(ns, &attach.interface, config).map_err(|error| error.to_string())?;
-    let link = LinkConfig {
+/// What an interface is called now: whoever has the namespace may have renamed it.
+fn present_name(links: &[Link], name: &str, mac: MacAddr) -> String {
+    let is_there = links.iter().any(|link| link.name == name);
+    let renamed = links.iter().find(|link| link.is_tap && link.mac == Some(mac) && !is_there);
+    renamed.map_or(name, |link| &link.name).to_owned()
+}
+
+fn link_config(attach: &Attach) -> LinkConfig {
+    LinkConfig {
         mac: attach.mac,
         mtu: attach.mtu,
         tx_queue_frames: netlink::TX_QUEUE_FRAMES,
@@ -427,8 +494,18 @@ fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap,
         addresses: attach.addresses.clone(),
         gateways: attach.gateways.clone(),
         route_metric: netlink::ROUTE_METRIC,
+    }
+}
+
+/// Either the whole interface, or nothing of it.
+fn make_interface(ns: &NetNs, attach: &Attach, config: TapConfig) -> Result<Tap, String> {
+    let name = if config.must_be_new {
+        attach.interface.clone()
+    } else {
+        present_name(&netlink::links(ns).map_err(|error| error.to_string())?, &attach.interface, attach.mac)
     };
-    let Err(error) = netlink::configure(ns, &attach.interface, &link) else { return Ok(tap) };
+    let tap = Tap::open(ns, &name, config).map_err(|error| error.to_string())?;
+    let Err(error) = netlink::configure(ns, &name, &link_config(attach)) else { return Ok(tap) };
     // What is reported is the first failure.
     let _ = tap.delete();
     Err(error.to_string())

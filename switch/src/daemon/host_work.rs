@@ -14,7 +14,7 @@ use super::lanes::{LaneId, Lanes, Part, Work};
 use super::ports::Problem;
 use super::trouble::{Failure, Trouble, container_of, target};
 use super::{Event, feed, now_ms};
-use crate::plan::{Action, Attach};
+use crate::plan::{self, Action, Attach};
 use crate::state::State;
 
 /// How long a change waits for what it changes on the host.
@@ -232,10 +232,19 @@ impl HostWorker {
             let _ = self.events.send(Event::Vanished(*id)).await;
             return;
         }
-        let wires: Vec<_> = seen.view().wires_of(id).map(|(_, wire)| wire).collect();
-        let ports = wires.iter().map(|wire| wire.port).collect();
+        let wires: Vec<_> = seen.view().wires_of(id).collect();
+        let ports = wires.iter().map(|(_, wire)| wire.port).collect();
         for (port, is_moved) in self.host.find_moved(container, ports).await {
-            let Some(wire) = wires.iter().find(|wire| wire.port == port) else { continue };
+            let Some((endpoint, wire)) = wires.iter().find(|(_, wire)| wire.port == port) else { continue };
+            let is_back = !is_moved && self.shared.port_problems.is_moved(port);
+            if is_back
+                && container.docker().is_none()
+                && let Some(attach) =
+                    plan::attach_again(seen.view(), &endpoint.id, port, &self.shared.settings())
+                && let Err(error) = self.host.set_up_again(container, attach).await
+            {
+                tracing::warn!(%error, "an interface that was moved and is back could not be set up");
+            }
             let found = is_moved.then_some(Problem::Moved);
             self.shared.note_port(container, &wire.interface_name(), port, found);
         }

@@ -15,6 +15,7 @@ use super::handle::error;
 use super::host::blocking;
 use super::host_work::HostWork;
 use super::lanes::Part;
+use super::launches::Launching;
 use super::order::Subject;
 use super::overlay::Prepared;
 use super::{Done, Event, random_bytes, random_request_id, run_settings};
@@ -50,13 +51,14 @@ impl Control {
         let (container, name) = prepared.container.clone().expect("a new container has its name");
         let kind = ContainerKind::Lab(lab_spec(request, network_of));
         let create = CreateContainer { id: container, name, kind, attachments };
+        let launching = Launching::new(&self.shared, container);
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
         let (applied, begun) = self.propose(id, Command::CreateContainer(create)).await?;
-        let launched = self.launch(&container).await;
+        let launched = launching.unless_ended(self.launch(&container)).await;
         drop(hold);
         let followed = match launched {
-            Ok(()) => begun.done().await,
+            Ok(()) => launching.unless_ended(begun.done()).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = followed {
@@ -218,11 +220,13 @@ impl Control {
             // The state refuses it.
             (ContainerKind::Docker(_), _) => {}
             (ContainerKind::Lab(_), Phase::Created) if self.shared.shim(&container).is_some() => {
+                let _launching = Launching::new(&self.shared, container);
                 self.begin(&container, id).await?;
                 return Ok(Done::Nothing);
             }
             (ContainerKind::Lab(_), _) => {}
         }
+        let launching = Launching::new(&self.shared, container);
         // Its interfaces wait until it has its namespaces.
         let hold = self.lanes.hold(container);
         let (_, begun) = self.propose(id, self.start_command(&container, prepared, start)).await?;
@@ -230,10 +234,10 @@ impl Control {
             Start::Asked => self.shared.restarts.reset(&container),
             Start::Again => drop(self.shared.restarts.take(&container)),
         }
-        let launched = self.launch(&container).await;
+        let launched = launching.unless_ended(self.launch(&container)).await;
         drop(hold);
         let followed = match launched {
-            Ok(()) => begun.done().await,
+            Ok(()) => launching.unless_ended(begun.done()).await,
             Err(failure) => Err(failure),
         };
         let shim = self.shared.shim(&container);
@@ -338,12 +342,13 @@ impl Control {
         id: RequestId,
         prepared: &Prepared,
     ) -> Result<Done, Error> {
-        let (source, namespace) = self.host.netns_source(request.pid, request.netns).await?;
+        let found = self.host.netns_source(request.pid, request.netns).await?;
         let attachments = self.attachments(&request.networks, prepared)?;
         self.note_networks(&attachments).await?;
         let (container, name) = prepared.container.clone().expect("a new container has its name");
-        self.host.remember_namespace(container, namespace);
-        let kind = ContainerKind::Adopted(AdoptSpec { source, labels: request.labels });
+        self.host.remember_namespace(container, found.namespace);
+        let spec = AdoptSpec { source: found.source, namespace: found.identity, labels: request.labels };
+        let kind = ContainerKind::Adopted(spec);
         let create = CreateContainer { id: container, name, kind, attachments };
         // Without a process of ours to begin, it runs at once.
         let undo = Command::RemoveContainer { container };
@@ -356,7 +361,7 @@ impl Control {
         Ok(Done::Created(Created { id: container.to_string(), warnings: Vec::new() }))
     }
 
-    /// An adopted namespace that had gone and is there again under the same path.
+    /// The namespace of an adopted container had gone, and there is one under the same path again.
     async fn adopt_again(
         &self,
         id: &ContainerId,
@@ -365,8 +370,10 @@ impl Control {
     ) -> Result<Done, Error> {
         let state = self.state();
         let found = state.container(id).expect("it was just looked up");
-        let namespace =
-            self.host.reopen(found).await.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        let reopened = self.host.reopen(found).await;
+        let (namespace, identity) = reopened.map_err(|e| error(ErrorKind::Conflict, e.to_string()))?;
+        let note = Command::NoteNamespace { container: *id, namespace: identity };
+        self.commit(random_request_id(), note, None).await?;
         self.host.remember_namespace(*id, namespace);
         let undo = Command::ContainerExited { container: *id, exit_code: 0, error: GONE.into() };
         self.commit(request, self.start_command(id, prepared, Start::Asked), Some(undo)).await?;

@@ -57,6 +57,7 @@ mod host_work;
 mod info;
 mod join;
 mod lanes;
+mod launches;
 mod leases;
 mod lifecycle;
 mod names;

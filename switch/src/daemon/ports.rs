@@ -4,6 +4,9 @@
 //! A Docker engine sets up its containers itself, and an interface that somebody moved is somewhere on purpose: these
 //! are reported, in `port ls`, in the log and as an event, until they are back.
 //!
+//! An interface that was moved and comes back is set up again, under whatever name it has then. One that was renamed, or
+//! set down, is as whoever did it wants it.
+//!
 //! A deletion is told by the worker that reads the TAP. A move is not: a TAP works wherever it is. So interfaces are
 //! looked at in turn, some each second.
 
@@ -52,6 +55,10 @@ impl Problem {
 impl PortProblems {
     pub fn of(&self, port: PortId) -> Option<&'static str> {
         self.lock().get(&port).map(|problem| problem.text())
+    }
+
+    pub fn is_moved(&self, port: PortId) -> bool {
+        self.lock().get(&port) == Some(&Problem::Moved)
     }
 
     /// `false` if that was known already.

@@ -11,10 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use vswitch_proto::command::NetnsIdentity;
 
 use super::sys::nsfs;
 
@@ -40,6 +43,8 @@ pub enum NetNsError {
     NotNetNs { path: String },
     #[error("there is no process {0}")]
     NoProcess(u32),
+    #[error("it cannot be told which network namespace {path} is: {source}")]
+    Identify { path: String, source: io::Error },
     #[error("a network namespace cannot be made: {0}; this needs root, or a user namespace of one's own")]
     Create(io::Error),
 }
@@ -88,6 +93,19 @@ impl NetNs {
         self.id
     }
 
+    /// What tells it from every other one, also when it is not open any more.
+    pub fn identity(&self) -> io::Result<NetnsIdentity> {
+        let cookie = self.run(|| nsfs::netns_cookie(UnixDatagram::unbound()?.as_fd()))?;
+        let cookie = match cookie {
+            Ok(cookie) => Some(cookie),
+            // Before Linux 5.14.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOPROTOOPT as i32) => None,
+            Err(error) => return Err(error),
+        };
+        let NetNsId { device, inode } = self.id;
+        Ok(NetnsIdentity { boot_id: boot_id()?, device, inode, cookie })
+    }
+
     /// Runs `f` inside the namespace, on a thread of its own, and waits for it. Meant for the control side: call it
     /// from async code through `spawn_blocking`.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -110,6 +128,13 @@ impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Of the host's present run: drawn anew at each start.
+fn boot_id() -> io::Result<u128> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits = text.trim().replace('-', "");
+    u128::from_str_radix(&digits, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// When a process began, in clock ticks since boot (proc_pid_stat(5), field 22). Together with the process id it

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vswitch_proto::command::{
-    Attachment, ContainerKind, CreateContainer, DockerSpec, Driver, LabSpec, Limits, NewEndpoint,
-    RestartPolicy, Scope, Start,
+    Attachment, ContainerKind, CreateContainer, DockerSpec, Driver, LabSpec, Limits, NetnsIdentity,
+    NewEndpoint, RestartPolicy, Scope, Start,
 };
 use vswitch_proto::id::{ContainerId, Name, NetworkId};
 
@@ -192,6 +192,24 @@ impl State {
 
     pub(super) fn stop_by_hand(&mut self, id: &ContainerId) -> Result<Applied, Rejected> {
         let container = Container { stopped_by_hand: true, ..self.own_container(id)?.clone() };
+        self.commit(container, Allocation::default());
+        Ok(Applied::ContainerChanged { container: *id })
+    }
+
+    /// For one that has ended: a namespace that is served does not become another one.
+    pub(super) fn note_namespace(
+        &mut self,
+        id: &ContainerId,
+        namespace: &NetnsIdentity,
+    ) -> Result<Applied, Rejected> {
+        let mut container = self.own_container(id)?.clone();
+        if container.is_live() {
+            return Err(Rejected::ContainerRunning(container.name));
+        }
+        let ContainerKind::Adopted(spec) = &mut container.kind else {
+            return Err(Rejected::NotAdopted(container.name));
+        };
+        spec.namespace.clone_from(namespace);
         self.commit(container, Allocation::default());
         Ok(Applied::ContainerChanged { container: *id })
     }
@@ -406,7 +424,7 @@ fn is_hostname(text: &str) -> bool {
 mod tests {
     use vswitch_proto::command::{Command, LabSpec, Limits, RestartPolicy, Settings, Start};
 
-    use super::super::testing::{Lab, to};
+    use super::super::testing::{Lab, adopted, to};
     use super::*;
 
     fn with(settings: Settings) -> ContainerKind {
@@ -444,6 +462,25 @@ mod tests {
         lab.start(c).unwrap();
         ends(&mut lab, c, 0);
         assert!(lab.state.container(&c).unwrap().wants_restart(), "the start ends the stop");
+    }
+
+    #[test]
+    fn an_adopted_container_has_another_namespace_only_after_its_end() {
+        let mut lab = Lab::new();
+        let bridge = lab.named("bridge");
+        let a = lab.container("a", adopted(7), vec![to(bridge)]).unwrap();
+        lab.start(a).unwrap();
+        let namespace = NetnsIdentity { boot_id: 2, device: 4, inode: 8, cookie: None };
+        let note = |container| Command::NoteNamespace { container, namespace: namespace.clone() };
+        assert!(matches!(lab.apply(note(a)), Err(Rejected::ContainerRunning(_))));
+        ends(&mut lab, a, 0);
+        lab.apply(note(a)).unwrap();
+        let read = State::from_bytes(&lab.state.to_bytes()).unwrap();
+        let ContainerKind::Adopted(spec) = &read.container(&a).unwrap().kind else { panic!("it is adopted") };
+        assert_eq!(spec.namespace, namespace);
+        let other = lab.run("other", vec![to(bridge)]).unwrap();
+        ends(&mut lab, other, 0);
+        assert!(matches!(lab.apply(note(other)), Err(Rejected::NotAdopted(_))));
     }
 
     #[test]

@@ -227,6 +227,7 @@ impl State {
                 self.update_container(container, *restart, *limits)
             }
             Command::NoteNetwork { network, name } => self.note_network(network, name),
+            Command::NoteNamespace { container, namespace } => self.note_namespace(container, namespace),
         }
     }
 

@@ -219,6 +219,7 @@ impl Model {
             }
             Command::Docker(_)
             | Command::NoteNetwork { .. }
+            | Command::NoteNamespace { .. }
             | Command::StopByHand { .. }
             | Command::RenameContainer { .. }
             | Command::UpdateContainer { .. } => {
@@ -257,6 +258,7 @@ impl Model {
             }
             Command::Docker(_)
             | Command::NoteNetwork { .. }
+            | Command::NoteNamespace { .. }
             | Command::StopByHand { .. }
             | Command::RenameContainer { .. }
             | Command::UpdateContainer { .. } => {

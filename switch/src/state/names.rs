@@ -170,7 +170,8 @@ fn push_name(text: &mut String, address: IpAddr, name: &Name, network: &Name) {
 #[cfg(test)]
 mod tests {
     use vswitch_proto::command::{
-        AdoptSpec, Attachment, Command, ContainerKind, ExtraHost, LabSpec, NetnsSource, Settings,
+        AdoptSpec, Attachment, Command, ContainerKind, ExtraHost, LabSpec, NetnsIdentity, NetnsSource,
+        Settings,
     };
 
     use super::super::testing::{Lab, bridge, id32, pool, to};
@@ -332,7 +333,8 @@ ff02::2 ip6-allrouters
         let c = with_id(&mut lab, "f2870c98fd50", "alone", vec![to(none)]);
         assert_eq!(hosts_file(View::alone(&lab.state), &c), format!("127.0.1.1\tf2870c98fd50\n{LOCALHOST}"));
         let source = NetnsSource::Path("/run/netns/x".into());
-        let adopted = ContainerKind::Adopted(AdoptSpec { source, labels: Default::default() });
+        let namespace = NetnsIdentity { boot_id: 1, device: 4, inode: 1, cookie: None };
+        let adopted = ContainerKind::Adopted(AdoptSpec { source, namespace, labels: Default::default() });
         let bridge = lab.named("bridge");
         let a = lab.container("a", adopted, vec![to(bridge)]).unwrap();
         lab.start(a).unwrap();

@@ -274,6 +274,8 @@ pub enum Rejected {
     SameName(Name),
     #[error("{0} is no container of the lab runner: only those have a restart policy and limits")]
     NotOurs(Name),
+    #[error("container {0} was not adopted: its network namespace is its own")]
+    NotAdopted(Name),
     #[error("container {0} is removed when it ends (--rm), so it cannot have a restart policy")]
     RestartOfAutoRemoved(Name),
     #[error(
@@ -392,6 +394,7 @@ impl Rejected {
             | AdoptedOnHost(_)
             | InvalidHostname(_)
             | NotOurs(_)
+            | NotAdopted(_)
             | NetworkNotShared(_)
             | SharesNetwork(_)
             | TooManyAliases(_)

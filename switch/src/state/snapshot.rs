@@ -38,10 +38,10 @@ impl Kind {
     }
 
     /// The byte behind the magic. A node's own state has the settings of containers and what is remembered of endpoints
-    /// that are gone since version 3, the cluster's state the Docker networks that its networks are since version 2.
+    /// that are gone since version 3, and which namespaces were adopted since version 4; the cluster's state the Docker networks that its networks are since version 2.
     const fn version(self) -> u8 {
         match self {
-            Kind::Local => 3,
+            Kind::Local => 4,
             Kind::Shared => 2,
         }
     }
@@ -49,7 +49,7 @@ impl Kind {
     /// The earliest version that is read.
     const fn oldest(self) -> u8 {
         match self {
-            Kind::Local => 3,
+            Kind::Local => 4,
             Kind::Shared => 1,
         }
     }
@@ -372,8 +372,8 @@ mod tests {
         assert_eq!(State::from_bytes(&long), Err(SnapshotError::Malformed));
         let newer = [&bytes[..4], &[Kind::Local.version() + 1], &bytes[5..]].concat();
         assert_eq!(State::from_bytes(&newer), Err(SnapshotError::Newer(Kind::Local.version() + 1)));
-        let earlier = [&bytes[..4], &[2], &bytes[5..]].concat();
-        assert_eq!(State::from_bytes(&earlier), Err(SnapshotError::Older(2)));
+        let earlier = [&bytes[..4], &[3], &bytes[5..]].concat();
+        assert_eq!(State::from_bytes(&earlier), Err(SnapshotError::Older(3)));
         assert_eq!(State::from_bytes(b"SQLite format 3"), Err(SnapshotError::Foreign));
     }
 

@@ -2,7 +2,7 @@
 
 use vswitch_proto::command::{
     AdoptSpec, Attachment, Command, ContainerKind, CreateContainer, CreateNetwork, Driver, Envelope, LabSpec,
-    NetnsSource, NewEndpoint, PoolRequest, Scope, Start,
+    NetnsIdentity, NetnsSource, NewEndpoint, PoolRequest, Scope, Start,
 };
 use vswitch_proto::id::{ContainerId, EndpointId, NetworkId, RequestId};
 
@@ -49,7 +49,8 @@ pub(crate) fn to(network: NetworkId) -> Attachment {
 
 pub(crate) fn adopted(pid: u32) -> ContainerKind {
     let source = NetnsSource::Pid { pid, start_ticks: 1 };
-    ContainerKind::Adopted(AdoptSpec { source, labels: Default::default() })
+    let namespace = NetnsIdentity { boot_id: 1, device: 4, inode: pid.into(), cookie: Some(pid.into()) };
+    ContainerKind::Adopted(AdoptSpec { source, namespace, labels: Default::default() })
 }
 
 impl Lab {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vswitch::container::{Found, LaunchError, ShimError, reconnect};
-use vswitch_proto::command::LabSpec;
+use vswitch_proto::command::{LabSpec, Settings};
 
 use crate::lab::{
     VSWITCHD, create, eventually, exec, finish, members, own_namespaces, pids, prepare, run, sh, started,
@@ -97,6 +97,13 @@ async fn signals_reach_init() {
     let (_lab, shim) = create(sh("sleep 1000")).await;
     shim.signal(libc::SIGTERM).await.unwrap();
     assert_eq!(shim.wait().await.exit_code, 137);
+
+    // One that would not end it waits until the program runs. Its pid 1 passes signals on from then on.
+    let spec = LabSpec { settings: Settings { init: true, ..Settings::default() }, ..sh("sleep 1000") };
+    let (_lab, shim) = create(spec).await;
+    shim.signal(libc::SIGUSR1).await.unwrap();
+    shim.start().await.unwrap();
+    assert_eq!(shim.wait().await.exit_code, 138);
 }
 
 #[tokio::test]

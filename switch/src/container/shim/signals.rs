@@ -4,13 +4,17 @@ use super::super::protocol::Answer;
 use super::task::Task;
 use crate::io::process;
 
-pub(super) fn to_init(init: &Task, number: i32) -> Answer {
+/// Before its program runs, pid 1 takes none but SIGKILL: one that would end the program ends it, others wait until it runs.
+pub(super) fn to_init(init: &mut Task, number: i32) -> Answer {
     if let Err(refused) = check(number) {
         return refused;
     }
-    // Before its program runs, pid 1 takes none but this one.
     let ends = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGKILL].contains(&number);
-    let number = if !init.runs() && ends { libc::SIGKILL } else { number };
+    if !init.runs() && !ends {
+        init.signal_when_it_runs(number);
+        return Answer::Done;
+    }
+    let number = if init.runs() { number } else { libc::SIGKILL };
     match process::send_signal(init.pid, number) {
         Ok(()) => Answer::Done,
         Err(error) => Answer::Refused(format!("cannot send signal {number}: {error}")),

@@ -1,6 +1,6 @@
 //! A process that the shim forked, with its terminal or pipes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,6 +68,8 @@ pub(super) struct Task {
     stderr: Option<File>,
     /// Asked for before the terminal was there.
     size: Option<(u16, u16)>,
+    /// Signals for a program that does not run yet, by number.
+    due_signals: BTreeSet<i32>,
 }
 
 impl Task {
@@ -90,6 +92,7 @@ impl Task {
             stdout: None,
             stderr: None,
             size: None,
+            due_signals: BTreeSet::new(),
         };
         let mut stdio = [null()?, null()?, null()?];
         if !tty {
@@ -137,6 +140,7 @@ impl Task {
         let (length, fd) = process::receive_message(channel, &mut buffer)?;
         if length == 0 {
             self.channel = None;
+            self.send_due_signals();
             return Ok(None);
         }
         if let Some(master) = fd {
@@ -182,6 +186,21 @@ impl Task {
             self.told_to_start = true;
         }
         Ok(())
+    }
+
+    /// Keeps a signal until the program runs. As with any signal that is pending, a second one adds nothing.
+    pub(super) fn signal_when_it_runs(&mut self, number: i32) {
+        self.due_signals.insert(number);
+    }
+
+    fn send_due_signals(&mut self) {
+        let due = std::mem::take(&mut self.due_signals);
+        if self.runs() {
+            for number in due {
+                // It may have ended.
+                let _ = process::send_signal(self.pid, number);
+            }
+        }
     }
 
     pub(super) fn type_in(&mut self, bytes: &[u8]) {

@@ -34,3 +34,19 @@ fn a_panic_inside_reaches_the_caller() {
     let caught = std::panic::catch_unwind(|| ns.run(|| panic!("inside")));
     assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"inside"));
 }
+
+#[test]
+fn a_namespace_that_gets_the_numbers_of_one_that_is_gone_is_another_one() {
+    let identity = |ns: &NetNs| ns.identity().unwrap();
+    let (one, other) = (crate::io::test_netns(), crate::io::test_netns());
+    assert_eq!(identity(&one), identity(&one));
+    assert_ne!(identity(&one), identity(&other));
+    // An inode number is given again at once, as a rule.
+    let mut gone = vec![identity(&one)];
+    drop(one);
+    for _ in 0..20 {
+        let next = crate::io::test_netns();
+        assert!(!gone.contains(&identity(&next)), "{gone:?}");
+        gone.push(identity(&next));
+    }
+}
