@@ -30,9 +30,10 @@ pub struct Counts {
 
 impl ClientAttack {
     /// On the machine of `lab`, in a session of its own. `container` is the one whose output is followed.
-    pub fn start(lab: &Lab, kind: &str, container: &str) -> ClientAttack {
-        let attack =
-            ClientAttack(Process::spawn(lab, &["client-attack", kind, crate::lab::SOCKET, container]));
+    pub fn start(lab: &Lab, kind: &str, container: &str, threads: usize) -> ClientAttack {
+        let threads = threads.to_string();
+        let args = ["client-attack", kind, crate::lab::SOCKET, container, &threads];
+        let attack = ClientAttack(Process::spawn(lab, &args));
         eventually(&format!("a client is answered ({kind})"), || {
             ensure!(attack.counts()?.answered > 0, "{:?}", attack.counts());
             Ok(())

@@ -127,12 +127,15 @@ fn others_on_the_host_lose_nothing() {
     attack_all(attacker, target, &[neighbours, others], false);
 }
 
+/// So few that an attack reaches what one client may have.
+const DESCRIPTORS: u32 = 256;
+
 /// As many calls of another client, all of which are answered.
 const CALLS: u32 = 100;
 
 #[test]
 fn a_client_of_the_api_costs_containers_and_other_clients_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::with_descriptors(DESCRIPTORS, &[]);
     lab.ok(&["network", "create", "b"]);
     lab.ok(&["run", "-d", "--name", "loud", "--net", "none", "yes"]);
     let others = (Place::run(&lab, "b1", "b"), Place::run(&lab, "b2", "b"));
