@@ -32,7 +32,10 @@
 //!
 //! # Errors
 //! A TAP whose device went, because somebody removed the interface, is reported once through
-//! [`DataplaneConfig::on_port_death`] and not polled any more. It stays attached until the control side detaches it;
+//! [`DataplaneConfig::on_port_death`] and not polled any more. With io_uring the report can be missing: the kernel wakes
+//! the readers of a TAP before it takes the device from them (tun_detach_all, drivers/net/tun.c), and a read that runs in
+//! between finds only that there is no frame, and is not woken again. So the control side asks [`Dataplane::find_dead`] now
+//! and then. The TAP stays attached until the control side detaches it;
 //! frames for it are counted as [`DropReason::TapGone`]. That a namespace is deserted is nothing a worker can see: its
 //! TAPs keep it (see [`crate::io::tap`]).
 //!
@@ -44,6 +47,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +55,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use vswitch_proto::api::PortCounters;
@@ -97,7 +102,8 @@ pub struct DataplaneConfig {
     /// Put TCP from tunnels together, if the underlay brings several datagrams at once.
     pub coalesce: bool,
     pub fdb: Arc<Fdb>,
-    /// Called by a worker, at most once per attachment. It must not block.
+    /// Called by a worker, at most once per attachment. It must not block. See [`Dataplane::find_dead`] for those that are
+    /// missed.
     pub on_port_death: Arc<dyn Fn(PortId) + Send + Sync>,
     /// Told of a worker that panics or cannot go on.
     pub vitals: Vitals,
@@ -366,6 +372,23 @@ impl Dataplane {
     pub fn locate(&self, port: PortId) -> Option<NetNsId> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.get(&port)?.tap.namespace().ok()
+    }
+
+    /// The ports whose device is gone, by one system call. Waits for nothing: none are found while a port is attached or
+    /// detached.
+    pub fn find_dead(&self) -> Vec<PortId> {
+        let Ok(links) = self.links.try_lock() else { return Vec::new() };
+        let (ports, mut polled): (Vec<PortId>, Vec<PollFd<'_>>) = links
+            .iter()
+            .map(|(port, link)| (*port, PollFd::new(link.tap.as_fd(), PollFlags::empty())))
+            .unzip();
+        if let Err(error) = poll(&mut polled, PollTimeout::ZERO) {
+            tracing::warn!(%error, "interfaces that were deleted are not looked for");
+            return Vec::new();
+        }
+        let is_dead =
+            |polled: &PollFd<'_>| polled.revents().is_some_and(|told| told.contains(PollFlags::POLLERR));
+        ports.into_iter().zip(&polled).filter(|(_, polled)| is_dead(polled)).map(|(port, _)| port).collect()
     }
 
     /// Tells the container behind a port that `mac` has an address now. Nothing happens if there is none.

@@ -370,7 +370,7 @@ fn start_dataplane(
         forward: ForwardConfig { storm, gateway: storm },
         coalesce: config.coalesce,
         on_port_death: Arc::new(move |port| {
-            // A full queue means that the loop is busy; its next tick looks at the namespaces anyway.
+            // A full queue means that the loop is busy; its next tick looks for dead ports anyway.
             let _ = events.try_send(Event::PortDied(port));
         }),
         vitals,

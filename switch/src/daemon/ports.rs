@@ -7,8 +7,8 @@
 //! An interface that was moved and comes back is set up again, under whatever name it has then. One that was renamed, or
 //! set down, is as whoever did it wants it.
 //!
-//! A deletion is told by the worker that reads the TAP. A move is not: a TAP works wherever it is. So interfaces are
-//! looked at in turn, some each second.
+//! A deletion is told by the worker that reads the TAP, and looked for each second, since the kernel may not tell the
+//! worker. A move is not told: a TAP works wherever it is. So interfaces are looked at in turn, some each second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,6 +115,10 @@ impl Control {
 
     /// Once a second, so that a container that goes on deleting an interface gets it as often and not more.
     pub(super) fn look_after_ports(&self) {
+        for port in self.shared.dataplane.find_dead() {
+            // What is known already is not told again.
+            self.port_died(port);
+        }
         let seen = self.snapshot();
         let settings = self.shared.settings();
         let problems: Vec<_> = self.shared.port_problems.lock().iter().map(|(p, what)| (*p, *what)).collect();
